@@ -1,0 +1,76 @@
+//! Every default and bound, with its unit and the reason for the number.
+
+use std::time::Duration;
+
+/// The first part of every key.
+pub const NAMESPACE_DEFAULT: &str = "millstream";
+/// Where Redis is looked for when nobody says.
+pub const REDIS_URL_DEFAULT: &str = "redis://127.0.0.1:6379";
+
+/// Longest queue name, bytes. Long enough for `tenant:region:purpose`; every key carries it.
+pub const QUEUE_NAME_BYTES_MAX: usize = 200;
+/// Longest job name and unique key, bytes.
+pub const JOB_NAME_BYTES_MAX: usize = 512;
+/// Largest payload, bytes. Redis holds it in memory and a read fetches many.
+pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
+/// The limit of the limit: a larger bulk stalls Redis for everybody.
+pub const PAYLOAD_BYTES_MAX_MAX: usize = 64 << 20;
+/// Furthest due time, expiry or dedupe window: ten years. Beyond that a unit was mistaken.
+pub const HORIZON_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// Jobs per script call. Lua's `unpack` fails near 8,000 values, and a call should stay near a millisecond.
+pub const BATCH_JOBS_MAX: usize = 1_000;
+/// Payload bytes per script call or read.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Calls that a producer or a worker's settlement may have in flight at once.
+pub const CALLS_IN_FLIGHT: usize = 4;
+
+/// Longest wait for one answer of Redis before it is asked again. In the same connection a slow answer delays all.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for an enqueue, all tries together. Below the 5 s in which webhook senders want their answer.
+pub const ENQUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(4);
+/// Longest wait for the first connection.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// A unique key that is held until its job finishes is given up after this even if nobody released it.
+pub const UNIQUE_BACKSTOP: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Jobs that a worker runs at once.
+pub const CONCURRENCY_DEFAULT: usize = 10;
+/// Most jobs that a worker runs at once.
+pub const CONCURRENCY_MAX: usize = 100_000;
+/// Attempts of a failing job, the first included.
+pub const MAX_ATTEMPTS_DEFAULT: u32 = 10;
+/// Most attempts.
+pub const MAX_ATTEMPTS_MAX: u32 = 1_000_000;
+/// One attempt's time limit.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest time limit of an attempt.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a worker may be silent before its jobs are taken away.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// Shortest lease. Below it, one pause of Redis or of the machine would look like a crash.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often silent workers are looked for. With [`LEASE_DEFAULT`] a crashed worker's jobs run again within 35 s.
+pub const SWEEP_DEFAULT: Duration = Duration::from_secs(5);
+/// How often a job may stall before it counts as one that kills its worker.
+pub const STALLS_MAX: u32 = 3;
+/// How long a stopping worker lets its jobs run on.
+pub const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// How long dead jobs are kept.
+pub const RETAIN_DEAD_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bytes of a failed attempt's error that are kept.
+pub const ERROR_BYTES_MAX: usize = 4 << 10;
+/// Entries that the `events` stream keeps, about.
+pub const EVENTS_MAX: usize = 10_000;
+/// Entries that the `completed` stream keeps, about, whatever their age.
+pub const COMPLETED_MAX: usize = 100_000;
+/// A producer that has not called for this long is forgotten. Far longer than any client goes on sending a call again.
+pub const PRODUCER_IDLE: Duration = Duration::from_secs(24 * 3600);
+
+/// Longest request body that the gateway takes, bytes.
+pub const BODY_BYTES_MAX_DEFAULT: usize = 1 << 20;
+/// How long a webhook's delivery id is remembered. Senders retry for up to 48 to 75 hours.
+pub const DEDUPE_DEFAULT: Duration = Duration::from_secs(72 * 3600);

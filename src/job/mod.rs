@@ -1,0 +1,447 @@
+//! Jobs as plain data: what a producer hands in, what a handler gets, what is stored beside a payload.
+//! The states are in [`state`], the payload codecs in [`codec`]. Nothing here does I/O.
+
+pub mod codec;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::error::{Error, Result};
+use codec::Codec;
+
+/// The name of a job for its whole life. Opaque: the entry id of its first delivery, or a UUIDv7 for a job that began as scheduled.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct JobId(Arc<str>);
+
+impl JobId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for JobId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl From<String> for JobId {
+    fn from(id: String) -> Self {
+        Self(id.into())
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({})", self.0)
+    }
+}
+
+/// A queue's name, checked: 1 to 200 bytes, no braces, slash, white space, control or glob characters.
+///
+/// Braces would break the cluster hash tag, a slash is kept for partitions, and the rest keeps `redis-cli --scan` usable.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct QueueName(Arc<str>);
+
+impl QueueName {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the character that is not allowed.
+    pub fn new(name: &str) -> Result<Self> {
+        let refuse = |reason: String| Err(Error::setting("queue", name.escape_debug(), reason));
+        if name.is_empty() || name.len() > config::QUEUE_NAME_BYTES_MAX {
+            return refuse(format!(
+                "a queue name has 1 to {} bytes",
+                config::QUEUE_NAME_BYTES_MAX
+            ));
+        }
+        if let Some(bad) = name
+            .chars()
+            .find(|c| c.is_control() || c.is_whitespace() || "{}/*?[]\\^\"'".contains(*c))
+        {
+            return refuse(format!(
+                "{bad:?} is not allowed in a queue name; use letters, digits, '-', '_', '.' and ':'"
+            ));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A job to be enqueued: a name, a payload, and whatever differs from the defaults.
+///
+/// ```
+/// # use millstream::NewJob;
+/// # use std::time::Duration;
+/// #[derive(serde::Serialize)]
+/// struct Welcome { user: u64 }
+///
+/// let job = NewJob::new("welcome", &Welcome { user: 7 })?.delay(Duration::from_secs(60)).max_attempts(5);
+/// # Ok::<(), millstream::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    pub(crate) name: String,
+    pub(crate) payload: Bytes,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) unique: Option<Unique>,
+    pub(crate) expires: Option<Duration>,
+    pub(crate) meta: Meta,
+}
+
+/// How a unique key is held; see [`NewJob::unique`] and [`NewJob::unique_for`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unique {
+    pub(crate) key: String,
+    /// `None`: until the job is finished. `Some`: for this long from the enqueue, whatever becomes of the job.
+    pub(crate) window: Option<Duration>,
+}
+
+impl NewJob {
+    /// A job whose payload is `value` in MessagePack (fields by name, so they may be added later).
+    ///
+    /// # Errors
+    /// [`Error::Encode`] when `value` cannot be written in MessagePack.
+    pub fn new<T: Serialize + ?Sized>(name: impl Into<String>, value: &T) -> Result<Self> {
+        Self::encoded(name.into(), Codec::MsgPack, value)
+    }
+
+    /// A job whose payload is `value` as JSON, for handlers in other languages.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] when `value` cannot be written as JSON.
+    pub fn json<T: Serialize + ?Sized>(name: impl Into<String>, value: &T) -> Result<Self> {
+        Self::encoded(name.into(), Codec::Json, value)
+    }
+
+    /// A job whose payload is `bytes`, passed through untouched.
+    pub fn raw(name: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+        Self::of(name.into(), Codec::Raw, bytes.into())
+    }
+
+    fn encoded<T: Serialize + ?Sized>(name: String, codec: Codec, value: &T) -> Result<Self> {
+        let payload = codec.encode(&name, value)?;
+        Ok(Self::of(name, codec, payload))
+    }
+
+    fn of(name: String, codec: Codec, payload: Bytes) -> Self {
+        let meta = Meta {
+            codec,
+            ..Meta::default()
+        };
+        Self {
+            name,
+            payload,
+            delay: None,
+            unique: None,
+            expires: None,
+            meta,
+        }
+    }
+
+    /// Runs the job no earlier than `delay` from now, on Redis's clock.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// Refuses a second job with the same `key` (per queue) until this one is finished:
+    /// the second enqueue answers with this job's id and [`Enqueued::duplicate`].
+    #[must_use]
+    pub fn unique(mut self, key: impl Into<String>) -> Self {
+        self.unique = Some(Unique {
+            key: key.into(),
+            window: None,
+        });
+        self
+    }
+
+    /// Like [`NewJob::unique`], but for `window` from the enqueue, even after this job has finished. For deduplicating deliveries.
+    #[must_use]
+    pub fn unique_for(mut self, key: impl Into<String>, window: Duration) -> Self {
+        self.unique = Some(Unique {
+            key: key.into(),
+            window: Some(window),
+        });
+        self
+    }
+
+    /// How often a failing handler is tried in all, at least 1. Default: the worker's setting.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.meta.max_attempts = Some(attempts);
+        self
+    }
+
+    /// How long one attempt may run. Default: the worker's setting.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.meta.timeout_ms = Some(millis(timeout));
+        self
+    }
+
+    /// If no worker has started the job this long after the enqueue, it goes to the dead letter as `expired` instead.
+    #[must_use]
+    pub fn expires(mut self, after: Duration) -> Self {
+        self.expires = Some(after);
+        self
+    }
+
+    /// Keeps a header with the job: handlers see it, and a forwarded request carries it.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.meta.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The encoded payload.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Checks everything that can be known before Redis is asked.
+    pub(crate) fn check(&self, payload_bytes_max: usize) -> Result<()> {
+        let invalid = |field, value: String, reason: String| {
+            Err(Error::InvalidJob {
+                field,
+                value,
+                reason,
+            })
+        };
+        check_name("name", &self.name)?;
+        if self.payload.len() > payload_bytes_max {
+            return Err(Error::PayloadTooLarge {
+                name: self.name.clone(),
+                bytes: self.payload.len(),
+                limit: payload_bytes_max,
+            });
+        }
+        if let Some(unique) = &self.unique {
+            check_name("unique", &unique.key)?;
+        }
+        let horizon = config::HORIZON_MAX;
+        let unique_window = self.unique.as_ref().and_then(|unique| unique.window);
+        for (field, value) in [
+            ("delay", self.delay),
+            ("unique_for", unique_window),
+            ("expires", self.expires),
+        ] {
+            if let Some(value) = value
+                && value > horizon
+            {
+                let reason = format!("at most {}", humantime::format_duration(horizon));
+                return invalid(field, humantime::format_duration(value).to_string(), reason);
+            }
+        }
+        for (field, value) in [("unique_for", unique_window), ("expires", self.expires)] {
+            if value.is_some_and(|value| millis(value) == 0) {
+                return invalid(field, "0".into(), "at least 1ms".into());
+            }
+        }
+        if let Some(attempts) = self.meta.max_attempts
+            && !(1..=config::MAX_ATTEMPTS_MAX).contains(&attempts)
+        {
+            return invalid(
+                "max_attempts",
+                attempts.to_string(),
+                format!("1 to {}", config::MAX_ATTEMPTS_MAX),
+            );
+        }
+        if let Some(timeout) = self.meta.timeout_ms
+            && !(1..=millis(config::TIMEOUT_MAX)).contains(&timeout)
+        {
+            let reason = format!("1ms to {}", humantime::format_duration(config::TIMEOUT_MAX));
+            return invalid("timeout", format!("{timeout}ms"), reason);
+        }
+        Ok(())
+    }
+}
+
+fn check_name(field: &'static str, name: &str) -> Result<()> {
+    let max = config::JOB_NAME_BYTES_MAX;
+    if name.is_empty() || name.len() > max || name.chars().any(char::is_control) {
+        let reason = format!("1 to {max} bytes, no control characters");
+        return Err(Error::InvalidJob {
+            field,
+            value: name.chars().take(64).collect::<String>(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// What an enqueue answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Enqueued {
+    /// The new job, or with `duplicate` the one that holds the unique key.
+    pub id: JobId,
+    /// True when the unique key was held and no job was made.
+    pub duplicate: bool,
+}
+
+/// What is stored beside a payload: only what differs from the defaults, as small JSON; empty when nothing does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Meta {
+    /// The job id, once it is no longer the entry id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<JobId>,
+    /// The unique key that is released when the job finishes. Absent for keys held for a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unique: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_ms: Option<u64>,
+    /// Redis's clock, unix ms; written by the enqueue script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at_ms: Option<u64>,
+    /// How often the job was taken from a worker that stopped renewing; written by the reclaim script.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) stalls: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) codec: Codec,
+    /// Kept headers, lower-case names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Meta {
+    /// The stored form: `""` when nothing differs from the defaults.
+    pub(crate) fn to_stored(&self) -> String {
+        if is_default(self) {
+            String::new()
+        } else {
+            serde_json::to_string(self).expect("plain strings and numbers")
+        }
+    }
+
+    /// Reads the stored form. Unknown fields of newer versions are passed over.
+    pub(crate) fn from_stored(stored: &[u8]) -> std::result::Result<Self, serde_json::Error> {
+        if stored.is_empty() {
+            Ok(Self::default())
+        } else {
+            serde_json::from_slice(stored)
+        }
+    }
+}
+
+/// Whole milliseconds, rounded up so that a wait is never cut short.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_job_stores_no_meta() {
+        assert_eq!(NewJob::new("welcome", &1).unwrap().meta.to_stored(), "");
+    }
+
+    #[test]
+    fn meta_survives_its_stored_form() {
+        let meta = NewJob::raw("a", "x")
+            .max_attempts(3)
+            .timeout(Duration::from_secs(1))
+            .header("h", "ü\u{1}")
+            .meta;
+        assert_eq!(
+            Meta::from_stored(meta.to_stored().as_bytes()).unwrap(),
+            meta
+        );
+    }
+
+    #[test]
+    fn a_queue_name_with_braces_slash_or_control_characters_is_refused() {
+        for bad in [
+            "",
+            "a{b",
+            "a}b",
+            "a/b",
+            "a b",
+            "a\nb",
+            "a*",
+            &"x".repeat(201),
+        ] {
+            assert!(
+                matches!(QueueName::new(bad), Err(Error::Setting { .. })),
+                "{bad:?} was accepted"
+            );
+        }
+        assert!(QueueName::new("shop-42:orders.v2_ü").is_ok());
+    }
+
+    #[test]
+    fn a_job_out_of_range_is_refused_with_its_field() {
+        let year = Duration::from_secs(400 * 24 * 3600);
+        let job = || NewJob::raw("a", "x");
+        for (field, job) in [
+            ("name", NewJob::raw("", "x")),
+            ("name", NewJob::raw("a\nb", "x")),
+            ("unique", job().unique("")),
+            ("delay", job().delay(year * 100)),
+            ("unique_for", job().unique_for("k", Duration::ZERO)),
+            ("expires", job().expires(Duration::ZERO)),
+            ("max_attempts", job().max_attempts(0)),
+            ("timeout", job().timeout(Duration::ZERO)),
+        ] {
+            match job.check(10) {
+                Err(Error::InvalidJob { field: named, .. }) => assert_eq!(named, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        assert!(matches!(
+            NewJob::raw("a", vec![0; 11]).check(10),
+            Err(Error::PayloadTooLarge {
+                bytes: 11,
+                limit: 10,
+                ..
+            })
+        ));
+        assert!(job().delay(year).check(10).is_ok());
+    }
+}

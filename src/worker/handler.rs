@@ -1,0 +1,245 @@
+//! What a handler is given and what it can say: [`Context`], [`Handler`], [`JobError`].
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Result;
+use crate::job::codec::Codec;
+use crate::job::{JobId, Meta, QueueName};
+
+/// What a [`Handler`] returns.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<(), JobError>> + Send>>;
+
+/// Code that does a job. Closures from [`Context`] to a future of `Result<(), JobError>` are handlers.
+///
+/// A handler may run more than once for the same job (a crash, a lost lease), so it must be idempotent;
+/// [`Context::id`] is the same every time.
+pub trait Handler: Send + Sync + 'static {
+    /// Does the job. Dropped at its first `await` after the timeout, and when a stopping worker's patience ends.
+    fn run(&self, job: Context) -> HandlerFuture;
+}
+
+impl<F, Fut> Handler for F
+where
+    F: Fn(Context) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), JobError>> + Send + 'static,
+{
+    fn run(&self, job: Context) -> HandlerFuture {
+        Box::pin(self(job))
+    }
+}
+
+/// One attempt at a job, as its handler sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) inner: Arc<Attempt>,
+}
+
+/// The data behind a [`Context`].
+pub(crate) struct Attempt {
+    pub(crate) id: JobId,
+    pub(crate) name: String,
+    pub(crate) queue: QueueName,
+    pub(crate) payload: Bytes,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) meta: Meta,
+    pub(crate) deadline: Instant,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Context {
+    /// The job's id, the same at every attempt.
+    pub fn id(&self) -> &JobId {
+        &self.inner.id
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The queue that the job came from.
+    pub fn queue(&self) -> &QueueName {
+        &self.inner.queue
+    }
+
+    /// The number of this attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.inner.attempt
+    }
+
+    /// The attempt after which a failure is final.
+    pub fn max_attempts(&self) -> u32 {
+        self.inner.max_attempts
+    }
+
+    /// How often the job was taken from a worker that crashed or froze.
+    pub fn stalls(&self) -> u32 {
+        self.inner.meta.stalls
+    }
+
+    /// When this attempt is cut off.
+    pub fn deadline(&self) -> Instant {
+        self.inner.deadline
+    }
+
+    /// The payload as it was stored.
+    pub fn payload(&self) -> &Bytes {
+        &self.inner.payload
+    }
+
+    /// How the payload is written.
+    pub fn codec(&self) -> Codec {
+        self.inner.meta.codec
+    }
+
+    /// The payload as `T`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Decode`]. Returned from a handler it dead-letters the job at once: another try would read the same bytes.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        self.codec().decode(self.name(), self.payload())
+    }
+
+    /// The kept header `name` (lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.inner.meta.headers.get(name).map(String::as_str)
+    }
+
+    /// All kept headers, lower-case names in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.inner
+            .meta
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Fires when this attempt's work is no longer wanted: the job was cancelled, its lease was lost,
+    /// its time is up, or the worker's shutdown deadline has come.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.inner.cancel
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("id", &self.inner.id)
+            .field("name", &self.inner.name)
+            .field("queue", &self.inner.queue)
+            .field("attempt", &self.inner.attempt)
+            .field("payload_bytes", &self.inner.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a handler did not finish a job, and what should follow. Any error turns into a failed attempt by `?`.
+pub struct JobError {
+    pub(crate) kind: JobErrorKind,
+    pub(crate) message: String,
+}
+
+/// What should follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum JobErrorKind {
+    /// A failed attempt; the wait may be given by the handler (`Retry-After`), else the backoff says.
+    Failed { after: Option<Duration> },
+    /// Straight to the dead letter.
+    Refused,
+    /// Not a failure: again later, no attempt used.
+    Snoozed { after: Duration },
+}
+
+impl JobError {
+    /// A failed attempt: the job is retried after its backoff, until its attempts are used up.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            kind: JobErrorKind::Failed { after: None },
+            message: message.into(),
+        }
+    }
+
+    /// A failed attempt whose next try is `after` from now, instead of what the backoff says.
+    pub fn retry_after(after: Duration, message: impl Into<String>) -> Self {
+        Self {
+            kind: JobErrorKind::Failed { after: Some(after) },
+            message: message.into(),
+        }
+    }
+
+    /// The job can never succeed: to the dead letter at once.
+    pub fn refuse(message: impl Into<String>) -> Self {
+        Self {
+            kind: JobErrorKind::Refused,
+            message: message.into(),
+        }
+    }
+
+    /// Not now: the job runs again `after` from now, and no attempt is used.
+    pub fn snooze(after: Duration) -> Self {
+        Self {
+            kind: JobErrorKind::Snoozed { after },
+            message: String::new(),
+        }
+    }
+
+    /// The message that is kept with the job.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Debug for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobError({:?}: {})", self.kind, self.message)
+    }
+}
+
+// `JobError` is not a `std::error::Error` itself, so that every such error converts into it.
+impl<E: std::error::Error + 'static> From<E> for JobError {
+    fn from(error: E) -> Self {
+        let any: &dyn std::error::Error = &error;
+        if let Some(undecodable @ crate::Error::Decode { .. }) = any.downcast_ref() {
+            return Self::refuse(undecodable.to_string());
+        }
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self::failed(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_is_a_failed_attempt_with_its_causes() {
+        let error: JobError = crate::Error::Io {
+            what: "reading x".into(),
+            source: std::io::Error::other("disk on fire"),
+        }
+        .into();
+        assert_eq!(error.kind, JobErrorKind::Failed { after: None });
+        assert_eq!(error.message, "reading x: disk on fire");
+    }
+
+    #[test]
+    fn an_undecodable_payload_is_refused() {
+        let error: JobError = Codec::Json.decode::<u8>("a", b"x").unwrap_err().into();
+        assert_eq!(error.kind, JobErrorKind::Refused);
+    }
+}
