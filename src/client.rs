@@ -1,56 +1,146 @@
 //! The front door: one connection to Redis, from which queues, workers and inspectors are made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::broker::Broker;
+use crate::config;
+use crate::error::{Error, Result};
 use crate::inspect::Inspector;
+use crate::job::QueueName;
 use crate::queue::Queue;
+use crate::redis::{Address, Patience, Redis};
 use crate::worker::WorkerBuilder;
 
-/// A connection to Redis. Cheap to clone.
+/// A connection to Redis. Cheap to clone. It lives on the runtime on which it was made, and heals itself.
 #[derive(Clone, Debug)]
-pub struct Millstream {}
+pub struct Millstream {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    redis: Redis,
+    settings: Builder,
+    server: String,
+}
 
 /// How to connect; see [`Millstream::builder`].
-#[derive(Clone, Debug)]
-pub struct Builder {}
+#[derive(Clone)]
+pub struct Builder {
+    url: String,
+    namespace: String,
+    allow_eviction: bool,
+    payload_bytes_max: usize,
+    enqueue_timeout: Duration,
+    connect_timeout: Duration,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the URL: it may carry a password.
+        f.debug_struct("Builder")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Builder {
-    /// The first part of every key. Default `millstream`.
+    /// The first part of every key: 1 to 64 letters, digits, `-`, `_`, `.`. Default `millstream`.
     #[must_use]
-    pub fn namespace(self, _namespace: impl Into<String>) -> Self {
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
         self
     }
 
     /// Accept a server whose `maxmemory-policy` may drop jobs. Default: refuse it.
     #[must_use]
-    pub fn allow_eviction(self, _allow: bool) -> Self {
+    pub fn allow_eviction(mut self, allow: bool) -> Self {
+        self.allow_eviction = allow;
         self
     }
 
-    /// Largest payload, bytes. Default 1 MiB.
+    /// Largest payload, bytes. Default 1 MiB, at most 64 MiB.
     #[must_use]
-    pub fn payload_bytes_max(self, _bytes: usize) -> Self {
+    pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
+        self.payload_bytes_max = bytes;
         self
     }
 
     /// Longest wait for an enqueue, all tries together. Default 4 s.
     #[must_use]
-    pub fn enqueue_timeout(self, _timeout: Duration) -> Self {
+    pub fn enqueue_timeout(mut self, timeout: Duration) -> Self {
+        self.enqueue_timeout = timeout;
         self
+    }
+
+    /// Longest wait for the first connection. Default 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Checks all settings without connecting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn check(&self) -> Result<()> {
+        let name = &self.namespace;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+            return Err(Error::setting(
+                "namespace",
+                name.escape_debug(),
+                "1 to 64 letters, digits, '-', '_' or '.'",
+            ));
+        }
+        if !(1..=config::PAYLOAD_BYTES_MAX_MAX).contains(&self.payload_bytes_max) {
+            let reason = format!("1 to {} bytes", config::PAYLOAD_BYTES_MAX_MAX);
+            return Err(Error::setting(
+                "payload_bytes_max",
+                self.payload_bytes_max,
+                reason,
+            ));
+        }
+        for (name, timeout) in [
+            ("enqueue_timeout", self.enqueue_timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(3600) {
+                return Err(Error::setting(
+                    name,
+                    humantime::format_duration(timeout),
+                    "10ms to 1h",
+                ));
+            }
+        }
+        Address::parse(&self.url).map(drop)
     }
 
     /// Connects and checks that the server is fit for jobs.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`], [`crate::Error::Unreachable`], [`crate::Error::Unfit`].
+    /// [`Error::Setting`]: before anything is connected. [`Error::Unreachable`]: no server there.
+    /// [`Error::Unfit`]: too old, or it would evict jobs.
     pub async fn connect(self) -> Result<Millstream> {
-        unreachable!()
+        self.check()?;
+        let address = Address::parse(&self.url)?;
+        let redis = Redis::connect(&address, self.connect_timeout).await?;
+        let server = redis.check_server(self.allow_eviction).await?;
+        let server = format!("{} {} at {}", server.kind, server.version, address.shown());
+        Ok(Millstream {
+            inner: Arc::new(Inner {
+                redis,
+                settings: self,
+                server,
+            }),
+        })
     }
 }
 
 impl Millstream {
-    /// Connects to `url` (`redis://`, `rediss://`, `unix:`, …) with the defaults.
+    /// Connects to `url` with the defaults: `redis://`, `rediss://`, `unix:/path`, `redis-cluster://`, `redis-sentinel://`.
     ///
     /// # Errors
     /// As [`Builder::connect`].
@@ -59,39 +149,80 @@ impl Millstream {
     }
 
     /// Settings for a connection to `url`.
-    pub fn builder(_url: &str) -> Builder {
-        Builder {}
+    pub fn builder(url: &str) -> Builder {
+        Builder {
+            url: url.to_owned(),
+            namespace: config::NAMESPACE_DEFAULT.to_owned(),
+            allow_eviction: false,
+            payload_bytes_max: config::PAYLOAD_BYTES_MAX_DEFAULT,
+            enqueue_timeout: config::ENQUEUE_TIMEOUT_DEFAULT,
+            connect_timeout: config::CONNECT_TIMEOUT_DEFAULT,
+        }
     }
 
-    /// The queue `name`, to put jobs into.
+    /// Kind, version and address of the server, without credentials.
+    pub fn server(&self) -> &str {
+        &self.inner.server
+    }
+
+    /// The queue `name`, to put jobs into. Ask once and clone it: calls through one [`Queue`] travel together.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`] when the name is not allowed.
-    pub fn queue(&self, _name: &str) -> Result<Queue> {
-        unreachable!()
+    /// [`Error::Setting`] when the name is not allowed.
+    pub fn queue(&self, name: &str) -> Result<Queue> {
+        let settings = &self.inner.settings;
+        Ok(Queue::new(
+            self.broker(name)?,
+            settings.payload_bytes_max,
+            settings.enqueue_timeout,
+        ))
     }
 
     /// A worker for the queue `name`.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`] when the name is not allowed.
-    pub fn worker(&self, _name: &str) -> Result<WorkerBuilder> {
-        unreachable!()
+    /// [`Error::Setting`] when the name is not allowed.
+    pub fn worker(&self, name: &str) -> Result<WorkerBuilder> {
+        Ok(WorkerBuilder::new(
+            self.broker(name)?,
+            self.inner.settings.connect_timeout,
+        ))
     }
 
     /// The queue `name`, to look at and to manage.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`] when the name is not allowed.
-    pub fn inspect(&self, _name: &str) -> Result<Inspector> {
-        unreachable!()
+    /// [`Error::Setting`] when the name is not allowed.
+    pub fn inspect(&self, name: &str) -> Result<Inspector> {
+        Ok(Inspector::new(self.broker(name)?))
     }
 
     /// Asks Redis whether it answers and takes writes, waiting at most `timeout`.
     ///
     /// # Errors
-    /// [`crate::Error::Ambiguous`] when it does not answer, [`crate::Error::Refused`] when it takes no writes.
-    pub async fn check_writable(&self, _timeout: Duration) -> Result<()> {
-        unreachable!()
+    /// [`Error::Ambiguous`] when it does not answer, [`Error::Refused`] when it takes no writes.
+    pub async fn check_writable(&self, timeout: Duration) -> Result<()> {
+        let key = format!("{}:health", self.inner.settings.namespace);
+        let args = vec![key.into(), "1".into(), "PX".into(), "1000".into()];
+        let check = self
+            .inner
+            .redis
+            .command("SET", args, Patience::brief(Duration::ZERO));
+        match tokio::time::timeout(timeout, check).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(Error::Ambiguous {
+                operation: "SET",
+                waited: timeout,
+                reason: "no answer".into(),
+            }),
+        }
+    }
+
+    pub(crate) fn broker(&self, name: &str) -> Result<Broker> {
+        Ok(Broker::new(
+            self.inner.redis.clone(),
+            &self.inner.settings.namespace,
+            &QueueName::new(name)?,
+        ))
     }
 }

@@ -38,6 +38,8 @@ pub const UNIQUE_BACKSTOP: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const CONCURRENCY_DEFAULT: usize = 10;
 /// Most jobs that a worker runs at once.
 pub const CONCURRENCY_MAX: usize = 100_000;
+/// Jobs that a worker fetches ahead by default, at most: more would wait here while another worker is idle.
+pub const PREFETCH_DEFAULT_MAX: usize = 100;
 /// Attempts of a failing job, the first included.
 pub const MAX_ATTEMPTS_DEFAULT: u32 = 10;
 /// Most attempts.

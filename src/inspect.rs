@@ -10,7 +10,9 @@ use crate::job::state::State;
 
 /// One queue as an operator sees it. Made by [`crate::Millstream::inspect`]; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Inspector {}
+pub struct Inspector {
+    broker: crate::broker::Broker,
+}
 
 /// A queue's counts at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -138,6 +140,10 @@ pub struct KeyView {
 }
 
 impl Inspector {
+    pub(crate) fn new(broker: crate::broker::Broker) -> Self {
+        Self { broker }
+    }
+
     /// The queue's counts.
     ///
     /// # Errors

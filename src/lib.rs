@@ -1,7 +1,10 @@
 //! Millstream.
 
 pub mod backoff;
+mod broker;
+mod callers;
 pub mod client;
+mod coalesce;
 pub mod config;
 #[cfg(feature = "webhooks")]
 pub mod deliver;
@@ -10,9 +13,12 @@ pub mod error;
 pub mod gateway;
 pub mod inspect;
 pub mod job;
+mod keys;
 #[cfg(feature = "private-redis")]
 pub mod private_redis;
 pub mod queue;
+mod redis;
+mod upkeep;
 pub mod worker;
 
 pub use backoff::Backoff;
@@ -21,4 +27,4 @@ pub use error::{Error, Result};
 pub use job::{Enqueued, JobId, NewJob, QueueName};
 pub use queue::Queue;
 pub use worker::handler::{Context, Handler, HandlerFuture, JobError};
-pub use worker::{Worker, WorkerBuilder, WorkerHealth};
+pub use worker::{Drained, Worker, WorkerBuilder, WorkerHealth};

@@ -1,21 +1,97 @@
-//! The producer's door.
+//! The producer's door: enqueue one job or many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::Broker;
+use crate::coalesce::Coalescer;
+use crate::config;
 use crate::error::Result;
-use crate::job::{Enqueued, NewJob};
-/// A queue to put jobs into. Cheap to clone.
+use crate::job::{Enqueued, NewJob, QueueName};
+use crate::redis::Patience;
+
+/// A queue to put jobs into. Made by [`crate::Millstream::queue`]; cheap to clone, and to be shared:
+/// calls of many tasks through one `Queue` travel together.
 #[derive(Clone, Debug)]
-pub struct Queue {}
+pub struct Queue {
+    name: QueueName,
+    coalescer: Arc<Coalescer>,
+    payload_bytes_max: usize,
+}
 
 impl Queue {
-    /// Stores one job.
-    /// # Errors
-    /// see [`crate::Error`]
-    pub async fn enqueue(&self, _job: NewJob) -> Result<Enqueued> {
-        unreachable!()
+    pub(crate) fn new(broker: Broker, payload_bytes_max: usize, timeout: Duration) -> Self {
+        let name = broker.queue.clone();
+        let coalescer = Arc::new(Coalescer::new(broker, Patience::brief(timeout)));
+        Self {
+            name,
+            coalescer,
+            payload_bytes_max,
+        }
     }
-    /// Stores many jobs, all or nothing per chunk of 1,000.
+
+    /// The queue's name.
+    pub fn name(&self) -> &QueueName {
+        &self.name
+    }
+
+    /// Stores one job. Once this returns `Ok`, Redis has it; a reply that was lost on the way does not make a second one.
+    ///
+    /// Costs one round trip. Calls that are made while others are under way are sent together.
+    ///
     /// # Errors
-    /// see [`crate::Error`]
-    pub async fn enqueue_all(&self, _jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
-        unreachable!()
+    /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: nothing was sent; mend the job.
+    /// [`crate::Error::Refused`]: Redis cannot take it now (memory, disk, failover); nothing was stored.
+    /// [`crate::Error::Ambiguous`]: no answer within the enqueue timeout (4 s by default). The job may be stored; enqueue
+    /// it again only with a unique key, or where running it twice does no harm.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
+        job.check(self.payload_bytes_max)?;
+        self.coalescer.enqueue(job).await
+    }
+
+    /// Stores many jobs, in order, and answers in the same order. Each chunk of up to 1,000 jobs and 1 MiB of payloads is
+    /// stored whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`]. All jobs are checked before the first is sent. When a chunk fails, the chunks before it are
+    /// stored and the later ones were not sent.
+    pub async fn enqueue_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        for job in &jobs {
+            job.check(self.payload_bytes_max)?;
+        }
+        let mut enqueued = Vec::with_capacity(jobs.len());
+        let mut rest = jobs.as_slice();
+        while !rest.is_empty() {
+            let (chunk, later) = rest.split_at(chunk_len(rest));
+            enqueued.extend(self.coalescer.enqueue_chunk(chunk).await?);
+            rest = later;
+        }
+        Ok(enqueued)
+    }
+}
+
+/// How many of the first `jobs` fit into one call; at least one.
+pub(crate) fn chunk_len<'a>(jobs: impl IntoIterator<Item = &'a NewJob>) -> usize {
+    let mut bytes = 0;
+    jobs.into_iter()
+        .take(config::BATCH_JOBS_MAX)
+        .take_while(|job| {
+            bytes += job.payload.len();
+            bytes <= config::BATCH_BYTES_MAX
+        })
+        .count()
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_bounded_by_count_and_by_bytes() {
+        let of = |count: usize, bytes: usize| vec![NewJob::raw("a", vec![0; bytes]); count];
+        assert_eq!(chunk_len(&of(2_500, 10)), 1_000);
+        assert_eq!(chunk_len(&of(10, 400 << 10)), 2);
+        assert_eq!(chunk_len(&of(2, 3 << 20)), 1);
     }
 }

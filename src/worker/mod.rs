@@ -1,139 +1,323 @@
-//! The worker.
+//! The worker: claims jobs, runs their handlers, settles them. Settings and life cycle are here; the loops have a file each.
 
+pub(crate) mod attempt;
+pub(crate) mod claim;
+pub(crate) mod drain;
 pub mod handler;
+pub(crate) mod health;
+pub(crate) mod lease;
+pub(crate) mod pool;
+pub(crate) mod settle;
+pub(crate) mod settler;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
 use crate::backoff::Backoff;
-use crate::error::Result;
+use crate::broker::Broker;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::job::QueueName;
+use attempt::Handlers;
 use handler::{Context, Handler, JobError};
+pub use health::WorkerHealth;
 
-/// How a running worker pool is doing; cheap to clone, for health checks.
+/// What a worker was told, checked by [`WorkerBuilder::check`].
 #[derive(Clone, Debug)]
-pub struct WorkerHealth {}
+pub(crate) struct Settings {
+    pub(crate) concurrency: usize,
+    pub(crate) prefetch: usize,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) timeout: Duration,
+    pub(crate) lease: Duration,
+    pub(crate) sweep: Duration,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) retain_completed: Duration,
+    pub(crate) retain_dead: Duration,
+    pub(crate) connect_timeout: Duration,
+}
 
-impl WorkerHealth {
-    /// The queue that the pool works on.
-    pub fn queue(&self) -> &str {
-        unreachable!()
-    }
+/// A worker's settings and handlers; see [`crate::Millstream::worker`].
+pub struct WorkerBuilder {
+    broker: Broker,
+    settings: Settings,
+    /// Unless given: as many as the concurrency, at most 100.
+    prefetch: Option<usize>,
+    /// Unless given: 5 s, or a third of a shorter lease.
+    sweep: Option<Duration>,
+    handlers: Handlers,
+}
 
-    /// What is wrong, or `None` while the pool makes progress.
-    pub fn problem(&self) -> Option<String> {
-        None
+impl std::fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("queue", &self.broker.queue)
+            .field("settings", &self.settings)
+            .finish()
     }
 }
 
-/// A worker's settings; see [`crate::Millstream::worker`].
-pub struct WorkerBuilder {}
-
-/// A running worker pool. Dropping it stops claiming and releases its jobs in the background; prefer [`Worker::stop`].
-#[derive(Debug)]
-pub struct Worker {}
-
 impl WorkerBuilder {
-    /// Jobs at once. Default 10.
+    pub(crate) fn new(broker: Broker, connect_timeout: Duration) -> Self {
+        let settings = Settings {
+            concurrency: config::CONCURRENCY_DEFAULT,
+            prefetch: 0,
+            max_attempts: config::MAX_ATTEMPTS_DEFAULT,
+            backoff: Backoff::default(),
+            timeout: config::TIMEOUT_DEFAULT,
+            lease: config::LEASE_DEFAULT,
+            sweep: config::SWEEP_DEFAULT,
+            shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
+            retain_completed: Duration::ZERO,
+            retain_dead: config::RETAIN_DEAD_DEFAULT,
+            connect_timeout,
+        };
+        Self {
+            broker,
+            settings,
+            prefetch: None,
+            sweep: None,
+            handlers: Handlers::default(),
+        }
+    }
+
+    /// Jobs at once, 1 to 100,000. Default 10.
     #[must_use]
-    pub fn concurrency(self, _jobs: usize) -> Self {
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.settings.concurrency = jobs;
         self
     }
 
     /// Jobs fetched ahead of free slots. Default: as many as the concurrency, at most 100.
     #[must_use]
-    pub fn prefetch(self, _jobs: usize) -> Self {
+    pub fn prefetch(mut self, jobs: usize) -> Self {
+        self.prefetch = Some(jobs);
         self
     }
 
-    /// Attempts of a failing job that does not say itself. Default 10.
+    /// Attempts of a failing job that does not say itself, the first included. Default 10.
     #[must_use]
-    pub fn max_attempts(self, _attempts: u32) -> Self {
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.settings.max_attempts = attempts;
         self
     }
 
     /// The wait after a failed attempt. Default `exponential(1s, 5m)`.
     #[must_use]
-    pub fn backoff(self, _backoff: Backoff) -> Self {
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.settings.backoff = backoff;
         self
     }
 
     /// One attempt's time limit. Default 30 s.
     #[must_use]
-    pub fn timeout(self, _timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
         self
     }
 
-    /// How long this worker may be silent before its jobs are taken away. Default 30 s.
+    /// How long this worker may be silent before its jobs are taken away, 1 s to 1 day. Default 30 s.
+    /// It is renewed while a job runs, however long that takes. All workers of a queue should have the same.
     #[must_use]
-    pub fn lease(self, _lease: Duration) -> Self {
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
         self
     }
 
-    /// How often silent workers are looked for. Default 5 s, at most a third of the lease.
+    /// How often silent workers are looked for, 100 ms to a third of the lease. Default 5 s.
     #[must_use]
-    pub fn sweep(self, _sweep: Duration) -> Self {
+    pub fn sweep(mut self, sweep: Duration) -> Self {
+        self.sweep = Some(sweep);
         self
     }
 
     /// How long running jobs may go on once the worker is told to stop. Default 15 s.
     #[must_use]
-    pub fn shutdown_timeout(self, _timeout: Duration) -> Self {
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.shutdown_timeout = timeout;
         self
     }
 
     /// Keeps completed jobs in the history for this long. Default: not at all.
     #[must_use]
-    pub fn retain_completed(self, _age: Duration) -> Self {
+    pub fn retain_completed(mut self, age: Duration) -> Self {
+        self.settings.retain_completed = age;
         self
     }
 
     /// Keeps dead jobs for this long. Default 30 days.
     #[must_use]
-    pub fn retain_dead(self, _age: Duration) -> Self {
+    pub fn retain_dead(mut self, age: Duration) -> Self {
+        self.settings.retain_dead = age;
         self
     }
 
-    /// Runs `handler` for jobs called `name`, with the payload decoded.
+    /// Runs `handler` for jobs called `name`, with the payload decoded. A payload that does not decode is dead-lettered as it is.
     #[must_use]
-    pub fn handle<T, F, Fut>(self, _name: impl Into<String>, _handler: F) -> Self
+    pub fn handle<T, F, Fut>(self, name: impl Into<String>, handler: F) -> Self
     where
-        T: serde::de::DeserializeOwned + Send + 'static,
+        T: DeserializeOwned + Send + 'static,
         F: Fn(T, Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), JobError>> + Send + 'static,
     {
-        self
+        let handler = Arc::new(handler);
+        self.handle_raw(name, move |job: Context| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let payload = job.decode::<T>()?;
+                handler(payload, job).await
+            }
+        })
     }
 
     /// Runs `handler` for jobs called `name`; it reads the payload itself.
     #[must_use]
-    pub fn handle_raw(self, _name: impl Into<String>, _handler: impl Handler) -> Self {
+    pub fn handle_raw(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
+        self.handlers.by_name.insert(name.into(), Arc::new(handler));
         self
     }
 
     /// Runs `handler` for every job that no other handler is named for.
     #[must_use]
-    pub fn fallback(self, _handler: impl Handler) -> Self {
+    pub fn fallback(mut self, handler: impl Handler) -> Self {
+        self.handlers.fallback = Some(Arc::new(handler));
         self
     }
 
-    /// Checks the settings, connects, and starts claiming.
+    /// Checks the settings without starting anything.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`], [`crate::Error::Unreachable`].
+    /// [`Error::Setting`] names the setting, its value and its range.
+    pub fn check(&self) -> Result<()> {
+        let settings = self.effective();
+        if self.handlers.is_empty() {
+            return Err(Error::setting(
+                "handlers",
+                "none",
+                "give the worker at least one handler",
+            ));
+        }
+        let count =
+            |name: &str, value: usize, min: usize, max: usize| match (min..=max).contains(&value) {
+                true => Ok(()),
+                false => Err(Error::setting(name, value, format!("{min} to {max}"))),
+            };
+        count(
+            "concurrency",
+            settings.concurrency,
+            1,
+            config::CONCURRENCY_MAX,
+        )?;
+        count("prefetch", settings.prefetch, 0, config::CONCURRENCY_MAX)?;
+        count(
+            "max_attempts",
+            settings.max_attempts as usize,
+            1,
+            config::MAX_ATTEMPTS_MAX as usize,
+        )?;
+        let ms = Duration::from_millis;
+        for (name, value, min, max) in [
+            ("timeout", settings.timeout, ms(1), config::TIMEOUT_MAX),
+            (
+                "lease",
+                settings.lease,
+                config::LEASE_MIN,
+                config::LEASE_MAX,
+            ),
+            ("sweep", settings.sweep, ms(100), settings.lease / 3),
+            (
+                "shutdown_timeout",
+                settings.shutdown_timeout,
+                Duration::ZERO,
+                config::TIMEOUT_MAX,
+            ),
+            (
+                "retain_completed",
+                settings.retain_completed,
+                Duration::ZERO,
+                config::HORIZON_MAX,
+            ),
+            (
+                "retain_dead",
+                settings.retain_dead,
+                ms(1),
+                config::HORIZON_MAX,
+            ),
+        ] {
+            if !(min..=max).contains(&value) {
+                let show = humantime::format_duration;
+                return Err(Error::setting(
+                    name,
+                    show(value),
+                    format!("{} to {}", show(min), show(max)),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings with what was not given filled in.
+    fn effective(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        settings.prefetch = self
+            .prefetch
+            .unwrap_or(settings.concurrency.min(config::PREFETCH_DEFAULT_MAX));
+        settings.sweep = self
+            .sweep
+            .unwrap_or(config::SWEEP_DEFAULT.min(settings.lease / 3));
+        settings
+    }
+
+    /// Checks the settings, connects, and starts claiming. Handlers run on the current runtime.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: before anything is connected. [`Error::Unreachable`]: Redis is not there.
     pub async fn start(self) -> Result<Worker> {
-        unreachable!()
+        self.check()?;
+        let settings = self.effective();
+        let stop = CancellationToken::new();
+        let queue = self.broker.queue.clone();
+        let running = pool::start(self.broker, settings, self.handlers, stop.clone()).await?;
+        Ok(Worker {
+            queue,
+            stop: stop.drop_guard(),
+            health: running.health,
+            done: running.done,
+        })
     }
 }
 
+/// A running worker pool. Dropping it begins the same orderly stop as [`Worker::stop`], without waiting for its end.
+#[derive(Debug)]
+pub struct Worker {
+    queue: QueueName,
+    stop: tokio_util::sync::DropGuard,
+    health: WorkerHealth,
+    done: oneshot::Receiver<Drained>,
+}
+
 impl Worker {
-    /// How the pool is doing, for health checks.
-    pub fn health(&self) -> WorkerHealth {
-        unreachable!()
+    /// The queue that it works on.
+    pub fn queue(&self) -> &QueueName {
+        &self.queue
     }
 
-    /// Stops claiming, hands back what has not started, lets running jobs finish until the shutdown timeout, releases the rest.
+    /// How the pool is doing, for health checks.
+    pub fn health(&self) -> WorkerHealth {
+        self.health.clone()
+    }
+
+    /// Stops claiming, hands back at once what has not started, lets running jobs finish until the shutdown timeout, and
+    /// hands back the rest. No attempt is used. Returns within the shutdown timeout and 2 s, also when Redis is away.
     pub async fn stop(self) -> Drained {
-        unreachable!()
+        drop(self.stop);
+        self.done.await.unwrap_or_default()
     }
 }
 

@@ -1,0 +1,56 @@
+-- cancel: scheduled | ready | running -> cancelled
+-- Calls a job off wherever it is. A running handler learns of it through the wake channel, at the latest when it renews its lease.
+--
+-- KEYS[1] scheduled  millstream:{Q}:scheduled   zset, job id -> due (unix ms)
+-- KEYS[2] jobs       millstream:{Q}:jobs        hash, job id -> record
+-- KEYS[3] payloads   millstream:{Q}:payloads    hash, job id -> payload
+-- KEYS[4] stats      millstream:{Q}:stats       hash, lifetime counters
+-- KEYS[5] events     millstream:{Q}:events      stream, capped
+-- KEYS[6] next       millstream:{Q}:ready:next  stream that is read first
+-- KEYS[7] lane       millstream:{Q}:ready       stream for the jobs that may run
+-- KEYS[8..] unique   millstream:{Q}:unique:*    string, id of the job that holds the key
+-- ARGV[1] group      consumer group
+-- ARGV[2] job_id     the job
+-- ARGV[3] wake       channel on which its worker listens
+--
+-- Returns {OK, state before}, or with nothing changed {WRONG_STATE, state} or {MISSING}. Cost O(log n), n = scheduled jobs.
+local scheduled, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local next_lane, ready_lane = KEYS[6], KEYS[7]
+local group, job_id, wake = ARGV[1], ARGV[2], ARGV[3]
+
+check('ZCARD', scheduled)
+check('HLEN', jobs)
+check('HLEN', payloads)
+check('HLEN', stats)
+check('XLEN', events)
+check('XLEN', next_lane)
+check('XLEN', ready_lane)
+for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
+
+local record = read_record(jobs, job_id)
+if record and record.state == 'dead' then return { WRONG_STATE, record.state } end
+
+local before
+if record and record.state == 'scheduled' then
+  redis.call('ZREM', scheduled, job_id)
+  redis.call('HDEL', payloads, job_id)
+  before = 'scheduled'
+else
+  -- On a stream: under the entry that the record names, or, having never left it, under its own id.
+  local entry = record and record.entry or job_id
+  if not string.find(entry, '^%d+%-%d+$') then return { MISSING } end
+  for _, lane in ipairs({ next_lane, ready_lane }) do
+    if #redis.call('XRANGE', lane, entry, entry) > 0 then
+      before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
+      redis.call('XDEL', lane, entry)
+      redis.call('PUBLISH', wake, 'lost ' .. entry)
+    end
+  end
+end
+if not before then return { MISSING } end
+
+redis.call('HDEL', jobs, job_id)
+for i = 8, #KEYS do unlock(KEYS[i], job_id) end
+redis.call('HINCRBY', stats, 'cancelled', 1)
+event(events, 'cancelled', job_id, before)
+return { OK, before }

@@ -1,0 +1,65 @@
+-- complete: running -> completed
+-- Settles a batch of deliveries whose handlers succeeded. Sent again with the same caller and number it settles nothing
+-- and gives the same answer.
+--
+-- KEYS[1] lane       millstream:{Q}:ready*     the stream that delivered the entries
+-- KEYS[2] jobs       millstream:{Q}:jobs       hash, job id -> record
+-- KEYS[3] stats      millstream:{Q}:stats      hash, lifetime counters
+-- KEYS[4] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[5] completed  millstream:{Q}:completed  stream, history
+-- KEYS[6..] unique   millstream:{Q}:unique:*   string, id of the job that holds the key
+-- ARGV[1] group      consumer group
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] history    entries that the history keeps, about; 0 writes none
+-- ARGV[5] count      deliveries, 1 to 1,000
+-- ARGV[6..] entries  `count` entry ids, then six for each delivery that leaves more behind than its entry:
+--                    its place among the entry ids from 1, job id, number of its unique key or 0, name, attempt, took_ms
+--
+-- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
+-- {OLD} when a later call of this caller was carried out. Cost O(count).
+local lane, jobs, stats, producers, completed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local FIRST, STRIDE = 6, 6
+local last = FIRST + count - 1
+
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
+check('HLEN', stats)
+if last < #ARGV then
+  check('HLEN', jobs)
+  check('XLEN', completed)
+  for i = 6, #KEYS do check('STRLEN', KEYS[i]) end
+end
+
+local lost, is_lost = {}, {}
+if redis.call('XACK', lane, group, unpack(ARGV, FIRST, last)) == count then
+  redis.call('XDEL', lane, unpack(ARGV, FIRST, last))
+else
+  -- Some delivery is not the live one: an entry that is already gone tells which.
+  for i = FIRST, last do
+    if redis.call('XDEL', lane, ARGV[i]) == 0 then
+      lost[#lost + 1] = ARGV[i]
+      is_lost[i - FIRST + 1] = true
+    end
+  end
+end
+
+for i = last + 1, #ARGV, STRIDE do
+  local place, job_id, unique, name, attempt, took_ms =
+    tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  if not is_lost[place] then
+    if job_id ~= ARGV[FIRST + place - 1] then redis.call('HDEL', jobs, job_id) end
+    if unique > 0 then unlock(KEYS[5 + unique], job_id) end
+    if history > 0 then
+      redis.call('XADD', completed, 'MAXLEN', '~', history, '*',
+        'job', job_id, 'name', name, 'attempt', attempt, 'took_ms', took_ms)
+    end
+  end
+end
+
+redis.call('HINCRBY', stats, 'completed', count - #lost)
+if #lost > 0 then redis.call('HINCRBY', stats, 'lease_lost', #lost) end
+answer = table.concat(lost, ' ')
+remember(producers, caller, number, ms_of(now_us()), answer)
+return { OK, answer }

@@ -1,0 +1,57 @@
+-- dead_letter: running -> dead
+-- The job is given up: its attempts are used up, its handler refused it, or it expired before it could start.
+-- Payload, reason and errors are kept for a look and a redrive.
+--
+-- KEYS[1] lane       millstream:{Q}:ready*     the stream that delivered the entry
+-- KEYS[2] dead       millstream:{Q}:dead       zset, job id -> died at (unix ms)
+-- KEYS[3] jobs       millstream:{Q}:jobs       hash, job id -> record
+-- KEYS[4] payloads   millstream:{Q}:payloads   hash, job id -> payload
+-- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
+-- KEYS[6] events     millstream:{Q}:events     stream, capped
+-- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[8..] unique   millstream:{Q}:unique:*   string, id of the job that holds the key
+-- ARGV[1] group      consumer group
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] entry_id   the delivery being given up; the fence
+-- ARGV[5] reason     attempts, refused or expired
+-- ARGV[6] error      at most 4 KiB, cut by the caller
+--
+-- Returns {OK, died_ms}, {STALE} with nothing changed, {WRONG_STATE} with nothing changed when the reason is `expired`
+-- and the job has not, or {OLD} when a later call of this caller was carried out. Cost O(log n), n = dead jobs.
+local lane, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
+local group, caller, number, entry_id, reason, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
+check('ZCARD', dead)
+check('HLEN', jobs)
+check('HLEN', payloads)
+check('HLEN', stats)
+check('XLEN', events)
+for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
+
+local now = ms_of(now_us())
+if reason == 'expired' then
+  local found = redis.call('XRANGE', lane, entry_id, entry_id)
+  local expires_at_ms = found[1] and read_meta(job_of(found[1][2]).meta).expires_at_ms
+  if found[1] and not (expires_at_ms and expires_at_ms <= now) then return { WRONG_STATE } end
+end
+local job = take(lane, group, entry_id)
+if not job then return { STALE } end
+
+local job_id = id_of(job.meta, entry_id)
+local record = record_of(jobs, job_id, job, 'dead')
+record.reason = reason
+add_error(record, now, job.attempt, message)
+redis.call('ZADD', dead, now, job_id)
+park(jobs, payloads, job_id, record, job.payload)
+for i = 8, #KEYS do unlock(KEYS[i], job_id) end
+if reason ~= 'expired' then redis.call('HINCRBY', stats, 'failed', 1) end
+redis.call('HINCRBY', stats, 'dead', 1)
+event(events, 'dead', job_id, reason)
+
+answer = string.format('%.0f', now)
+remember(producers, caller, number, now, answer)
+return { OK, answer }

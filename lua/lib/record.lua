@@ -1,0 +1,36 @@
+-- record: what is known of a job that is, or once was, off the streams.
+-- jobs: hash, job id -> JSON { state, name, attempt, meta, errors?, reason?, lane?, entry?, payload_bytes }
+-- payloads: hash, job id -> payload, while the job is off the streams
+local ERRORS_KEPT = 10
+
+local function read_record(jobs, job_id)
+  local record = redis.call('HGET', jobs, job_id)
+  if record then return cjson.decode(record) end
+  return nil
+end
+
+local function write_record(jobs, job_id, record)
+  redis.call('HSET', jobs, job_id, cjson.encode(record))
+end
+
+-- The record of a job just taken from its stream, with the errors that an older record kept.
+local function record_of(jobs, job_id, job, state)
+  local record = read_record(jobs, job_id) or {}
+  record.state, record.name, record.attempt, record.payload_bytes = state, job.name, job.attempt, #job.payload
+  record.meta = with_id(job.meta, job_id)
+  record.lane, record.entry = nil, nil
+  return record
+end
+
+local function add_error(record, now, attempt, message)
+  local errors = record.errors or {}
+  errors[#errors + 1] = { at_ms = now, attempt = attempt, error = message }
+  if #errors > ERRORS_KEPT then table.remove(errors, 1) end
+  record.errors = errors
+end
+
+-- Stores a job off the streams.
+local function park(jobs, payloads, job_id, record, payload)
+  redis.call('HSET', payloads, job_id, payload)
+  write_record(jobs, job_id, record)
+end

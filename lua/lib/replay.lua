@@ -1,0 +1,17 @@
+-- replay: a call that is sent again, because its answer was lost, gets the answer that it got the first time.
+-- A caller numbers its calls and has one under way at a time, so its last number and answer are enough.
+-- producers: hash, caller -> "<number> <unix ms> <answer>"
+
+-- nil for a new call, 'old' for a call that was overtaken, else the remembered answer.
+local function replayed(producers, caller, number)
+  local last = redis.call('HGET', producers, caller)
+  if not last then return nil end
+  local last_number = tonumber(string.match(last, '^%d+'))
+  if tonumber(number) > last_number then return nil end
+  if tonumber(number) < last_number then return OLD end
+  return OK, string.match(last, '^%d+ %d+ (.*)$')
+end
+
+local function remember(producers, caller, number, now, answer)
+  redis.call('HSET', producers, caller, string.format('%s %.0f %s', number, now, answer))
+end

@@ -1,0 +1,55 @@
+-- retry: running -> scheduled
+-- The handler failed and attempts remain: park the job until its backoff has passed. Or it asked to be called later
+-- (snooze): the same, but no attempt is used and no error kept.
+--
+-- KEYS[1] lane       millstream:{Q}:ready*     the stream that delivered the entry
+-- KEYS[2] scheduled  millstream:{Q}:scheduled  zset, job id -> due (unix ms)
+-- KEYS[3] jobs       millstream:{Q}:jobs       hash, job id -> record
+-- KEYS[4] payloads   millstream:{Q}:payloads   hash, job id -> payload
+-- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
+-- KEYS[6] events     millstream:{Q}:events     stream, capped
+-- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- ARGV[1] group      consumer group
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] entry_id   the delivery being given up; the fence
+-- ARGV[5] delay_ms   wait from now
+-- ARGV[6] charged    1: an attempt failed, 0: snoozed
+-- ARGV[7] error      at most 4 KiB, cut by the caller
+-- ARGV[8] wake       channel that hears of a new earliest due time
+--
+-- Returns {OK, due_ms}, {STALE} with nothing changed, or {OLD} when a later call of this caller was carried out.
+-- Cost O(log n), n = scheduled jobs.
+local lane, scheduled, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
+local group, caller, number, entry_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local delay_ms, charged, message, wake = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7], ARGV[8]
+
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
+check('ZCARD', scheduled)
+check('HLEN', jobs)
+check('HLEN', payloads)
+check('HLEN', stats)
+check('XLEN', events)
+
+local job = take(lane, group, entry_id)
+if not job then return { STALE } end
+
+local us = now_us()
+local job_id = id_of(job.meta, entry_id)
+local record = record_of(jobs, job_id, job, 'scheduled')
+if charged then
+  add_error(record, ms_of(us), job.attempt, message)
+  record.attempt = job.attempt + 1
+  redis.call('HINCRBY', stats, 'failed', 1)
+  redis.call('HINCRBY', stats, 'retried', 1)
+  event(events, 'retried', job_id, string.format('attempt %d failed, next in %.0f ms', job.attempt, delay_ms))
+else
+  redis.call('HINCRBY', stats, 'snoozed', 1)
+end
+park(jobs, payloads, job_id, record, job.payload)
+
+answer = string.format('%.0f', schedule(scheduled, wake, job_id, us, delay_ms))
+remember(producers, caller, number, ms_of(us), answer)
+return { OK, answer }

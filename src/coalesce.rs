@@ -1,0 +1,140 @@
+//! Batches that cost no latency: while a call is under way, jobs gather; when one returns, they go together.
+//!
+//! A lone caller sends at once and waits for one round trip. Under load the cost of a call is shared by the whole batch.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::broker::Broker;
+use crate::callers::{Callers, Slot};
+use crate::error::{Error, Result};
+use crate::job::{Enqueued, NewJob};
+use crate::queue::chunk_len;
+use crate::redis::Patience;
+
+/// Gathers the enqueue calls of one queue.
+#[derive(Debug)]
+pub(crate) struct Coalescer {
+    broker: Broker,
+    patience: Patience,
+    callers: Callers,
+    gathered: Mutex<Gathered>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    jobs: Vec<(NewJob, oneshot::Sender<Result<Enqueued>>)>,
+    /// A task is about to take them.
+    flush_pending: bool,
+}
+
+impl Coalescer {
+    pub(crate) fn new(broker: Broker, patience: Patience) -> Self {
+        let callers = Callers::new(&uuid::Uuid::now_v7().simple().to_string());
+        Self {
+            broker,
+            patience,
+            callers,
+            gathered: Mutex::default(),
+        }
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        // Nothing panics while it is held, and a list of jobs stays valid anyway.
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
+        self.broker
+            .enqueue(slot.caller(), jobs, self.patience)
+            .await
+    }
+
+    /// Sends `jobs` as one call of their own.
+    pub(crate) async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
+        let mut slot = self.callers.take().await;
+        self.send(&mut slot, jobs).await
+    }
+
+    /// Sends `job` at once when nobody else is sending, together with others when somebody is.
+    pub(crate) async fn enqueue(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
+        let alone = self.callers.are_idle() && self.gathered().jobs.is_empty();
+        if alone && let Some(mut slot) = self.callers.try_take() {
+            let mut enqueued = self.send(&mut slot, std::slice::from_ref(&job)).await?;
+            return enqueued.pop().ok_or_else(stopped);
+        }
+        let (answer, answered) = oneshot::channel();
+        let flush = {
+            let mut gathered = self.gathered();
+            gathered.jobs.push((job, answer));
+            !std::mem::replace(&mut gathered.flush_pending, true)
+        };
+        if flush {
+            self.spawn_flush();
+        }
+        answered.await.map_err(|_| stopped())?
+    }
+
+    fn spawn_flush(self: &Arc<Self>) {
+        tokio::spawn(Arc::clone(self).flush());
+    }
+
+    /// Waits for a slot, then sends what has gathered.
+    async fn flush(self: Arc<Self>) {
+        let mut slot = self.callers.take().await;
+        let (jobs, answers): (Vec<NewJob>, Vec<_>) = {
+            let mut gathered = self.gathered();
+            let fitting =
+                chunk_len(gathered.jobs.iter().map(|(job, _)| job)).min(gathered.jobs.len());
+            let later = gathered.jobs.split_off(fitting);
+            gathered.flush_pending = !later.is_empty();
+            if gathered.flush_pending {
+                self.spawn_flush();
+            }
+            std::mem::replace(&mut gathered.jobs, later)
+                .into_iter()
+                .unzip()
+        };
+        match self.send(&mut slot, &jobs).await {
+            Ok(enqueued) => answers
+                .into_iter()
+                .zip(enqueued)
+                .for_each(|(answer, enqueued)| {
+                    let _ = answer.send(Ok(enqueued));
+                }),
+            Err(error) => answers.into_iter().for_each(|answer| {
+                let _ = answer.send(Err(shared(&error)));
+            }),
+        }
+    }
+}
+
+fn stopped() -> Error {
+    Error::Stopped {
+        what: "the runtime that this queue was sending from",
+    }
+}
+
+/// The failure of a batch as each of its callers hears it.
+fn shared(error: &Error) -> Error {
+    match error {
+        Error::Ambiguous {
+            operation,
+            waited,
+            reason,
+        } => Error::Ambiguous {
+            operation,
+            waited: *waited,
+            reason: reason.clone(),
+        },
+        Error::Refused { operation, reason } => Error::Refused {
+            operation,
+            reason: reason.clone(),
+        },
+        other => Error::Protocol {
+            operation: "enqueue",
+            reason: other.to_string(),
+        },
+    }
+}

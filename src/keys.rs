@@ -1,0 +1,248 @@
+//! Every key of a queue, its type, and what it holds: the one place where keys are named.
+//!
+//! All keys of a queue carry its name in braces, so a queue lives in one cluster slot and every script is atomic.
+
+use bytes::Bytes;
+
+use crate::job::QueueName;
+
+/// The consumer group of every lane. Its pending entries are the running jobs.
+pub(crate) const GROUP: &str = "workers";
+
+/// One key, cheap to clone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Key(pub(crate) Bytes);
+
+impl Key {
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("keys are made from strings")
+    }
+}
+
+impl From<String> for Key {
+    fn from(key: String) -> Self {
+        Self(key.into())
+    }
+}
+
+/// A stream of ready jobs. Workers read [`Lane::Next`] first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Lane {
+    /// Handed-back and reclaimed jobs.
+    Next,
+    /// All others.
+    Ready,
+}
+
+impl Lane {
+    /// In the order in which they are read.
+    pub(crate) const ALL: [Self; 2] = [Self::Next, Self::Ready];
+
+    /// The lane's place in [`Lane::ALL`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Next => 0,
+            Self::Ready => 1,
+        }
+    }
+}
+
+/// A key's last part, its type and its meaning, for `millstream keys` and the documentation.
+pub(crate) struct Purpose {
+    /// What follows `millstream:{Q}:`.
+    pub(crate) suffix: &'static str,
+    /// Redis's name of the type.
+    pub(crate) kind: &'static str,
+    /// What it holds.
+    pub(crate) holds: &'static str,
+    /// The redis-cli command that looks inside; `KEY` stands for the key.
+    pub(crate) look: &'static str,
+}
+
+const fn purpose(
+    suffix: &'static str,
+    kind: &'static str,
+    holds: &'static str,
+    look: &'static str,
+) -> Purpose {
+    Purpose {
+        suffix,
+        kind,
+        holds,
+        look,
+    }
+}
+
+/// The table of what lives where. `unique:<key>` comes on top, one string per held unique key.
+pub(crate) const PURPOSES: &[Purpose] = &[
+    purpose(
+        "ready",
+        "stream",
+        "jobs that may run or are running: name, payload, attempt, meta; group `workers`, its pending entries are the running ones",
+        "XRANGE KEY - + COUNT 10",
+    ),
+    purpose(
+        "ready:next",
+        "stream",
+        "the same, read first: handed-back and reclaimed jobs",
+        "XRANGE KEY - + COUNT 10",
+    ),
+    purpose(
+        "scheduled",
+        "zset",
+        "job id -> due (unix ms): delayed, waiting for a retry, snoozed",
+        "ZRANGE KEY 0 9 WITHSCORES",
+    ),
+    purpose(
+        "dead",
+        "zset",
+        "job id -> died at (unix ms)",
+        "ZRANGE KEY 0 9 WITHSCORES",
+    ),
+    purpose(
+        "held",
+        "zset",
+        "jobs that wait for their group's turn",
+        "ZRANGE KEY 0 9",
+    ),
+    purpose(
+        "jobs",
+        "hash",
+        "job id -> record (JSON) of jobs that are, or once were, off the streams",
+        "HSCAN KEY 0 COUNT 10",
+    ),
+    purpose(
+        "payloads",
+        "hash",
+        "job id -> payload of jobs that are off the streams",
+        "HSCAN KEY 0 COUNT 10",
+    ),
+    purpose(
+        "limits",
+        "hash",
+        "what an operator sets at run time: paused",
+        "HGETALL KEY",
+    ),
+    purpose("stats", "hash", "lifetime counters", "HGETALL KEY"),
+    purpose(
+        "producers",
+        "hash",
+        "caller -> its last call's number, time and answer: how a call that is sent twice is carried out once",
+        "HSCAN KEY 0 COUNT 10",
+    ),
+    purpose(
+        "events",
+        "stream",
+        "retried, stalled, dead, cancelled, redriven, purged, paused; about the last 10,000",
+        "XREVRANGE KEY + - COUNT 10",
+    ),
+    purpose(
+        "completed",
+        "stream",
+        "history, when retention is asked for",
+        "XREVRANGE KEY + - COUNT 10",
+    ),
+    purpose(
+        "upkeep",
+        "string",
+        "the worker that promotes and reclaims at the moment",
+        "GET KEY",
+    ),
+];
+
+/// The keys of one queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: String,
+    pub(crate) ready: Key,
+    pub(crate) next: Key,
+    pub(crate) scheduled: Key,
+    pub(crate) dead: Key,
+    pub(crate) held: Key,
+    pub(crate) jobs: Key,
+    pub(crate) payloads: Key,
+    pub(crate) limits: Key,
+    pub(crate) stats: Key,
+    pub(crate) producers: Key,
+    pub(crate) events: Key,
+    pub(crate) completed: Key,
+    pub(crate) upkeep: Key,
+    /// Not a key but a channel: hints for workers, never relied upon.
+    pub(crate) wake: Bytes,
+}
+
+impl Keys {
+    pub(crate) fn new(namespace: &str, queue: &QueueName) -> Self {
+        let prefix = format!("{namespace}:{{{queue}}}:");
+        let key = |suffix: &str| Key::from(format!("{prefix}{suffix}"));
+        Self {
+            ready: key("ready"),
+            next: key("ready:next"),
+            scheduled: key("scheduled"),
+            dead: key("dead"),
+            held: key("held"),
+            jobs: key("jobs"),
+            payloads: key("payloads"),
+            limits: key("limits"),
+            stats: key("stats"),
+            producers: key("producers"),
+            events: key("events"),
+            completed: key("completed"),
+            upkeep: key("upkeep"),
+            wake: format!("{prefix}wake").into(),
+            prefix,
+        }
+    }
+
+    pub(crate) fn lane(&self, lane: Lane) -> &Key {
+        match lane {
+            Lane::Next => &self.next,
+            Lane::Ready => &self.ready,
+        }
+    }
+
+    pub(crate) fn unique(&self, key: &str) -> Key {
+        Key::from(format!("{}unique:{key}", self.prefix))
+    }
+
+    /// The key with this last part, for [`PURPOSES`].
+    pub(crate) fn with_suffix(&self, suffix: &str) -> Key {
+        Key::from(format!("{}{suffix}", self.prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_explains_itself_and_shares_the_hash_tag() {
+        let keys = Keys::new("millstream", &QueueName::new("webhooks").unwrap());
+        let named = [
+            &keys.ready,
+            &keys.next,
+            &keys.scheduled,
+            &keys.dead,
+            &keys.held,
+            &keys.jobs,
+            &keys.payloads,
+            &keys.limits,
+            &keys.stats,
+            &keys.producers,
+            &keys.events,
+            &keys.completed,
+            &keys.upkeep,
+        ];
+        assert_eq!(named.len(), PURPOSES.len());
+        for (key, purpose) in named.iter().zip(PURPOSES) {
+            assert_eq!(
+                key.as_str(),
+                format!("millstream:{{webhooks}}:{}", purpose.suffix)
+            );
+        }
+        assert_eq!(
+            keys.unique("a b").as_str(),
+            "millstream:{webhooks}:unique:a b"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! A connection of its own for blocking reads: other commands on it would wait for the whole block.
+//!
+//! The future of a read is never dropped before it ends: what Redis delivers after that would be pending, unseen.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
+use fred::types::ClientUnblockFlag;
+use fred::types::Value;
+use fred::types::config::Options;
+
+use super::reply::{bytes_of, text_of};
+use super::{Address, Fault, fault_of, init};
+use crate::error::{Error, Result};
+use crate::keys::{GROUP, Key};
+
+/// One entry as it was delivered, fields in stream order.
+pub(crate) struct RawEntry {
+    /// Place of its stream among the keys that were read.
+    pub(crate) stream: usize,
+    pub(crate) id: String,
+    /// Names and values in turn; empty when the entry was deleted while pending.
+    pub(crate) fields: Vec<Bytes>,
+}
+
+/// Why a read brought nothing.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    /// The stream or its group is gone: make them anew.
+    NoGroup,
+    /// Anything else, in Redis's or the system's words. What was delivered meanwhile is pending.
+    Lost(String),
+}
+
+pub(crate) struct Reader {
+    client: Client,
+}
+
+impl Reader {
+    pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+        let client = address
+            .builder(Duration::ZERO)
+            .build()
+            .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
+        init(&client, address, timeout).await?;
+        Ok(Self { client })
+    }
+
+    /// Reads up to `count` new entries from each of `streams`, waiting up to `block` for the first.
+    pub(crate) async fn read(
+        &self,
+        streams: &[&Key],
+        consumer: &str,
+        count: usize,
+        block: Duration,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        self.group_read(streams, consumer, count, Some(block), ">")
+            .await
+    }
+
+    /// What was delivered to `consumer` and not settled: after a lost connection, some of it was never seen.
+    pub(crate) async fn read_own(
+        &self,
+        streams: &[&Key],
+        consumer: &str,
+        count: usize,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        self.group_read(streams, consumer, count, None, "0").await
+    }
+
+    async fn group_read(
+        &self,
+        streams: &[&Key],
+        consumer: &str,
+        count: usize,
+        block: Option<Duration>,
+        from: &str,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        // Zero would mean for ever, and a fraction is an error.
+        let block_ms = block.map(|block| {
+            u64::try_from(block.as_millis())
+                .unwrap_or(5_000)
+                .clamp(1, 5_000)
+        });
+        let options = Options {
+            timeout: Some(block.unwrap_or_default() + Duration::from_secs(2)),
+            max_attempts: Some(1),
+            ..Options::default()
+        };
+        let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
+        let ids: Vec<&str> = vec![from; streams.len()];
+        let reply: std::result::Result<Value, _> = self
+            .client
+            .with_options(&options)
+            .xreadgroup(
+                GROUP,
+                consumer,
+                Some(count as u64),
+                block_ms,
+                false,
+                keys,
+                ids,
+            )
+            .await;
+        match reply {
+            Ok(value) => Ok(entries_of(value, streams)),
+            Err(error) if fault_of(&error) == Fault::NoGroup => Err(ReadFailure::NoGroup),
+            Err(error) => Err(ReadFailure::Lost(error.details().to_owned())),
+        }
+    }
+
+    /// Ends a read that is blocked, so that it returns what it has. Returns quickly in every case.
+    pub(crate) async fn unblock(&self) {
+        let unblock = self.client.unblock_self(Some(ClientUnblockFlag::Timeout));
+        let _ = tokio::time::timeout(Duration::from_millis(500), unblock).await;
+    }
+
+    /// Makes a new connection, for one that no longer answers.
+    pub(crate) async fn reconnect(&self) {
+        let _ =
+            tokio::time::timeout(Duration::from_secs(5), self.client.force_reconnection()).await;
+    }
+
+    pub(crate) async fn close(&self) {
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+    }
+}
+
+/// `[[stream, [[id, [field, value …]] …]] …]`, or nil when the block ended without an entry.
+fn entries_of(value: Value, streams: &[&Key]) -> Vec<RawEntry> {
+    let mut entries = Vec::new();
+    let Value::Array(replies) = value else {
+        return entries;
+    };
+    for reply in replies {
+        let Value::Array(mut parts) = reply else {
+            continue;
+        };
+        let (Some(Value::Array(list)), Some(name)) = (parts.pop(), parts.pop()) else {
+            continue;
+        };
+        let Some(stream) =
+            text_of(&name).and_then(|name| streams.iter().position(|key| key.as_str() == name))
+        else {
+            continue;
+        };
+        entries.reserve(list.len());
+        entries.extend(
+            list.into_iter()
+                .filter_map(|entry| raw_entry(stream, entry)),
+        );
+    }
+    entries
+}
+
+/// `[id, [field, value …]]`; the fields are nil when the entry was deleted while pending.
+pub(crate) fn raw_entry(stream: usize, entry: Value) -> Option<RawEntry> {
+    let Value::Array(mut parts) = entry else {
+        return None;
+    };
+    let (fields, id) = (parts.pop()?, parts.pop()?);
+    let fields = match fields {
+        Value::Array(fields) => fields.into_iter().filter_map(bytes_of).collect(),
+        _ => Vec::new(),
+    };
+    Some(RawEntry {
+        stream,
+        id: text_of(&id)?.to_owned(),
+        fields,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(items: impl IntoIterator<Item = Value>) -> Value {
+        Value::Array(items.into_iter().collect())
+    }
+
+    #[test]
+    fn replies_of_all_shapes_are_read() {
+        let (a, b) = (Key::from("a".to_owned()), Key::from("b".to_owned()));
+        let deleted = list(["2-0".into(), Value::Null]);
+        let whole = list(["1-0".into(), list(["name".into(), "x".into()])]);
+        let reply = list([list(["b".into(), list([whole, deleted])])]);
+
+        let entries = entries_of(reply, &[&a, &b]);
+
+        let seen: Vec<_> = entries
+            .iter()
+            .map(|e| (e.stream, e.id.as_str(), e.fields.len()))
+            .collect();
+        assert_eq!(seen, [(1, "1-0", 2), (1, "2-0", 0)]);
+        assert!(entries_of(Value::Null, &[&a]).is_empty());
+    }
+}

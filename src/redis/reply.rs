@@ -1,0 +1,138 @@
+//! Replies read into types. What does not fit is an error that names the operation, never a guess.
+
+use bytes::Bytes;
+pub(crate) use fred::types::Value;
+
+use crate::error::{Error, Result};
+
+/// The first item of every script's reply; `lua/lib/status.lua` says what each means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    Ok,
+    Stale,
+    Old,
+    Missing,
+    WrongState,
+    Standby,
+}
+
+/// A script's reply: a status and further items.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    operation: &'static str,
+    pub(crate) status: Status,
+    items: Vec<Value>,
+}
+
+impl Reply {
+    pub(super) fn read(operation: &'static str, value: Value) -> Result<Self> {
+        let Value::Array(items) = value else {
+            return Err(Error::Protocol {
+                operation,
+                reason: format!("a {:?} instead of a list", value.kind()),
+            });
+        };
+        let status = match items.first().and_then(text_of) {
+            Some("ok") => Status::Ok,
+            Some("stale") => Status::Stale,
+            Some("old") => Status::Old,
+            Some("missing") => Status::Missing,
+            Some("wrong_state") => Status::WrongState,
+            Some("standby") => Status::Standby,
+            other => {
+                return Err(Error::Protocol {
+                    operation,
+                    reason: format!("unknown status {other:?}"),
+                });
+            }
+        };
+        Ok(Self {
+            operation,
+            status,
+            items,
+        })
+    }
+
+    fn unexpected(&self, index: usize, wanted: &str) -> Error {
+        Error::Protocol {
+            operation: self.operation,
+            reason: format!("item {index} of the reply is no {wanted}"),
+        }
+    }
+
+    /// An answer that this call cannot have: the script and the program do not fit.
+    pub(crate) fn unexpected_status(&self) -> Error {
+        Error::Protocol {
+            operation: self.operation,
+            reason: format!("unexpected status {:?}", self.status),
+        }
+    }
+
+    /// The reply, provided that it says `ok`.
+    pub(crate) fn done(&self) -> Result<&Self> {
+        if self.status == Status::Ok {
+            Ok(self)
+        } else {
+            Err(self.unexpected_status())
+        }
+    }
+
+    pub(crate) fn text(&self, index: usize) -> Result<&str> {
+        self.items
+            .get(index)
+            .and_then(text_of)
+            .ok_or_else(|| self.unexpected(index, "text"))
+    }
+
+    pub(crate) fn number(&self, index: usize) -> Result<i64> {
+        self.items
+            .get(index)
+            .and_then(number_of)
+            .ok_or_else(|| self.unexpected(index, "number"))
+    }
+
+    pub(crate) fn count(&self, index: usize) -> Result<u64> {
+        Ok(self.number(index)?.max(0).unsigned_abs())
+    }
+
+    pub(crate) fn list(&self, index: usize) -> Result<&[Value]> {
+        match self.items.get(index) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Err(self.unexpected(index, "list")),
+        }
+    }
+
+    /// Takes a list out of the reply.
+    pub(crate) fn take_list(&mut self, index: usize) -> Result<Vec<Value>> {
+        match self.items.get_mut(index) {
+            Some(Value::Array(items)) => Ok(std::mem::take(items)),
+            _ => Err(self.unexpected(index, "list")),
+        }
+    }
+}
+
+/// Text, if the value is text.
+pub(crate) fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// A whole number, if the value is one or its text.
+pub(crate) fn number_of(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(number) => Some(*number),
+        other => text_of(other)?.parse().ok(),
+    }
+}
+
+/// The bytes of a string, without copying.
+pub(crate) fn bytes_of(value: Value) -> Option<Bytes> {
+    match value {
+        Value::String(text) => Some(text.into_inner()),
+        Value::Bytes(bytes) => Some(bytes),
+        _ => None,
+    }
+}

@@ -1,0 +1,71 @@
+//! Hints from other processes, so that nobody has to wait for the next look: a job has become the earliest due one, the
+//! queue was paused, a running job was cancelled. Any hint may be lost; every one of them is also found by looking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::STEP;
+use crate::broker::Broker;
+use crate::redis::jittered;
+use crate::worker::lease::Leases;
+
+/// How often the limits are looked at without a hint: a pause is seen within this time.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Whom hints reach. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Hints {
+    pub(crate) due: Arc<Notify>,
+    pub(crate) pause: watch::Sender<bool>,
+    pub(crate) leases: Leases,
+}
+
+impl Hints {
+    async fn look_at_limits(&self, broker: &Broker) {
+        // While Redis does not answer nothing can be claimed anyway.
+        if let Ok(paused) = broker.is_paused(STEP).await {
+            self.pause
+                .send_if_modified(|now| std::mem::replace(now, paused) != paused);
+        }
+    }
+}
+
+/// Hears the queue's channel, and comes back to it after every failure.
+pub(crate) async fn listen(broker: Broker, hints: Hints) {
+    let channel = String::from_utf8_lossy(&broker.keys.wake).into_owned();
+    loop {
+        match broker.redis.listen(&channel).await {
+            Ok(mut listener) => loop {
+                let hint = listener.next().await;
+                match hint.split_once(' ') {
+                    Some(("lost", entry)) => {
+                        if let Ok(entry) = entry.parse() {
+                            hints.leases.lose(entry);
+                        }
+                    }
+                    _ if hint == "due" => hints.due.notify_one(),
+                    _ => {
+                        hints.due.notify_one();
+                        hints.look_at_limits(&broker).await;
+                    }
+                }
+            },
+            Err(error) => {
+                tracing::debug!(queue = %broker.queue, %error, "cannot listen for hints; trying again")
+            }
+        }
+        tokio::time::sleep(jittered(Duration::from_secs(5))).await;
+    }
+}
+
+/// Looks at the limits every second.
+pub(crate) async fn watch_limits(broker: Broker, hints: Hints) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        hints.look_at_limits(&broker).await;
+    }
+}

@@ -1,0 +1,54 @@
+//! Moves due jobs to the stream. Sleeps until the next one is due; an enqueue that becomes the new first wakes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::{Leading, STEP};
+use crate::broker::{Broker, Promotion, Upkeeper};
+use crate::redis::jittered;
+use crate::worker::health::Pulse;
+
+/// Longest sleep: how late a job can be whose wake-up call was lost.
+const POLL: Duration = Duration::from_millis(2_500);
+/// Jobs per step, so that no step holds Redis for more than a few milliseconds.
+const LIMIT: usize = 200;
+
+pub(crate) async fn run(
+    broker: Broker,
+    by: Upkeeper,
+    due: Arc<Notify>,
+    leading: Leading,
+    pulse: Pulse,
+) {
+    // Twice in the life of the lock, so that it does not change hands without need.
+    let poll = POLL.min(by.lock / 2);
+    loop {
+        let promotion = broker.promote(&by, LIMIT, STEP).await;
+        leading.set(matches!(promotion, Ok(Promotion::Promoted { .. })));
+        let sleep = match promotion {
+            Ok(Promotion::Promoted { next_due, .. }) => {
+                pulse.beat();
+                next_due.map_or(poll, |next| next.min(poll))
+            }
+            Ok(Promotion::Standby) => {
+                pulse.beat();
+                // Another worker hears the hints. Look again when its lock may have lapsed.
+                tokio::time::sleep(jittered(by.lock)).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(queue = %broker.queue, %error, "cannot promote; trying again");
+                pulse.failed(error.to_string());
+                jittered(poll.min(Duration::from_secs(1)))
+            }
+        };
+        if !sleep.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {}
+                () = due.notified() => {}
+            }
+        }
+    }
+}

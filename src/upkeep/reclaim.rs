@@ -1,0 +1,72 @@
+//! Finds jobs whose workers have gone silent, and now and then forgets the workers themselves.
+
+use std::time::Duration;
+
+use super::STEP;
+use crate::broker::{Broker, Sweep, Upkeeper};
+use crate::error::{Error, Result};
+use crate::keys::Lane;
+use crate::redis::jittered;
+
+/// How often consumers that hold nothing are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Silence after which a consumer that holds nothing is forgotten. A living one that is forgotten is made anew by its next read.
+const FORGET_IDLE: Duration = Duration::from_secs(600);
+
+pub(crate) async fn run(broker: Broker, by: Upkeeper, lease: Duration, sweep: Duration) {
+    let mut forget = tokio::time::interval(FORGET_EVERY);
+    loop {
+        // Between 80 and 100 % of the period, so that a hundred workers do not ask in the same moment.
+        tokio::time::sleep(sweep.mul_f64(0.6) + jittered(sweep.mul_f64(0.4))).await;
+        match sweep_lanes(&broker, &by, lease).await {
+            Ok(true) => {
+                let now = futures_util::FutureExt::now_or_never(forget.tick()).is_some();
+                if now
+                    && let Err(error) = broker.retire(None, FORGET_IDLE.max(lease * 10), STEP).await
+                {
+                    tracing::debug!(queue = %broker.queue, %error, "cannot forget idle consumers");
+                }
+            }
+            Ok(false) => {}
+            Err(Error::Protocol { reason, .. }) if reason.contains("NOGROUP") => {
+                // The read loop makes the group anew; without one there is nothing to reclaim.
+            }
+            Err(error) => {
+                tracing::warn!(queue = %broker.queue, %error, "cannot reclaim; trying again")
+            }
+        }
+    }
+}
+
+/// One sweep over every lane. `false` when another worker does the upkeep.
+async fn sweep_lanes(broker: &Broker, by: &Upkeeper, lease: Duration) -> Result<bool> {
+    for lane in Lane::ALL {
+        let mut from = None;
+        loop {
+            match broker
+                .reclaim(by, lane, lease, from.as_deref(), STEP)
+                .await?
+            {
+                Sweep::Standby => return Ok(false),
+                Sweep::Swept {
+                    cursor,
+                    reclaimed,
+                    dead,
+                    unlock,
+                } => {
+                    if reclaimed + dead > 0 {
+                        tracing::warn!(queue = %broker.queue, reclaimed, dead, "took jobs from workers that went silent");
+                    }
+                    if !unlock.is_empty() {
+                        broker.unlock(&unlock, STEP).await?;
+                    }
+                    match cursor {
+                        Some(cursor) => from = Some(cursor),
+                        None => break,
+                    }
+                }
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,194 @@
+//! One attempt at a job, on the runtime of the program that owns the handlers: pick the handler, run it under its
+//! deadline, and say how it ended.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use super::handler::{Attempt, Context, Handler, JobError};
+use super::settle::Outcome;
+use crate::broker::{Broker, DeathReason, Delivery};
+use crate::callers::Callers;
+use crate::error::Error;
+use crate::redis::Patience;
+
+/// How long a handler that was told to give up may tidy up before it is dropped.
+const TIDY_UP: Duration = Duration::from_millis(500);
+
+/// The handlers of a worker by job name.
+#[derive(Default)]
+pub(crate) struct Handlers {
+    pub(crate) by_name: HashMap<String, Arc<dyn Handler>>,
+    pub(crate) fallback: Option<Arc<dyn Handler>>,
+}
+
+impl Handlers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.fallback.is_none()
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<dyn Handler>> {
+        self.by_name.get(name).or(self.fallback.as_ref())
+    }
+
+    fn names(&self) -> String {
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(", ")
+    }
+}
+
+/// A job on its way to a handler.
+pub(crate) struct Work {
+    pub(crate) delivery: Delivery,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// A job that came back from its handler.
+pub(crate) struct Finished {
+    pub(crate) delivery: Delivery,
+    pub(crate) outcome: Outcome,
+    pub(crate) took: Duration,
+    pub(crate) max_attempts: u32,
+}
+
+/// What every attempt of a worker shares.
+pub(crate) struct Runner {
+    pub(crate) handlers: Handlers,
+    pub(crate) broker: Broker,
+    pub(crate) callers: Callers,
+    pub(crate) timeout: Duration,
+    pub(crate) max_attempts: u32,
+    /// Fires when the worker's patience with running jobs is at its end.
+    pub(crate) give_up: CancellationToken,
+}
+
+impl Runner {
+    pub(crate) async fn run(&self, work: Work) -> Finished {
+        let began = Instant::now();
+        let Work { delivery, cancel } = work;
+        let max_attempts = delivery.meta.max_attempts.unwrap_or(self.max_attempts);
+        let outcome = self.outcome(&delivery, cancel, max_attempts).await;
+        Finished {
+            delivery,
+            outcome,
+            took: began.elapsed(),
+            max_attempts,
+        }
+    }
+
+    async fn outcome(
+        &self,
+        delivery: &Delivery,
+        cancel: CancellationToken,
+        max_attempts: u32,
+    ) -> Outcome {
+        if delivery.foreign {
+            let advice =
+                "this entry was not written by Millstream: its fields are kept as the payload";
+            return Outcome::Failed(JobError::refuse(advice));
+        }
+        if delivery.meta.expires_at_ms.is_some() && self.expired(delivery).await {
+            return Outcome::Gone;
+        }
+        let Some(handler) = self.handlers.find(&delivery.name) else {
+            // Not refused: during a deploy, a worker that knows the name may be about to start.
+            let known = self.handlers.names();
+            let message = format!(
+                "no handler for job name {:?}; this worker handles: {known}",
+                delivery.name
+            );
+            return Outcome::Failed(JobError::failed(message));
+        };
+        let timeout = delivery
+            .meta
+            .timeout_ms
+            .map_or(self.timeout, Duration::from_millis);
+        let context = Context {
+            inner: Arc::new(Attempt {
+                id: delivery.id.clone(),
+                name: delivery.name.clone(),
+                queue: self.broker.queue.clone(),
+                payload: delivery.payload.clone(),
+                attempt: delivery.attempt,
+                max_attempts,
+                meta: delivery.meta.clone(),
+                deadline: Instant::now() + timeout,
+                cancel: cancel.clone(),
+            }),
+        };
+        self.guarded(handler.as_ref(), context, &cancel, timeout)
+            .await
+    }
+
+    /// Runs the handler so that neither a panic nor a hang leaves this function.
+    async fn guarded(
+        &self,
+        handler: &dyn Handler,
+        context: Context,
+        cancel: &CancellationToken,
+        timeout: Duration,
+    ) -> Outcome {
+        // The call itself may panic as well as the future that it returns.
+        let mut running =
+            Box::pin(AssertUnwindSafe(async move { handler.run(context).await }).catch_unwind());
+        let result = tokio::select! {
+            biased;
+            result = &mut running => Some(result),
+            () = cancel.cancelled() => None,
+            () = tokio::time::sleep(timeout) => {
+                cancel.cancel();
+                let _ = tokio::time::timeout(TIDY_UP, &mut running).await;
+                let message = format!("timed out after {}", humantime::format_duration(timeout));
+                return Outcome::Failed(JobError::failed(message));
+            }
+        };
+        let result = match result {
+            Some(result) => result,
+            // Told to give up: what it still says within a moment counts, for the job may be done all the same.
+            None => match tokio::time::timeout(TIDY_UP, &mut running).await {
+                Ok(Ok(Ok(()))) => return Outcome::Done,
+                _ if self.give_up.is_cancelled() => return Outcome::Interrupted,
+                _ => return Outcome::Gone,
+            },
+        };
+        match result {
+            Ok(Ok(())) => Outcome::Done,
+            Ok(Err(error)) => Outcome::Failed(error),
+            Err(panic) => Outcome::Failed(JobError::failed(format!(
+                "the handler panicked: {}",
+                panic_text(&*panic)
+            ))),
+        }
+    }
+
+    /// Asks Redis, whose clock alone decides, whether the job's time to start has passed; if so it is dead afterwards.
+    async fn expired(&self, delivery: &Delivery) -> bool {
+        let mut slot = self.callers.take().await;
+        let error = "it waited longer than its `expires` allows";
+        let reason = DeathReason::Expired;
+        match self
+            .broker
+            .dead_letter(slot.caller(), delivery, reason, error, Patience::ENDLESS)
+            .await
+        {
+            Ok(expired) => expired,
+            Err(Error::LeaseLost { .. }) => true,
+            Err(error) => {
+                tracing::warn!(queue = %self.broker.queue, job = %delivery.id, %error, "cannot tell whether the job has expired; running it");
+                false
+            }
+        }
+    }
+}
+
+/// The message of a panic, if it has one.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,234 @@
+//! The read loop: claims as many jobs as there is room for, and never more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::Work;
+use super::health::Pulse;
+use super::lease::Leases;
+use crate::broker::{Broker, Delivery, EntryId};
+use crate::config;
+use crate::error::Result;
+use crate::keys::Lane;
+use crate::redis::reader::{RawEntry, ReadFailure, Reader};
+use crate::redis::{Patience, jittered};
+
+/// How long a read waits for a job. It is woken at once when one comes; the end of the wait only shows that all is well.
+pub(crate) const BLOCK: Duration = Duration::from_secs(5);
+/// Finished but unconfirmed jobs beyond which nothing more is claimed: then Redis takes no settlements.
+const UNSETTLED_MAX: usize = 10_000;
+
+/// How many jobs a worker has in hand, and how many it may have.
+#[derive(Debug)]
+pub(crate) struct Load {
+    /// Delivered, waiting for a free slot.
+    pub(crate) buffered: AtomicUsize,
+    pub(crate) running: AtomicUsize,
+    pub(crate) unsettled: Arc<AtomicUsize>,
+    /// Something became less.
+    pub(crate) eased: Notify,
+    pub(crate) concurrency: usize,
+    pub(crate) prefetch: usize,
+}
+
+impl Load {
+    /// Jobs that may be claimed now. While slots are served from the buffer, the buffer is half emptied first, so that a
+    /// busy worker reads in batches.
+    fn room(&self) -> usize {
+        let (buffered, running) = (
+            self.buffered.load(Ordering::Acquire),
+            self.running.load(Ordering::Acquire),
+        );
+        if buffered > self.prefetch / 2 || self.unsettled.load(Ordering::Acquire) > UNSETTLED_MAX {
+            return 0;
+        }
+        (self.concurrency + self.prefetch).saturating_sub(buffered + running)
+    }
+}
+
+pub(crate) struct Claimer {
+    pub(crate) broker: Broker,
+    pub(crate) reader: Reader,
+    pub(crate) consumer: String,
+    pub(crate) leases: Leases,
+    pub(crate) load: Arc<Load>,
+    pub(crate) feed: async_channel::Sender<Work>,
+    /// Called after jobs were fed, so that there are slots to take them.
+    pub(crate) staff: Box<dyn Fn() + Send + Sync>,
+    pub(crate) paused: watch::Receiver<bool>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) pulse: Pulse,
+}
+
+impl Claimer {
+    /// Claims until it is told to stop. Returns when nothing more can arrive.
+    pub(crate) async fn run(mut self) {
+        let mut payload_bytes = 1024;
+        let mut pause = Duration::from_millis(50);
+        while self.room_or_stop().await {
+            match self.read(payload_bytes).await {
+                Ok(entries) => {
+                    self.pulse.beat();
+                    pause = Duration::from_millis(50);
+                    if !entries.is_empty() {
+                        let total: usize = entries
+                            .iter()
+                            .flat_map(|entry| &entry.fields)
+                            .map(bytes::Bytes::len)
+                            .sum();
+                        payload_bytes = (payload_bytes + total / entries.len()) / 2 + 1;
+                        self.feed(entries, |_| true);
+                    }
+                }
+                Err(failure) => {
+                    self.pulse.failed(format!("{failure:?}"));
+                    tracing::warn!(queue = %self.broker.queue, ?failure, "cannot claim; trying again");
+                    let stop = self.stop.clone();
+                    tokio::select! {
+                        () = tokio::time::sleep(jittered(pause)) => {}
+                        () = stop.cancelled() => break,
+                    }
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                    self.heal(&failure).await;
+                }
+            }
+        }
+        self.reader.close().await;
+    }
+
+    /// Waits until there is room and the queue is not paused. `false`: stop.
+    async fn room_or_stop(&mut self) -> bool {
+        loop {
+            let eased = self.load.eased.notified();
+            if self.stop.is_cancelled() {
+                return false;
+            }
+            if !*self.paused.borrow_and_update() && self.load.room() > 0 {
+                return true;
+            }
+            // Waiting for room, or for the end of a pause, is no standstill.
+            self.pulse.beat();
+            tokio::select! {
+                () = eased => {}
+                _ = self.paused.changed() => {}
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each.
+    async fn read(
+        &mut self,
+        payload_bytes: usize,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        let room = self
+            .load
+            .room()
+            .min(config::BATCH_BYTES_MAX / payload_bytes)
+            .clamp(1, config::BATCH_JOBS_MAX);
+        if room == 1 {
+            // One place, two lanes: look without waiting first, with a count that holds over both. Only a job that
+            // comes into each lane in the moment before the read below could make it one too many.
+            match self.claim_exactly(1).await {
+                Ok(0) => {}
+                Ok(_) => return Ok(Vec::new()),
+                Err(error) => return Err(ReadFailure::Lost(error.to_string())),
+            }
+        }
+        let streams = self.broker.lane_keys();
+        let read = self.reader.read(
+            &streams,
+            &self.consumer,
+            room.div_ceil(2).max(1).min(room),
+            BLOCK,
+        );
+        tokio::pin!(read);
+        // The read is never dropped: what it brings after it was told to end is ours.
+        let interrupted = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                _ = self.paused.wait_for(|paused| *paused) => {}
+            }
+        };
+        tokio::select! {
+            entries = &mut read => return entries,
+            () = interrupted => {}
+        }
+        self.reader.unblock().await;
+        read.await
+    }
+
+    async fn claim_exactly(&self, limit: usize) -> Result<usize> {
+        let claimed = self
+            .broker
+            .claim(
+                &self.consumer,
+                limit,
+                Patience::brief(Duration::from_secs(2)),
+            )
+            .await?;
+        let count = claimed.len();
+        claimed.into_iter().for_each(|delivery| self.take(delivery));
+        (self.staff)();
+        Ok(count)
+    }
+
+    fn feed(&self, entries: Vec<RawEntry>, wanted: impl Fn(EntryId) -> bool) {
+        for raw in entries {
+            let lane = Lane::ALL[raw.stream];
+            if let Some(delivery) = Delivery::read(lane, raw)
+                && wanted(delivery.entry)
+            {
+                self.take(delivery);
+            }
+        }
+        (self.staff)();
+    }
+
+    /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.
+    fn take(&self, delivery: Delivery) {
+        let cancel = self.leases.hold(delivery.entry, delivery.lane);
+        self.load.buffered.fetch_add(1, Ordering::AcqRel);
+        // The channel is unbounded and closes only after this loop has ended.
+        let _ = self.feed.try_send(Work { delivery, cancel });
+    }
+
+    /// After a failed read: makes missing groups, and takes in what was delivered to a connection that then broke.
+    async fn heal(&mut self, failure: &ReadFailure) {
+        if let ReadFailure::NoGroup = failure {
+            if let Err(error) = self
+                .broker
+                .create_groups(Patience::brief(Duration::from_secs(2)))
+                .await
+            {
+                tracing::warn!(queue = %self.broker.queue, %error, "cannot create the consumer group");
+            }
+            return;
+        }
+        // What is known before Redis answers is ours already, even if it is settled by the time the answer is read.
+        let known: HashSet<EntryId> = self
+            .leases
+            .entries()
+            .into_iter()
+            .map(|(_, entry)| entry)
+            .collect();
+        let streams = self.broker.lane_keys();
+        match self
+            .reader
+            .read_own(&streams, &self.consumer, config::BATCH_JOBS_MAX)
+            .await
+        {
+            Ok(own) => self.feed(own, |entry| {
+                !known.contains(&entry) && !self.leases.holds(entry)
+            }),
+            Err(ReadFailure::NoGroup) => {}
+            Err(ReadFailure::Lost(_)) => self.reader.reconnect().await,
+        }
+    }
+}

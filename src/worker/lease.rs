@@ -1,0 +1,173 @@
+//! The leases that this worker holds, and the heartbeat that renews them.
+//!
+//! The heartbeat runs on the worker's own thread, so a handler that blocks the runtime does not make its worker look dead.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::health::Pulse;
+use crate::broker::{Broker, EntryId};
+use crate::config;
+use crate::keys::Lane;
+use crate::redis::Patience;
+
+/// One job in this worker's hands, from its delivery until its settlement is confirmed.
+#[derive(Debug)]
+struct Lease {
+    lane: Lane,
+    /// When Redis last confirmed it, by this machine's monotonic clock.
+    confirmed: Instant,
+    /// Tells the handler that its work is no longer wanted.
+    cancel: CancellationToken,
+}
+
+/// Every lease of one worker. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leases(Arc<Mutex<HashMap<EntryId, Lease>>>);
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a delivery; the token fires when the job is to be given up.
+    pub(crate) fn hold(&self, entry: EntryId, lane: Lane) -> CancellationToken {
+        let cancel = CancellationToken::new();
+        self.lock().insert(
+            entry,
+            Lease {
+                lane,
+                confirmed: Instant::now(),
+                cancel: cancel.clone(),
+            },
+        );
+        cancel
+    }
+
+    pub(crate) fn holds(&self, entry: EntryId) -> bool {
+        self.lock().contains_key(&entry)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<(Lane, EntryId)> {
+        self.lock()
+            .iter()
+            .map(|(entry, lease)| (lease.lane, *entry))
+            .collect()
+    }
+
+    /// The job was settled.
+    pub(crate) fn drop_all(&self, entries: impl IntoIterator<Item = EntryId>) {
+        let mut held = self.lock();
+        for entry in entries {
+            held.remove(&entry);
+        }
+    }
+
+    /// The job is no longer ours: its handler is told.
+    pub(crate) fn lose(&self, entry: EntryId) {
+        if let Some(lease) = self.lock().remove(&entry) {
+            lease.cancel.cancel();
+        }
+    }
+
+    /// Tells every handler to give up, without giving up the leases.
+    pub(crate) fn cancel_all(&self) {
+        self.lock().values().for_each(|lease| lease.cancel.cancel());
+    }
+
+    /// What `lane` holds that was not confirmed within `age`.
+    fn due(&self, lane: Lane, age: Duration) -> Vec<EntryId> {
+        let held = self.lock();
+        let due = held
+            .iter()
+            .filter(|(_, lease)| lease.lane == lane && lease.confirmed.elapsed() >= age);
+        due.map(|(entry, _)| *entry).collect()
+    }
+
+    fn confirm(&self, entries: &[EntryId], at: Instant) {
+        let mut held = self.lock();
+        for entry in entries {
+            if let Some(lease) = held.get_mut(entry) {
+                lease.confirmed = at;
+            }
+        }
+    }
+}
+
+/// Renews what is older than a third of the lease, looking twice in that time: two renewals may fail before a job counts
+/// as stalled, and a job that is settled sooner needs none. Runs until it is dropped.
+pub(crate) async fn heartbeat(
+    broker: Broker,
+    consumer: String,
+    leases: Leases,
+    lease: Duration,
+    pulse: Pulse,
+) {
+    let mut beat = tokio::time::interval(lease / 6);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let mut failed = None;
+        for lane in Lane::ALL {
+            for entries in leases.due(lane, lease / 3).chunks(config::BATCH_JOBS_MAX) {
+                let asked = Instant::now();
+                match broker
+                    .extend(lane, &consumer, entries, Patience::brief(lease / 6))
+                    .await
+                {
+                    Ok(lost) => {
+                        leases.confirm(entries, asked);
+                        for entry in lost {
+                            // Settled in this very moment is no loss: then the lease is no longer in the list.
+                            if leases.holds(entry) {
+                                tracing::warn!(queue = %broker.queue, %entry, "lease lost: the job was reclaimed or cancelled");
+                                leases.lose(entry);
+                            }
+                        }
+                    }
+                    Err(error) => failed = Some(error.to_string()),
+                }
+            }
+        }
+        match failed {
+            Some(reason) => pulse.failed(reason),
+            None => pulse.beat(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_lease_cancels_and_a_settled_one_does_not() {
+        let leases = Leases::default();
+        let (a, b) = (EntryId { ms: 1, seq: 0 }, EntryId { ms: 1, seq: 1 });
+        let (lost, settled) = (leases.hold(a, Lane::Ready), leases.hold(b, Lane::Next));
+
+        leases.lose(a);
+        leases.drop_all([b]);
+
+        assert!(lost.is_cancelled() && !settled.is_cancelled());
+        assert_eq!(leases.count(), 0);
+    }
+
+    #[test]
+    fn only_what_is_old_enough_is_renewed() {
+        let leases = Leases::default();
+        let entry = EntryId { ms: 1, seq: 0 };
+        leases.hold(entry, Lane::Ready);
+
+        assert_eq!(leases.due(Lane::Ready, Duration::from_secs(60)), []);
+        assert_eq!(leases.due(Lane::Ready, Duration::ZERO), [entry]);
+        assert_eq!(leases.due(Lane::Next, Duration::ZERO), []);
+    }
+}

@@ -1,0 +1,317 @@
+//! A worker's own thread: everything that talks to Redis runs here, so that a handler which blocks the program's runtime
+//! stops neither the renewal of leases nor the upkeep. Handlers run on the runtime that started the worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Finished, Handlers, Runner, Work};
+use super::claim::{BLOCK, Claimer, Load};
+use super::drain::{Draining, drain};
+use super::health::{Pulse, WorkerHealth};
+use super::lease::{Leases, heartbeat};
+use super::settler::Settler;
+use super::{Drained, Settings};
+use crate::broker::{Broker, Upkeeper};
+use crate::callers::Callers;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::redis::reader::Reader;
+use crate::redis::{Patience, Redis};
+use crate::upkeep;
+
+/// A running pool as its owner sees it.
+pub(crate) struct Running {
+    pub(crate) health: WorkerHealth,
+    pub(crate) done: oneshot::Receiver<Drained>,
+}
+
+/// Starts the thread and waits until it claims.
+pub(crate) async fn start(
+    broker: Broker,
+    settings: Settings,
+    handlers: Handlers,
+    stop: CancellationToken,
+) -> Result<Running> {
+    let program = Handle::current();
+    let (ready, started) = oneshot::channel();
+    let (finished, done) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("millstream-worker".into())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(source) => {
+                    let _ = ready.send(Err(Error::Io {
+                        what: "starting the worker's runtime".into(),
+                        source,
+                    }));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                match Pool::connect(broker, settings, handlers, program, stop).await {
+                    Ok(pool) => {
+                        let _ = ready.send(Ok(pool.health.clone()));
+                        let _ = finished.send(pool.run().await);
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            });
+            // Client tasks that still try to reach a lost Redis are not waited for.
+            runtime.shutdown_background();
+        })
+        .map_err(|source| Error::Io {
+            what: "starting the worker's thread".into(),
+            source,
+        })?;
+    let health = started.await.map_err(|_| Error::Stopped {
+        what: "the worker's thread",
+    })??;
+    Ok(Running { health, done })
+}
+
+struct Pool {
+    broker: Broker,
+    settings: Settings,
+    runner: Arc<Runner>,
+    program: Handle,
+    reader: Reader,
+    consumer: String,
+    stop: CancellationToken,
+    health: WorkerHealth,
+    reading: Pulse,
+    renewing: Pulse,
+    promoting: Pulse,
+}
+
+impl Pool {
+    async fn connect(
+        broker: Broker,
+        settings: Settings,
+        handlers: Handlers,
+        program: Handle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let address = broker.redis.address().clone();
+        let redis = Redis::connect(&address, settings.connect_timeout).await?;
+        let reader = Reader::connect(&address, settings.connect_timeout).await?;
+        let broker = broker.over(redis);
+        broker
+            .create_groups(Patience::brief(settings.connect_timeout))
+            .await?;
+        // New at every start, so that a restarted worker never passes for the one that died.
+        let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
+        let runner = Runner {
+            handlers,
+            broker: broker.clone(),
+            callers: Callers::new(&consumer),
+            timeout: settings.timeout,
+            max_attempts: settings.max_attempts,
+            give_up: CancellationToken::new(),
+        };
+        let reading = Pulse::new("reading", BLOCK + Duration::from_secs(3));
+        let renewing = Pulse::new("renewing leases", settings.lease);
+        let promoting = Pulse::new("promoting", settings.sweep + Duration::from_secs(5));
+        let pulses = [reading.clone(), renewing.clone(), promoting.clone()];
+        let health = WorkerHealth::new(broker.queue.clone(), pulses);
+        let runner = Arc::new(runner);
+        Ok(Self {
+            broker,
+            settings,
+            runner,
+            program,
+            reader,
+            consumer,
+            stop,
+            health,
+            reading,
+            renewing,
+            promoting,
+        })
+    }
+
+    /// Claims, runs and settles jobs until it is told to stop, then drains.
+    async fn run(self) -> Drained {
+        let Self {
+            broker,
+            settings,
+            runner,
+            program,
+            reader,
+            consumer,
+            stop,
+            health,
+            ..
+        } = self;
+        tracing::info!(queue = %broker.queue, consumer, concurrency = settings.concurrency, "worker started");
+        let leases = Leases::default();
+        let unsettled = Arc::new(AtomicUsize::new(0));
+        let load = Arc::new(Load {
+            buffered: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            unsettled: Arc::clone(&unsettled),
+            eased: Notify::new(),
+            concurrency: settings.concurrency,
+            prefetch: settings.prefetch,
+        });
+        let (feed, work) = async_channel::unbounded::<Work>();
+        let (finished, to_settle) = mpsc::unbounded_channel::<Finished>();
+        let slots = Slots {
+            program,
+            work: work.clone(),
+            finished,
+            runner: Arc::clone(&runner),
+            load: Arc::clone(&load),
+            count: AtomicUsize::new(0),
+        };
+
+        // Beats until the last job is settled; then dropped.
+        let mut upkeep = JoinSet::new();
+        let (pause, paused) = watch::channel(false);
+        upkeep.spawn(heartbeat(
+            broker.clone(),
+            consumer.clone(),
+            leases.clone(),
+            settings.lease,
+            self.renewing,
+        ));
+        let due = Arc::new(Notify::new());
+        let hints = upkeep::hints::Hints {
+            due: Arc::clone(&due),
+            pause,
+            leases: leases.clone(),
+        };
+        upkeep.spawn(upkeep::hints::listen(broker.clone(), hints.clone()));
+        upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
+
+        // Ends with the claiming.
+        let mut housekeeping = JoinSet::new();
+        let by = Upkeeper {
+            worker: consumer.clone(),
+            lock: settings.sweep.max(Duration::from_secs(1)),
+        };
+        let leading = upkeep::Leading::default();
+        housekeeping.spawn(upkeep::promote::run(
+            broker.clone(),
+            by.clone(),
+            due,
+            leading.clone(),
+            self.promoting,
+        ));
+        housekeeping.spawn(upkeep::reclaim::run(
+            broker.clone(),
+            by,
+            settings.lease,
+            settings.sweep,
+        ));
+        housekeeping.spawn(upkeep::prune::run(
+            broker.clone(),
+            settings.retain_completed,
+            settings.retain_dead,
+            leading,
+        ));
+
+        let history = if settings.retain_completed.is_zero() {
+            0
+        } else {
+            config::COMPLETED_MAX
+        };
+        let settler = Settler {
+            broker: broker.clone(),
+            callers: runner.callers.clone(),
+            leases: leases.clone(),
+            backoff: settings.backoff,
+            history,
+            unsettled,
+        };
+        let settling = tokio::spawn(settler.run(to_settle));
+
+        let claimer = Claimer {
+            broker: broker.clone(),
+            reader,
+            consumer: consumer.clone(),
+            leases: leases.clone(),
+            load: Arc::clone(&load),
+            feed,
+            staff: Box::new(move || slots.staff()),
+            paused,
+            stop: stop.clone(),
+            pulse: self.reading,
+        };
+        let claiming = tokio::spawn(claimer.run());
+        stop.cancelled().await;
+        health.set_stopped();
+        housekeeping.shutdown().await;
+        let draining = Draining {
+            broker,
+            consumer,
+            leases,
+            load,
+            work,
+            runner,
+            claiming,
+            settling,
+            patience: settings.shutdown_timeout,
+        };
+        let drained = drain(draining).await;
+        upkeep.abort_all();
+        drained
+    }
+}
+
+/// The tasks on the program's runtime that run handlers, one per job at a time; made as they are needed.
+struct Slots {
+    program: Handle,
+    work: async_channel::Receiver<Work>,
+    finished: mpsc::UnboundedSender<Finished>,
+    runner: Arc<Runner>,
+    load: Arc<Load>,
+    count: AtomicUsize,
+}
+
+impl Slots {
+    /// Makes as many slots as there are jobs in hand, up to the concurrency.
+    fn staff(&self) {
+        let in_hand =
+            self.load.buffered.load(Ordering::Acquire) + self.load.running.load(Ordering::Acquire);
+        while self.count.load(Ordering::Relaxed) < in_hand.min(self.load.concurrency) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.program.spawn(slot(
+                self.work.clone(),
+                self.finished.clone(),
+                Arc::clone(&self.runner),
+                Arc::clone(&self.load),
+            ));
+        }
+    }
+}
+
+/// Runs one job after the other until the feed is closed and empty.
+async fn slot(
+    work: async_channel::Receiver<Work>,
+    finished: mpsc::UnboundedSender<Finished>,
+    runner: Arc<Runner>,
+    load: Arc<Load>,
+) {
+    while let Ok(job) = work.recv().await {
+        load.running.fetch_add(1, Ordering::AcqRel);
+        load.buffered.fetch_sub(1, Ordering::AcqRel);
+        let result = runner.run(job).await;
+        load.unsettled.fetch_add(1, Ordering::AcqRel);
+        load.running.fetch_sub(1, Ordering::AcqRel);
+        // Closed only when the worker was given up: then the lease lapses and the job runs elsewhere.
+        let _ = finished.send(result);
+        load.eased.notify_one();
+    }
+}
