@@ -5,7 +5,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-once redis
+.PHONY: help demo test lint fmt clippy docs lua bench bench-once redis
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -16,12 +16,22 @@ demo: redis ## 1,000 signed webhooks through a private Redis, gateway and worker
 test: redis ## Every test, against a Redis of its own, and the examples of the documentation
 	$(CARGO) test --locked $(ARGS)
 
-lint: ## Formatting, clippy, documentation, Lua; warnings are errors
-	@.ci/ensure rust luacheck
+lint: fmt clippy docs lua ## Formatting, clippy, documentation, Lua; warnings are errors
+
+fmt:
+	@.ci/ensure rust
 	$(CARGO) fmt --check
+
+clippy:
+	@.ci/ensure rust
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
+
+docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features --lib
+
+lua:
+	@.ci/ensure luacheck
 	.ci/lint-lua
 
 # Measures, which takes minutes and a quiet machine; so tests leave the benches alone, and lint keeps them compiling.
