@@ -16,7 +16,6 @@
 //!
 //! Every call blocks for some milliseconds and needs no async runtime.
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -27,13 +26,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use program::Program;
+
+mod program;
 
 /// The environment variable that names the server to run.
 pub const SERVER_ENV: &str = "MILLSTREAM_REDIS_SERVER";
-/// The oldest server that will do, major and minor; Valkey counts on from 7.2.
-const SERVER_VERSION_MIN: (u32, u32) = (7, 0);
-/// Programs that are looked for, in this order.
-const SERVER_NAMES: [&str; 2] = ["redis-server", "valkey-server"];
 /// Longest wait for the first PONG. A start takes 50 ms; a loaded machine or a large append-only file takes longer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between two looks at a starting server.
@@ -119,13 +117,6 @@ struct Supervisor {
     pid: Option<u32>,
 }
 
-/// A server program that will do.
-#[derive(Debug)]
-struct Program {
-    path: PathBuf,
-    version: String,
-}
-
 impl PrivateRedis {
     /// Starts a server and returns when it answers.
     ///
@@ -137,10 +128,10 @@ impl PrivateRedis {
     /// its log. [`Error::Setting`]: `MILLSTREAM_REDIS_SERVER` names something that is not a Redis server.
     /// [`Error::Unfit`]: it names one that is too old.
     pub fn start(options: Options) -> Result<Self> {
-        let program = find_program(
+        let program = Program::find(
             std::env::var_os(SERVER_ENV),
             std::env::var_os("PATH"),
-            cache_dir(),
+            program::cache_dir(),
         )?;
         if !options.tcp {
             return Self::start_program(&program, None, &options);
@@ -466,96 +457,6 @@ fn fits_socket(parent: &Path) -> bool {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
     })
-}
-
-/// Where `make redis` leaves a server when the system has none to install.
-fn cache_dir() -> Option<PathBuf> {
-    let given = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty());
-    let cache = match given {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
-    };
-    Some(cache.join("millstream"))
-}
-
-fn find_program(
-    given: Option<OsString>,
-    path: Option<OsString>,
-    cache: Option<PathBuf>,
-) -> Result<Program> {
-    if let Some(given) = given.filter(|given| !given.is_empty()) {
-        return given_program(Path::new(&given));
-    }
-    let mut passed_over = String::new();
-    let path = path.unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(cache);
-    // An empty or relative entry means the working directory, where no server of ours lives.
-    for dir in dirs.filter(|dir| dir.is_absolute()) {
-        for candidate in SERVER_NAMES.map(|name| dir.join(name)) {
-            match version_of(&candidate) {
-                Ok(version) if is_fit(&version) => {
-                    return Ok(Program {
-                        path: candidate,
-                        version,
-                    });
-                }
-                Ok(version) => passed_over = format!("; {} is {version}", candidate.display()),
-                Err(_) => {}
-            }
-        }
-    }
-    let (major, minor) = SERVER_VERSION_MIN;
-    Err(io(
-        format!(
-            "no redis-server or valkey-server {major}.{minor} or newer on the PATH{passed_over}: \
-             apt-get install redis-server, or brew install redis, or `make redis` in a checkout of millstream, \
-             or set {SERVER_ENV} to the program"
-        ),
-        ErrorKind::NotFound.into(),
-    ))
-}
-
-fn given_program(path: &Path) -> Result<Program> {
-    let version = version_of(path).map_err(|e| {
-        Error::setting(
-            SERVER_ENV,
-            path.display(),
-            format!("expected the path of a redis-server or valkey-server ({e})"),
-        )
-    })?;
-    if !is_fit(&version) {
-        let (major, minor) = SERVER_VERSION_MIN;
-        return Err(Error::Unfit {
-            server: path.display().to_string(),
-            reason: format!("it is version {version}; name one of {major}.{minor} or newer"),
-        });
-    }
-    Ok(Program {
-        path: path.to_owned(),
-        version,
-    })
-}
-
-/// `7.0.15` out of `Redis server v=7.0.15 sha=00000000:0 …`, which Valkey prints the same way.
-fn version_of(program: &Path) -> std::io::Result<String> {
-    let output = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.split_whitespace()
-        .find_map(|word| word.strip_prefix("v="))
-        .map(str::to_owned)
-        .ok_or_else(|| std::io::Error::other("--version does not answer as a Redis server"))
-}
-
-fn is_fit(version: &str) -> bool {
-    let mut numbers = version.split('.').map_while(|part| part.parse().ok());
-    (
-        numbers.next().unwrap_or(0u32),
-        numbers.next().unwrap_or(0u32),
-    ) >= SERVER_VERSION_MIN
 }
 
 fn io(what: String, source: std::io::Error) -> Error {

@@ -1,5 +1,6 @@
 use std::net::TcpStream;
 
+use super::program::is_fit;
 use super::*;
 
 /// Set in the child process of [`a_killed_parent_leaves_no_server_behind`].
@@ -255,7 +256,7 @@ fn the_named_server_comes_before_the_path_and_the_path_before_the_cache() {
     fake_server(on_path, "valkey-server", "7.2.5");
     fake_server(cached, "valkey-server", "9.1.2");
     let find = |named: Option<&Path>, on_path: Option<&Path>| {
-        find_program(
+        Program::find(
             named.map(Into::into),
             on_path.map(Into::into),
             Some(cached.to_owned()),
@@ -275,7 +276,7 @@ fn a_server_that_is_too_old_is_passed_over_and_named() {
     let old = fake_server(dir.path(), "redis-server", "6.0.16");
     let path = Some(dir.path().into());
 
-    let error = find_program(None, path.clone(), None)
+    let error = Program::find(None, path.clone(), None)
         .unwrap_err()
         .to_string();
     assert!(error.contains("6.0.16"), "{error}");
@@ -288,9 +289,9 @@ fn a_server_that_is_too_old_is_passed_over_and_named() {
     }
 
     fake_server(dir.path(), "valkey-server", "8.0.1");
-    assert_eq!(find_program(None, path, None).unwrap().version, "8.0.1");
+    assert_eq!(Program::find(None, path, None).unwrap().version, "8.0.1");
     assert!(matches!(
-        find_program(Some(old.into()), None, None),
+        Program::find(Some(old.into()), None, None),
         Err(Error::Unfit { .. })
     ));
 }
@@ -298,7 +299,7 @@ fn a_server_that_is_too_old_is_passed_over_and_named() {
 #[test]
 fn a_named_server_that_is_none_is_a_usage_error() {
     for wrong in ["/no/such/redis-server", "/bin/echo"] {
-        let error = find_program(Some(wrong.into()), None, None).unwrap_err();
+        let error = Program::find(Some(wrong.into()), None, None).unwrap_err();
         assert!(
             error.is_usage() && error.to_string().contains(wrong),
             "{error}"
