@@ -1,10 +1,12 @@
-//! The handlers that the binary ships: [`forward`] sends a job over HTTP.
+//! The handlers that the binary ships: [`forward`] sends a job over HTTP, [`command`] runs a program for it.
 //!
 //! Both take their settings checked, before anything is connected or started, and both say in the kept error what an
 //! operator needs to see: the peer's or program's own words, cut to a bound and harmless on a terminal.
 
+pub mod command;
 pub mod forward;
 
+pub use command::{CommandHandler, CommandSettings};
 pub use forward::{Forward, ForwardSettings};
 
 /// `text` with its control characters escaped, except those in `kept`: a stored error is shown on terminals,
