@@ -143,6 +143,12 @@ impl<S: Store> Health<S> {
                 info!("ready");
             } else {
                 warn!(?checks, "not ready");
+                // The pools' own words may name an address, so they are for the log alone.
+                for pool in self.pools.iter() {
+                    if let Some(problem) = (pool.problem)() {
+                        warn!(queue = pool.queue, problem, "a worker pool is failing");
+                    }
+                }
             }
         }
     }
@@ -166,9 +172,7 @@ fn checks(redis: &'static str, pools: &[Pool]) -> Checks {
     for pool in pools {
         let state = match (pool.problem)() {
             None => "ok",
-            Some(problem) => {
-                // The pool's own words may name an address, so they stay here.
-                tracing::debug!(queue = pool.queue, problem, "a worker pool is failing");
+            Some(_) => {
                 workers = "failing";
                 "failing"
             }

@@ -1,172 +1,14 @@
 //! The HTTP side over real sockets, with a stand-in for what stores.
 
-use std::net::SocketAddr;
+mod fixture;
 
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::*;
-use crate::gateway::signature::Scheme;
-use crate::gateway::source::{SchemeSettings, SourceSettings};
 use crate::gateway::stand_in::StandIn;
-
-/// Far longer than anything here takes; a test that waits for it has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
-const BRIEF: Duration = Duration::from_millis(50);
-const SECRET: &str = "hunter2";
-const BODY: &[u8] = b"{\"id\":1}\x00\xff";
-
-struct Fixture {
-    address: SocketAddr,
-    store: Arc<StandIn>,
-    shutdown: CancellationToken,
-    running: JoinHandle<()>,
-}
-
-impl Fixture {
-    async fn new() -> Self {
-        Self::with(StandIn::default(), |_| {}).await
-    }
-
-    async fn with(store: StandIn, change: impl FnOnce(&mut GatewaySettings)) -> Self {
-        let mut settings = GatewaySettings::default();
-        let shop = SourceSettings::new(SchemeSettings::Shopify, [SECRET], "webhooks");
-        settings.sources = vec![("shop".to_owned(), shop)];
-        change(&mut settings);
-        let sources = settings.checked().unwrap();
-        let server = Server::new(&settings, sources, store, Vec::new());
-        let store = server.inner.store.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let running = tokio::spawn(server.run(listener, shutdown.clone()));
-        Self {
-            address,
-            store,
-            shutdown,
-            running,
-        }
-    }
-
-    async fn client(&self) -> Client {
-        Client {
-            stream: TcpStream::connect(self.address).await.unwrap(),
-            read: Vec::new(),
-        }
-    }
-
-    /// The answer to one request on a connection of its own.
-    async fn ask(&self, request: &[u8]) -> Answer {
-        let mut client = self.client().await;
-        client.send(request).await;
-        client.answer().await
-    }
-
-    async fn stopped(self) {
-        timeout(PATIENCE, self.running).await.unwrap().unwrap();
-    }
-}
-
-struct Client {
-    stream: TcpStream,
-    read: Vec<u8>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Answer {
-    status: u16,
-    /// Lower-case `name: value` lines, without the date.
-    headers: Vec<String>,
-    body: Value,
-}
-
-impl Answer {
-    fn has(&self, header: &str) -> bool {
-        self.headers.iter().any(|line| line == header)
-    }
-}
-
-impl Client {
-    async fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-    }
-
-    async fn more(&mut self) -> usize {
-        let read = self.stream.read_buf(&mut self.read);
-        timeout(PATIENCE, read).await.expect("an answer").unwrap()
-    }
-
-    /// The next answer; panics when the connection ends before it.
-    async fn answer(&mut self) -> Answer {
-        loop {
-            if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head = String::from_utf8(self.read[..end].to_vec())
-                    .unwrap()
-                    .to_lowercase();
-                let mut lines = head.lines().map(str::to_owned);
-                let status = lines
-                    .next()
-                    .unwrap()
-                    .split(' ')
-                    .nth(1)
-                    .unwrap()
-                    .parse()
-                    .unwrap();
-                let headers: Vec<String> =
-                    lines.filter(|line| !line.starts_with("date:")).collect();
-                let length = headers
-                    .iter()
-                    .find_map(|line| line.strip_prefix("content-length: "));
-                let length: usize = length.map_or(0, |length| length.parse().unwrap());
-                while self.read.len() < end + 4 + length {
-                    assert_ne!(self.more().await, 0, "the answer broke off");
-                }
-                let body = self.read[end + 4..end + 4 + length].to_vec();
-                self.read.drain(..end + 4 + length);
-                return Answer {
-                    status,
-                    headers,
-                    body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-                };
-            }
-            assert_ne!(self.more().await, 0, "no answer, but {:?}", self.read);
-        }
-    }
-
-    /// Everything that still comes; returns when the server has closed.
-    async fn rest(&mut self) -> Vec<u8> {
-        while self.more().await > 0 {}
-        std::mem::take(&mut self.read)
-    }
-}
-
-fn signature(body: &[u8]) -> String {
-    let scheme = Scheme::shopify();
-    scheme.sign(&scheme.secret("s", SECRET).unwrap(), "", 0, body)
-}
-
-fn request(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let head =
-        format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{headers}\r\n");
-    [head.as_bytes(), body].concat()
-}
-
-/// A rightly signed delivery `id`.
-fn delivery(id: &str, body: &[u8]) -> Vec<u8> {
-    let signature = signature(body);
-    let headers = format!(
-        "x-shopify-topic: orders/create\r\nx-shopify-webhook-id: {id}\r\nx-shopify-hmac-sha256: {signature}\r\n"
-    );
-    request("/webhooks/shop", &headers, body)
-}
-
-fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").into_bytes()
-}
+use fixture::*;
 
 #[tokio::test]
 async fn a_signed_webhook_is_stored_byte_for_byte_and_a_second_delivery_is_its_duplicate() {
@@ -311,13 +153,16 @@ async fn a_body_over_the_limit_is_refused_before_and_while_it_is_read() {
     // Declared: refused at once, and a client that asks first is not told to go on.
     let declared = "POST /webhooks/shop HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10000000000\r\n\r\n";
     assert_eq!(t.ask(declared.as_bytes()).await.status, 413);
-    // A client that has sent everything before it reads still gets its answer.
-    assert_eq!(
-        t.ask(&delivery("long", &vec![b'a'; 4 * limit]))
-            .await
-            .status,
-        413
-    );
+    // A client that goes on sending is not cut off before it has its answer.
+    let mut eager = t.client().await;
+    let long = delivery("long", &vec![b'a'; 4 * limit]);
+    eager.send(&long[..limit]).await;
+    eager.stream.readable().await.unwrap();
+    for piece in long[limit..].chunks(limit) {
+        eager.send(piece).await;
+    }
+    assert_eq!(eager.answer().await.status, 413);
+    assert_eq!(eager.rest().await, b"");
 
     let mut client = t.client().await;
     client
@@ -363,6 +208,28 @@ async fn a_body_that_breaks_its_framing_is_a_400_and_ends_the_connection() {
     client.send(&get("/health/live")).await;
     assert_eq!(client.answer().await.status, 400);
     assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_body_framed_twice_is_one_request_at_most() {
+    let t = Fixture::new().await;
+    let hidden = String::from_utf8(get("/health/live")).unwrap();
+    for headers in [
+        "content-length: 4\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+        "content-length: 4\r\ncontent-length: 5\r\n",
+    ] {
+        let mut client = t.client().await;
+        let request =
+            format!("POST /webhooks/shop HTTP/1.1\r\nhost: x\r\n{headers}\r\n0\r\n\r\n{hidden}");
+        client.send(request.as_bytes()).await;
+        assert!(
+            matches!(client.answer().await.status, 400 | 401),
+            "{headers}"
+        );
+        assert_eq!(client.rest().await, b"", "{headers}");
+    }
+    assert_eq!(t.store.jobs(), []);
 }
 
 #[tokio::test]
@@ -541,4 +408,61 @@ async fn a_client_that_goes_away_mid_body_leaves_no_job_and_no_memory_charged() 
     assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
     assert_eq!(t.store.jobs(), []);
     assert_eq!(t.ask(&whole).await.status, 200);
+}
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn the_log_has_a_line_per_request_and_nothing_of_what_was_sent() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let t = Fixture::new().await;
+    t.ask(&delivery("canary-id", b"canary-body")).await;
+    let headers = "authorization: canary\r\nx-shopify-hmac-sha256: canary\r\n";
+    t.ask(&request("/webhooks/canary?canary=1", headers, b"canary"))
+        .await;
+    t.ask(&request("/webhooks/shop", headers, b"canary")).await;
+    t.ask(b"CANARY /canary HTTP/1.1\r\nhost: canary\r\n\r\n")
+        .await;
+    t.shutdown.cancel();
+    t.stopped().await;
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        !log.to_lowercase().contains("canary") && !log.contains(SECRET),
+        "{log}"
+    );
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("request method="))
+        .collect();
+    assert_eq!(lines.len(), 4, "{log}");
+    for (line, parts) in lines.iter().zip([
+        &[
+            "POST",
+            "/webhooks/{source}",
+            "source=\"shop\"",
+            "status=200",
+            "job=\"1-0\"",
+            "duration_ms=",
+        ][..],
+        &["POST", "/webhooks/{source}", "status=401"],
+        &[
+            "POST",
+            "/webhooks/{source}",
+            "source=\"shop\"",
+            "status=401",
+        ],
+        &["other", "status=404"],
+    ]) {
+        for part in parts {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
 }
