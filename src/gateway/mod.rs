@@ -1,1 +1,381 @@
-//! gateway
+//! HTTP in: takes signed webhooks, answers once their job is stored, and says whether this process is alive and ready.
+//!
+//! [`signature`] knows how senders sign, [`source`] what job a request becomes, `health` what the probes are told, `server` sockets,
+//! deadlines and answers. What a job is and how it is stored is left to [`crate::Queue`].
+//!
+//! ```no_run
+//! # async fn example() -> millstream::Result<()> {
+//! use millstream::Millstream;
+//! use millstream::gateway::source::{SchemeSettings, SourceSettings};
+//! use millstream::gateway::{Gateway, GatewaySettings};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let client = Millstream::connect("redis://127.0.0.1:6379").await?;
+//! let mut settings = GatewaySettings::new(([127, 0, 0, 1], 8080).into());
+//! let github = SourceSettings::new(SchemeSettings::Github, ["a long secret"], "webhooks");
+//! settings.sources.push(("github".to_owned(), github)); // POST /webhooks/github
+//!
+//! let gateway = Gateway::bind(settings, client, Vec::new()).await?;
+//! let shutdown = CancellationToken::new();
+//! gateway.run(shutdown).await
+//! # }
+//! ```
+
+mod health;
+mod server;
+pub mod signature;
+pub mod source;
+#[cfg(test)]
+mod stand_in;
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Millstream;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::job::{Enqueued, NewJob};
+use crate::queue::Queue;
+use crate::worker::WorkerHealth;
+use health::Pool;
+use server::Server;
+use source::{Source, SourceSettings};
+
+/// Where the gateway listens when nobody says.
+pub const LISTEN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+/// How long a client may take over a request's headers, and be idle between two requests.
+pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long a client may take over a request's body.
+pub const BODY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Longest of these timeouts.
+pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Open connections. Each costs a file descriptor and a few KiB.
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Most open connections.
+pub const CONNECTIONS_MAX: usize = 1_000_000;
+/// Bodies held in memory at once, all requests together, bytes.
+pub const BUFFERED_BYTES_DEFAULT: usize = 256 << 20;
+
+/// How the gateway listens and what it accepts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GatewaySettings {
+    /// The address to listen on; port 0 picks a free one. Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// Largest request body, bytes, up to 64 MiB; not more than the client's payload limit makes sense. Default 1 MiB.
+    pub max_body: usize,
+    /// The senders by name: `POST /webhooks/{name}`.
+    pub sources: Vec<(String, SourceSettings)>,
+    /// How long a client may take over a request's headers, and be idle between two requests. Default 10 s.
+    pub header_timeout: Duration,
+    /// How long a client may take over a request's body. Default 10 s.
+    pub body_timeout: Duration,
+    /// Open connections; those beyond are told to come back, and only health is answered. Default 10,000.
+    pub connections_max: usize,
+    /// Bodies in memory at once, all requests together, bytes; requests beyond are told to come back. Default 256 MiB.
+    pub buffered_max: usize,
+    /// How long requests may go on once the gateway is told to stop. Default 15 s.
+    pub shutdown_timeout: Duration,
+    /// How long the gateway goes on taking requests after it is told to stop, already answering `/health/ready` with 503, so that a
+    /// load balancer looks elsewhere first. Default 0.
+    pub drain_delay: Duration,
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self::new(LISTEN_DEFAULT)
+    }
+}
+
+impl GatewaySettings {
+    /// The defaults, without sources.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            max_body: config::BODY_BYTES_MAX_DEFAULT,
+            sources: Vec::new(),
+            header_timeout: HEADER_TIMEOUT_DEFAULT,
+            body_timeout: BODY_TIMEOUT_DEFAULT,
+            connections_max: CONNECTIONS_DEFAULT,
+            buffered_max: BUFFERED_BYTES_DEFAULT,
+            shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
+            drain_delay: Duration::ZERO,
+        }
+    }
+
+    /// Checks everything that can be known before a socket is opened or Redis is asked.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the setting and its range; secrets are never shown.
+    pub fn validate(&self) -> Result<()> {
+        self.checked().map(drop)
+    }
+
+    /// The sources, once everything was checked.
+    fn checked(&self) -> Result<Vec<Source>> {
+        for (name, value, max) in [
+            ("max_body", self.max_body, config::PAYLOAD_BYTES_MAX_MAX),
+            ("connections_max", self.connections_max, CONNECTIONS_MAX),
+        ] {
+            if !(1..=max).contains(&value) {
+                return Err(Error::setting(
+                    format!("gateway.{name}"),
+                    value,
+                    format!("1 to {max}"),
+                ));
+            }
+        }
+        if self.buffered_max < self.max_body {
+            return Err(Error::setting(
+                "gateway.buffered_max",
+                self.buffered_max,
+                format!("at least max_body, {} bytes", self.max_body),
+            ));
+        }
+        let milli = Duration::from_millis(1);
+        let hour = Duration::from_secs(3600);
+        for (name, value, min, max) in [
+            (
+                "header_timeout",
+                self.header_timeout,
+                milli,
+                READ_TIMEOUT_MAX,
+            ),
+            ("body_timeout", self.body_timeout, milli, READ_TIMEOUT_MAX),
+            (
+                "shutdown_timeout",
+                self.shutdown_timeout,
+                Duration::ZERO,
+                hour,
+            ),
+            ("drain_delay", self.drain_delay, Duration::ZERO, hour),
+        ] {
+            if !(min..=max).contains(&value) {
+                let text = humantime::format_duration;
+                return Err(Error::setting(
+                    format!("gateway.{name}"),
+                    text(value),
+                    format!("{} to {}", text(min), text(max)),
+                ));
+            }
+        }
+        let mut names = HashSet::new();
+        for (name, _) in &self.sources {
+            if !names.insert(name) {
+                return Err(Error::setting(
+                    "sources",
+                    name.escape_debug(),
+                    "named twice",
+                ));
+            }
+        }
+        let sources = self.sources.iter();
+        sources
+            .map(|(name, settings)| Source::new(name, settings))
+            .collect()
+    }
+}
+
+/// A gateway that holds its socket. Clients wait in the backlog until [`Gateway::run`].
+#[derive(Debug)]
+pub struct Gateway {
+    listener: TcpListener,
+    address: SocketAddr,
+    server: Server<Redis>,
+}
+
+impl Gateway {
+    /// Checks the settings and opens the socket. `workers` are the worker pools of this process, for `/health/ready`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: correct it. [`Error::Io`]: the address is taken or not ours.
+    pub async fn bind(
+        settings: GatewaySettings,
+        client: Millstream,
+        workers: Vec<WorkerHealth>,
+    ) -> Result<Self> {
+        let sources = settings.checked()?;
+        let queues = sources
+            .iter()
+            .map(|source| client.queue(source.queue().as_str()));
+        let queues = queues.collect::<Result<_>>()?;
+        let pools = workers.into_iter().map(|worker| Pool {
+            queue: worker.queue().to_owned(),
+            problem: Box::new(move || worker.problem()),
+        });
+        let listener = listen(settings.listen).await?;
+        let address = listener.local_addr().map_err(|source| Error::Io {
+            what: format!("cannot listen on {}", settings.listen),
+            source,
+        })?;
+        let server = Server::new(
+            &settings,
+            sources,
+            Redis { client, queues },
+            pools.collect(),
+        );
+        Ok(Self {
+            listener,
+            address,
+            server,
+        })
+    }
+
+    /// The address that it listens on, with the port that was picked for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is cancelled; then `/health/ready` says 503, the socket is closed, and accepted requests finish, at the
+    /// latest after the shutdown timeout. Whoever did not get a 200 by then has to send again.
+    ///
+    /// # Errors
+    /// None at present: a socket that cannot accept for a while is tried again.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        tracing::info!(address = %self.address, "the gateway listens");
+        self.server.run(self.listener, shutdown).await;
+        tracing::info!("the gateway has stopped");
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Io {
+            what: format!("cannot listen on {address}"),
+            source,
+        })
+}
+
+/// The two things that the gateway asks of what is behind it.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Stores the job of the source with this number; `Ok` means that it is stored.
+    fn store(&self, source: usize, job: NewJob) -> impl Future<Output = Result<Enqueued>> + Send;
+
+    /// Asks whether jobs could be stored now.
+    fn check_writable(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// What is behind the gateway: one queue per source, in the order of the sources.
+#[derive(Debug)]
+struct Redis {
+    client: Millstream,
+    queues: Vec<Queue>,
+}
+
+impl Store for Redis {
+    async fn store(&self, source: usize, job: NewJob) -> Result<Enqueued> {
+        self.queues[source].enqueue(job).await
+    }
+
+    async fn check_writable(&self, timeout: Duration) -> Result<()> {
+        self.client.check_writable(timeout).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::source::SchemeSettings;
+    use super::*;
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_name() {
+        let base = GatewaySettings::default;
+        let shop = || {
+            let settings = SourceSettings::new(SchemeSettings::Shopify, ["hunter2"], "webhooks");
+            ("shop".to_owned(), settings)
+        };
+        let zero = Duration::ZERO;
+        for (name, settings) in [
+            (
+                "gateway.max_body",
+                GatewaySettings {
+                    max_body: 0,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.max_body",
+                GatewaySettings {
+                    max_body: (64 << 20) + 1,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.connections_max",
+                GatewaySettings {
+                    connections_max: 0,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.buffered_max",
+                GatewaySettings {
+                    buffered_max: 1000,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.header_timeout",
+                GatewaySettings {
+                    header_timeout: zero,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.body_timeout",
+                GatewaySettings {
+                    body_timeout: Duration::MAX,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.shutdown_timeout",
+                GatewaySettings {
+                    shutdown_timeout: Duration::MAX,
+                    ..base()
+                },
+            ),
+            (
+                "gateway.drain_delay",
+                GatewaySettings {
+                    drain_delay: Duration::MAX,
+                    ..base()
+                },
+            ),
+            (
+                "sources",
+                GatewaySettings {
+                    sources: vec![shop(), shop()],
+                    ..base()
+                },
+            ),
+        ] {
+            match settings.validate() {
+                Err(Error::Setting { name: refused, .. }) => assert_eq!(refused, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        let fine = GatewaySettings {
+            sources: vec![shop()],
+            ..base()
+        };
+        fine.validate().unwrap();
+        assert!(!format!("{fine:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        let first = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = first.local_addr().unwrap();
+        let error = listen(address).await.unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

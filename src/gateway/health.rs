@@ -1,0 +1,310 @@
+//! Whether this process is alive, and whether it can take and work on jobs: the answers of `/health/live` and `/health/ready`.
+//!
+//! Readiness asks Redis, but never makes the caller wait for it: one probe is shared by all who ask meanwhile, and its answer is
+//! good for a moment, so that probes cannot become a load of their own. The answers say `ok` or one of a few words; what lies behind
+//! them, addresses included, is for the log.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use serde::Serialize;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::Store;
+use crate::error::Error;
+
+/// What Redis gets to answer a probe.
+const REDIS_TIMEOUT: Duration = Duration::from_millis(300);
+/// A probe that is not back by now is given up, whatever holds it.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
+/// `/health/ready` answers within 500 ms; this leaves 50 ms for the way.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(450);
+/// How long an answer is good for.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// What is wrong with a worker pool, or `None`.
+type Problem = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// A worker pool of this process.
+pub(crate) struct Pool {
+    pub(crate) queue: String,
+    pub(crate) problem: Problem,
+}
+
+/// The state of each part: `ok`, or a word for what is wrong.
+type Checks = BTreeMap<String, &'static str>;
+
+/// One probe's outcome.
+#[derive(Clone)]
+struct Verdict {
+    checks: Arc<Checks>,
+    at: Instant,
+}
+
+/// A probe that is under way or finished, for all who ask.
+struct Probe {
+    started: Instant,
+    verdict: Shared<BoxFuture<'static, Verdict>>,
+}
+
+impl Probe {
+    /// True when whoever asks now may have this probe's answer. One that nobody waited for to the end is not worth finishing.
+    fn is_current(&self) -> bool {
+        match self.verdict.peek() {
+            Some(verdict) => verdict.at.elapsed() <= FRESH,
+            None => self.started.elapsed() <= PROBE_TIMEOUT,
+        }
+    }
+}
+
+/// Answers the probes of one process.
+pub(crate) struct Health<S> {
+    store: Arc<S>,
+    pools: Arc<Vec<Pool>>,
+    current: Mutex<Option<Probe>>,
+    stopping: AtomicBool,
+    /// What was said last, so that the log has a line when it changes and not one per probe.
+    was_ok: AtomicBool,
+}
+
+/// `/health/ready`: true means 200, false 503, and the body.
+pub(crate) struct Readiness {
+    pub(crate) ok: bool,
+    pub(crate) body: Bytes,
+}
+
+impl<S: Store> Health<S> {
+    pub(crate) fn new(store: Arc<S>, pools: Vec<Pool>) -> Self {
+        Self {
+            store,
+            pools: Arc::new(pools),
+            current: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+            was_ok: AtomicBool::new(true),
+        }
+    }
+
+    /// From now on the process is not ready, whatever Redis says.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Never takes longer than [`ANSWER_TIMEOUT`].
+    pub(crate) async fn ready(&self) -> Readiness {
+        let mut checks = match timeout(ANSWER_TIMEOUT, self.verdict()).await {
+            Ok(verdict) => verdict.checks,
+            Err(_) => Arc::new(checks("no answer", &self.pools)),
+        };
+        if self.stopping.load(Ordering::Acquire) {
+            Arc::make_mut(&mut checks).insert("gateway".to_owned(), "stopping");
+        }
+        let ok = checks.values().all(|state| *state == "ok");
+        self.note(ok, &checks);
+        #[derive(Serialize)]
+        struct Answer<'a> {
+            status: &'static str,
+            checks: &'a Checks,
+        }
+        let status = if ok { "ok" } else { "unavailable" };
+        let checks = &*checks;
+        let body = serde_json::to_vec(&Answer { status, checks }).expect("plain strings");
+        Readiness {
+            ok,
+            body: body.into(),
+        }
+    }
+
+    fn verdict(&self) -> Shared<BoxFuture<'static, Verdict>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(probe) = &*current
+            && probe.is_current()
+        {
+            return probe.verdict.clone();
+        }
+        let verdict = probe(self.store.clone(), self.pools.clone())
+            .boxed()
+            .shared();
+        *current = Some(Probe {
+            started: Instant::now(),
+            verdict: verdict.clone(),
+        });
+        verdict
+    }
+
+    fn note(&self, ok: bool, checks: &Checks) {
+        if self.was_ok.swap(ok, Ordering::AcqRel) != ok {
+            if ok {
+                info!("ready");
+            } else {
+                warn!(?checks, "not ready");
+                // The pools' own words may name an address, so they are for the log alone.
+                for pool in self.pools.iter() {
+                    if let Some(problem) = (pool.problem)() {
+                        warn!(queue = pool.queue, problem, "a worker pool is failing");
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn probe<S: Store>(store: Arc<S>, pools: Arc<Vec<Pool>>) -> Verdict {
+    let redis = match timeout(PROBE_TIMEOUT, store.check_writable(REDIS_TIMEOUT)).await {
+        Ok(Ok(())) => "ok",
+        Ok(Err(error)) => word_for(&error),
+        Err(_) => "no answer",
+    };
+    Verdict {
+        checks: Arc::new(checks(redis, &pools)),
+        at: Instant::now(),
+    }
+}
+
+fn checks(redis: &'static str, pools: &[Pool]) -> Checks {
+    let mut checks = Checks::from([("redis".to_owned(), redis)]);
+    let mut workers = "ok";
+    for pool in pools {
+        let state = match (pool.problem)() {
+            None => "ok",
+            Some(_) => {
+                workers = "failing";
+                "failing"
+            }
+        };
+        // Of two pools on one queue the one that fails is the news.
+        let entry = checks.entry(format!("worker_{}", pool.queue));
+        let entry = entry.or_insert(state);
+        if *entry == "ok" {
+            *entry = state;
+        }
+    }
+    checks.insert("workers".to_owned(), workers);
+    checks
+}
+
+fn word_for(error: &Error) -> &'static str {
+    match error {
+        Error::Ambiguous { .. } => "no answer",
+        Error::Refused { .. } => "refuses writes",
+        Error::Unreachable { .. } => "unreachable",
+        Error::Unfit { .. } => "unfit",
+        Error::Stopped { .. } => "stopped",
+        _ => "failing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::stand_in::StandIn;
+    use serde_json::{Value, json};
+
+    fn pool(queue: &str, problem: Option<&str>) -> Pool {
+        let problem = problem.map(str::to_owned);
+        Pool {
+            queue: queue.to_owned(),
+            problem: Box::new(move || problem.clone()),
+        }
+    }
+
+    async fn ask(health: &Health<StandIn>) -> (bool, Value) {
+        let readiness = health.ready().await;
+        (
+            readiness.ok,
+            serde_json::from_slice(&readiness.body).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_process_without_workers_is_ready_when_redis_is() {
+        let health = Health::new(Arc::new(StandIn::default()), vec![]);
+        let checks = json!({"redis": "ok", "workers": "ok"});
+        assert_eq!(
+            ask(&health).await,
+            (true, json!({"status": "ok", "checks": checks}))
+        );
+    }
+
+    #[tokio::test]
+    async fn one_failing_pool_makes_the_process_unready_without_saying_why_in_public() {
+        let pools = vec![
+            pool("a", Some("redis at 10.0.0.1:6379 is gone")),
+            pool("a", None),
+            pool("b", None),
+        ];
+        let health = Health::new(Arc::new(StandIn::default()), pools);
+        let checks =
+            json!({"redis": "ok", "workers": "failing", "worker_a": "failing", "worker_b": "ok"});
+        assert_eq!(
+            ask(&health).await,
+            (false, json!({"status": "unavailable", "checks": checks}))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failing_redis_is_named_by_a_word() {
+        for (error, word) in [
+            (StandIn::ambiguous as fn() -> Error, "no answer"),
+            (StandIn::refused, "refuses writes"),
+            (StandIn::unreachable, "unreachable"),
+        ] {
+            let health = Health::new(Arc::new(StandIn::failing(error)), vec![]);
+            let (ok, answer) = ask(&health).await;
+            assert!(!ok);
+            assert_eq!(answer["checks"]["redis"], word);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hanging_redis_delays_no_answer_beyond_half_a_second() {
+        let store = Arc::new(StandIn::hanging());
+        let health = Health::new(store.clone(), vec![]);
+        let started = Instant::now();
+        let (ok, answer) = ask(&health).await;
+        assert!(started.elapsed() < Duration::from_millis(500));
+        assert!(!ok);
+        assert_eq!(answer["checks"]["redis"], "no answer");
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_share_one_probe() {
+        let store = Arc::new(StandIn::default());
+        let health = Health::new(store.clone(), vec![]);
+        let answers = futures_util::future::join_all((0..50).map(|_| health.ready())).await;
+        assert!(answers.iter().all(|answer| answer.ok));
+        assert_eq!(store.probes(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_its_caller_gave_up_is_not_served_later() {
+        let store = Arc::new(StandIn::hanging());
+        let health = Health::new(store.clone(), vec![]);
+        assert!(
+            timeout(Duration::from_millis(1), health.ready())
+                .await
+                .is_err()
+        );
+        let first = health.current.lock().unwrap().as_ref().unwrap().started;
+        health.current.lock().unwrap().as_mut().unwrap().started = first - PROBE_TIMEOUT;
+        store.recover();
+        assert!(health.ready().await.ok);
+        assert_eq!(store.probes(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_stopping_process_is_not_ready() {
+        let health = Health::new(Arc::new(StandIn::default()), vec![]);
+        assert!(health.ready().await.ok);
+        health.stop();
+        let (ok, answer) = ask(&health).await;
+        assert!(!ok);
+        assert_eq!(answer["checks"]["gateway"], "stopping");
+        assert_eq!(answer["checks"]["redis"], "ok");
+    }
+}

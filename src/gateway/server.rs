@@ -1,0 +1,370 @@
+//! Sockets, deadlines, routes and answers. One task per connection; everything a client can make us hold has a bound.
+
+mod connection;
+mod reply;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::{HeaderMap, Method, Request};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::health::{Health, Pool};
+use super::source::Source;
+use super::{GatewaySettings, Store};
+use crate::error::Error;
+use crate::job::JobId;
+use reply::Reply;
+
+/// What the routes need, shared by all connections.
+pub(crate) struct Server<S> {
+    inner: Arc<Inner<S>>,
+}
+
+impl<S> std::fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+struct Inner<S> {
+    store: Arc<S>,
+    health: Health<S>,
+    sources: Sources,
+    limits: Limits,
+    /// Body bytes that are in memory now.
+    buffered: AtomicUsize,
+    troubles: Seldom,
+}
+
+/// The settings that a connection lives by; see [`GatewaySettings`].
+struct Limits {
+    max_body: usize,
+    header_timeout: Duration,
+    body_timeout: Duration,
+    connections_max: usize,
+    buffered_max: usize,
+    shutdown_timeout: Duration,
+    drain_delay: Duration,
+}
+
+/// The configured senders, and stand-ins for those who are not.
+struct Sources {
+    known: Vec<Source>,
+    by_name: HashMap<String, usize>,
+    /// One decoy per source. An unknown name always gets the same one, and nobody can tell which: so no name can be told from another
+    /// by how long its refusal takes.
+    decoys: Vec<Source>,
+    choice: RandomState,
+}
+
+impl Sources {
+    fn new(known: Vec<Source>) -> Self {
+        let names = known.iter().enumerate();
+        Self {
+            by_name: names
+                .map(|(at, source)| (source.name().to_owned(), at))
+                .collect(),
+            decoys: known.iter().map(Source::decoy).collect(),
+            known,
+            choice: RandomState::new(),
+        }
+    }
+
+    /// The number of the source, if `name` is configured and `headers` and `body` are signed by it. The same work is done either way.
+    fn verified(&self, name: &str, headers: &HeaderMap, body: &[u8]) -> Option<usize> {
+        let known = self.by_name.get(name).copied();
+        let number = known.or_else(|| {
+            let decoys = u64::try_from(self.decoys.len()).ok()?;
+            let luck = self.choice.hash_one(name).checked_rem(decoys)?;
+            usize::try_from(luck).ok()
+        });
+        let candidates = if known.is_some() {
+            &self.known
+        } else {
+            &self.decoys
+        };
+        let genuine = candidates
+            .get(number?)?
+            .verify(headers, body, unix_seconds());
+        known.filter(|_| genuine)
+    }
+}
+
+/// Who is asking: decides what is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Everything.
+    Main,
+    /// Beyond the connection limit: health, and 503 for the rest.
+    Spare,
+}
+
+impl<S: Store> Server<S> {
+    pub(crate) fn new(
+        settings: &GatewaySettings,
+        sources: Vec<Source>,
+        store: S,
+        pools: Vec<Pool>,
+    ) -> Self {
+        let store = Arc::new(store);
+        let inner = Inner {
+            health: Health::new(store.clone(), pools),
+            store,
+            sources: Sources::new(sources),
+            limits: Limits {
+                max_body: settings.max_body,
+                header_timeout: settings.header_timeout,
+                body_timeout: settings.body_timeout,
+                connections_max: settings.connections_max,
+                buffered_max: settings.buffered_max,
+                shutdown_timeout: settings.shutdown_timeout,
+                drain_delay: settings.drain_delay,
+            },
+            buffered: AtomicUsize::new(0),
+            troubles: Seldom::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
+impl<S: Store> Inner<S> {
+    /// Answers one request and writes its line to the log, also when the client goes away before the answer.
+    async fn answer(&self, request: Request<Incoming>, lane: Lane) -> Reply {
+        let mut access = Access::new(&request);
+        let reply = self.route(request, lane, &mut access).await;
+        access.status = reply.status.as_u16();
+        reply
+    }
+
+    async fn route<'a>(
+        &'a self,
+        request: Request<Incoming>,
+        lane: Lane,
+        access: &mut Access<'a>,
+    ) -> Reply {
+        let mut segments = request.uri().path().split('/').skip(1);
+        let path = [segments.next(), segments.next(), segments.next()];
+        match (request.method(), path) {
+            (method, [Some("health"), Some("live"), None]) => {
+                access.route = "/health/live";
+                match *method {
+                    Method::GET | Method::HEAD => Reply::alive(),
+                    _ => Reply::method_not_allowed("GET, HEAD"),
+                }
+            }
+            (method, [Some("health"), Some("ready"), None]) => {
+                access.route = "/health/ready";
+                match *method {
+                    Method::GET | Method::HEAD => Reply::readiness(self.health.ready().await),
+                    _ => Reply::method_not_allowed("GET, HEAD"),
+                }
+            }
+            _ if lane == Lane::Spare => Reply::busy(),
+            (method, [Some("webhooks"), Some(source), None]) => {
+                access.route = "/webhooks/{source}";
+                if let Some(number) = self.sources.by_name.get(source) {
+                    access.source = Some(self.sources.known[*number].name());
+                }
+                if *method != Method::POST {
+                    return Reply::method_not_allowed("POST");
+                }
+                self.webhook(request, access)
+                    .await
+                    .unwrap_or_else(|refusal| refusal)
+            }
+            _ => Reply::not_found(),
+        }
+    }
+
+    /// Takes one webhook in: read, verify, make a job, store it, and only then say yes.
+    async fn webhook(
+        &self,
+        request: Request<Incoming>,
+        access: &mut Access<'_>,
+    ) -> Result<Reply, Reply> {
+        let (head, body) = request.into_parts();
+        let body = self.read(body).await?;
+        let name = head.uri.path().rsplit('/').next().unwrap_or_default();
+        let number = self.sources.verified(name, &head.headers, &body.bytes);
+        let number = number.ok_or_else(Reply::unauthorized)?;
+        let job = self.sources.known[number].job(&head.headers, body.bytes.clone());
+        let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
+        match self.store.store(number, job).await {
+            Ok(enqueued) => {
+                let reply = Reply::stored(&enqueued);
+                access.job = Some(enqueued.id);
+                Ok(reply)
+            }
+            Err(error) => Err(self.not_stored(&error)),
+        }
+    }
+
+    /// The sender is told to come again unless that could not help.
+    fn not_stored(&self, error: &Error) -> Reply {
+        if self.troubles.now() {
+            warn!(%error, "a webhook could not be stored");
+        }
+        match error {
+            Error::PayloadTooLarge { .. } => Reply::too_large(),
+            Error::InvalidJob { .. } => Reply::bad_request(),
+            _ => Reply::unavailable(),
+        }
+    }
+
+    /// The whole body, if it comes in time and within the bounds.
+    async fn read(&self, body: Incoming) -> Result<Buffered<'_>, Reply> {
+        let declared = body.size_hint().lower();
+        if declared > u64::try_from(self.limits.max_body).unwrap_or(u64::MAX) {
+            return Err(Reply::too_large());
+        }
+        match timeout(self.limits.body_timeout, self.collect(body)).await {
+            Ok(read) => read,
+            Err(_) => Err(Reply::body_timeout()),
+        }
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Buffered<'_>, Reply> {
+        let mut read = Buffered {
+            bytes: Bytes::new(),
+            charged: 0,
+            total: &self.buffered,
+        };
+        let mut gathered = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Reply::bad_request())?;
+            let Ok(data) = frame.into_data() else {
+                continue; // trailers say nothing that is signed
+            };
+            if read.charged + data.len() > self.limits.max_body {
+                return Err(Reply::too_large());
+            }
+            if !read.charge(data.len(), self.limits.buffered_max) {
+                return Err(Reply::busy());
+            }
+            // Most bodies come in one piece, which is then passed on without a copy.
+            if body.is_end_stream() && gathered.is_empty() {
+                read.bytes = data;
+                return Ok(read);
+            }
+            if gathered.is_empty() {
+                let more = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+                // What the client declares is reserved only as far as a page or two: it may never come.
+                gathered.reserve(data.len() + more.min(RESERVE_MAX));
+            }
+            gathered.extend_from_slice(&data);
+        }
+        read.bytes = gathered.freeze();
+        Ok(read)
+    }
+}
+
+/// Reserved ahead for a body of declared length, bytes.
+const RESERVE_MAX: usize = 64 << 10;
+
+/// A body, and its share of the memory that all bodies may use; given back when dropped.
+struct Buffered<'a> {
+    bytes: Bytes,
+    charged: usize,
+    total: &'a AtomicUsize,
+}
+
+impl Buffered<'_> {
+    /// Takes `bytes` more of `max`; false when that would be too much.
+    fn charge(&mut self, bytes: usize, max: usize) -> bool {
+        self.charged += bytes;
+        self.total.fetch_add(bytes, Ordering::Relaxed) + bytes <= max
+    }
+}
+
+impl Drop for Buffered<'_> {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}
+
+/// One request's line in the log. Nothing of it is taken from the request as it came, except a configured source's name.
+struct Access<'a> {
+    started: Instant,
+    method: &'static str,
+    route: &'static str,
+    source: Option<&'a str>,
+    job: Option<JobId>,
+    status: u16,
+}
+
+impl Access<'_> {
+    /// The client went away before it was answered; nginx's number for it.
+    const GONE: u16 = 499;
+
+    fn new(request: &Request<Incoming>) -> Self {
+        let method = match *request.method() {
+            Method::POST => "POST",
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            Method::OPTIONS => "OPTIONS",
+            Method::PATCH => "PATCH",
+            _ => "other",
+        };
+        Self {
+            started: Instant::now(),
+            method,
+            route: "other",
+            source: None,
+            job: None,
+            status: Self::GONE,
+        }
+    }
+}
+
+impl Drop for Access<'_> {
+    fn drop(&mut self) {
+        let millis = self.started.elapsed().as_secs_f64() * 1e3;
+        info!(
+            method = self.method,
+            route = self.route,
+            source = self.source,
+            status = self.status,
+            duration_ms = (millis * 1e3).round() / 1e3,
+            job = self.job.as_ref().map(JobId::as_str),
+            "request"
+        );
+    }
+}
+
+/// Lets one in a second through: a trouble that every request meets is one trouble.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// Unix seconds of the last one.
+    last: AtomicU64,
+}
+
+impl Seldom {
+    fn now(&self) -> bool {
+        let now = unix_seconds().unsigned_abs();
+        self.last.swap(now, Ordering::Relaxed) != now
+    }
+}
+
+/// Senders sign their own clock's time, so it is this machine's clock that it is compared with.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests;

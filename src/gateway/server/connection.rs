@@ -1,0 +1,221 @@
+//! Accepting, serving and ending connections.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::{Inner, Lane, Seldom, Server};
+use crate::gateway::Store;
+
+/// Connections beyond the limit, kept for probes: they must get through when all others are taken.
+const SPARE_CONNECTIONS: usize = 64;
+/// How long such a connection may take over everything.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest header section, bytes; beyond it 431. Providers send 1 to 2 KiB.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most headers; beyond it 431.
+const HEADERS_MAX: usize = 100;
+/// Read buffer of a connection at its largest, bytes.
+const READ_BUFFER_MAX: usize = 64 << 10;
+/// After this a connection is asked to close, so that none is kept for ever by a client that does not read its answers.
+const AGE_MAX: Duration = Duration::from_secs(600);
+/// Wait after a failed accept (out of file descriptors, mostly): time for others to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Closing a socket with unread bytes in it resets it, and the client may lose the answer; so a little is still read.
+const LINGER: Duration = Duration::from_secs(1);
+/// As much as that little may be, bytes.
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// What ends connections, in the order in which it comes.
+#[derive(Clone)]
+struct Ending {
+    /// Finish the request at hand, then close.
+    finish: CancellationToken,
+    /// Close now.
+    cut: CancellationToken,
+}
+
+impl<S: Store> Server<S> {
+    /// Serves until `shutdown` is cancelled, then ends as [`crate::gateway::Gateway::run`] says.
+    pub(crate) async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
+        let limits = &self.inner.limits;
+        let ending = Ending {
+            finish: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let connections = TaskTracker::new();
+        let stopped = async {
+            shutdown.cancelled().await;
+            self.inner.health.stop();
+            sleep(limits.drain_delay).await;
+        };
+        tokio::select! {
+            () = stopped => {}
+            () = self.accept(&listener, &connections, &ending) => {}
+        }
+        drop(listener);
+
+        ending.finish.cancel();
+        connections.close();
+        if timeout(limits.shutdown_timeout, connections.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                connections = connections.len(),
+                "requests were cut off at the shutdown timeout; their senders got no answer"
+            );
+            ending.cut.cancel();
+            connections.wait().await;
+        }
+    }
+
+    /// Accepts for ever.
+    async fn accept(&self, listener: &TcpListener, connections: &TaskTracker, ending: &Ending) {
+        let main = Arc::new(Semaphore::new(self.inner.limits.connections_max));
+        let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
+        let troubles = Seldom::default();
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) if concerns_one_client(&error) => continue,
+                Err(error) => {
+                    if troubles.now() {
+                        warn!(%error, "cannot accept connections; trying again");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (lane, permit) = match main.clone().try_acquire_owned() {
+                Ok(permit) => (Lane::Main, permit),
+                Err(_) => match spare.clone().try_acquire_owned() {
+                    Ok(permit) => (Lane::Spare, permit),
+                    Err(_) => continue, // dropped: the client sees a closed connection
+                },
+            };
+            if lane == Lane::Spare && troubles.now() {
+                let limit = self.inner.limits.connections_max;
+                warn!(limit, "the connection limit is reached");
+            }
+            let inner = self.inner.clone();
+            connections.spawn(inner.connection(stream, lane, permit, ending.clone()));
+        }
+    }
+}
+
+impl<S: Store> Inner<S> {
+    /// Serves one connection to its end. `_permit` is its place among the open ones.
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        lane: Lane,
+        _permit: OwnedSemaphorePermit,
+        ending: Ending,
+    ) {
+        let serve = self.serve(stream, lane, &ending.finish);
+        tokio::select! {
+            biased;
+            () = ending.cut.cancelled() => {}
+            () = serve => {}
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream, lane: Lane, finish: &CancellationToken) {
+        // Answers are small and complete; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let mut io = TokioIo::new(stream);
+        let unread = AtomicBool::new(false);
+        let service = service_fn(async |request| {
+            let reply = self.answer(request, lane).await;
+            if !reply.request_read {
+                unread.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(reply.into_response())
+        });
+        let (header_timeout, age_max) = match lane {
+            Lane::Main => (self.limits.header_timeout, AGE_MAX),
+            Lane::Spare => (self.limits.header_timeout.min(SPARE_TIMEOUT), SPARE_TIMEOUT),
+        };
+        let ended = {
+            let mut connection = pin!(
+                http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(header_timeout)
+                    .keep_alive(lane == Lane::Main)
+                    .max_header_size(HEADER_BYTES_MAX)
+                    .max_headers(HEADERS_MAX)
+                    .max_buf_size(READ_BUFFER_MAX)
+                    .serve_connection(&mut io, service)
+            );
+            let ended = tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                () = finish.cancelled() => None,
+                () = sleep(age_max) => None,
+            };
+            match ended {
+                Some(ended) => ended,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    let last = self.limits.shutdown_timeout.max(SPARE_TIMEOUT);
+                    match timeout(last, connection).await {
+                        Ok(ended) => ended,
+                        Err(_) => return,
+                    }
+                }
+            }
+        };
+        let cut_short = match &ended {
+            Ok(()) => unread.load(Ordering::Relaxed),
+            Err(error) => error.is_parse() || error.is_parse_too_large(),
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a connection ended early");
+        }
+        if cut_short {
+            let _ = timeout(LINGER, linger(io)).await;
+        }
+    }
+}
+
+/// Ends our half of the connection, and reads what the client had sent meanwhile until it ends its own.
+async fn linger(mut io: TokioIo<TcpStream>) -> io::Result<()> {
+    poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx)).await?;
+    let stream = io.into_inner();
+    let mut discarded = 0;
+    let mut buffer = vec![0; 4096]; // not an array: it would be part of every connection's task
+    while discarded < LINGER_BYTES_MAX {
+        stream.readable().await?;
+        match stream.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => discarded += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Errors of the connection that was to be accepted, rather than of the socket that accepts.
+fn concerns_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}

@@ -1,0 +1,151 @@
+//! Every answer that the gateway gives, in one place: people script against them.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::gateway::health::Readiness;
+use crate::gateway::source::Malformed;
+use crate::job::Enqueued;
+
+/// When to come again after a 503, seconds. Senders wait longer by themselves as failures go on.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An answer before it is HTTP.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    body: Bytes,
+    /// The methods that the route has, with 405.
+    allow: Option<&'static str>,
+    /// False while the rest of the request may still be on its way: the connection is closed after such an answer.
+    pub(super) request_read: bool,
+}
+
+impl Reply {
+    /// The job is stored.
+    pub(super) fn stored(enqueued: &Enqueued) -> Self {
+        let body = serde_json::to_vec(enqueued).expect("a string and a bool");
+        Self::of(StatusCode::OK, body.into())
+    }
+
+    pub(super) fn alive() -> Self {
+        Self::of(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
+    }
+
+    pub(super) fn readiness(readiness: Readiness) -> Self {
+        let status = if readiness.ok {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        Self::of(status, readiness.body)
+    }
+
+    /// The body broke off, or is framed wrongly.
+    pub(super) fn bad_request() -> Self {
+        Self::error(
+            StatusCode::BAD_REQUEST,
+            br#"{"code":"bad_request","message":"the request cannot be read"}"#,
+        )
+        .unread()
+    }
+
+    /// Signed rightly, but a header that would go into a name or a key is no clean text.
+    pub(super) fn malformed(malformed: &Malformed) -> Self {
+        let message = format!("{} {}", malformed.header, malformed.reason);
+        let body = serde_json::json!({"code": "bad_request", "message": message});
+        Self::of(StatusCode::BAD_REQUEST, body.to_string().into())
+    }
+
+    /// One answer for an unknown source, a bad signature and a stale one.
+    pub(super) fn unauthorized() -> Self {
+        Self::error(
+            StatusCode::UNAUTHORIZED,
+            br#"{"code":"unauthorized","message":"the signature is missing, wrong or too old"}"#,
+        )
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::error(
+            StatusCode::NOT_FOUND,
+            br#"{"code":"not_found","message":"there is no such route"}"#,
+        )
+        .unread()
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let body = br#"{"code":"method_not_allowed","message":"this route has other methods"}"#;
+        Self {
+            allow: Some(allow),
+            ..Self::error(StatusCode::METHOD_NOT_ALLOWED, body).unread()
+        }
+    }
+
+    pub(super) fn body_timeout() -> Self {
+        Self::error(
+            StatusCode::REQUEST_TIMEOUT,
+            br#"{"code":"body_timeout","message":"the body took too long"}"#,
+        )
+        .unread()
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::error(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            br#"{"code":"too_large","message":"the body is too large"}"#,
+        )
+        .unread()
+    }
+
+    /// The job may not be stored. Sending again is safe: the delivery id tells duplicates.
+    pub(super) fn unavailable() -> Self {
+        Self::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            br#"{"code":"unavailable","message":"the job could not be stored; send it again"}"#,
+        )
+    }
+
+    /// Too many connections, or too much in memory.
+    pub(super) fn busy() -> Self {
+        Self::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            br#"{"code":"busy","message":"too many requests at once; send it again"}"#,
+        )
+        .unread()
+    }
+
+    fn error(status: StatusCode, body: &'static [u8]) -> Self {
+        Self::of(status, Bytes::from_static(body))
+    }
+
+    fn of(status: StatusCode, body: Bytes) -> Self {
+        Self {
+            status,
+            body,
+            allow: None,
+            request_read: true,
+        }
+    }
+
+    fn unread(mut self) -> Self {
+        self.request_read = false;
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}

@@ -1,0 +1,146 @@
+//! Keys and tags: the arithmetic under a [`Scheme`], which knows no headers.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Deserialize;
+use sha2::{Sha256, Sha512};
+
+use super::Scheme;
+use crate::error::Result;
+
+/// The longest tag, bytes: HMAC-SHA512.
+const TAG_BYTES_MAX: usize = 64;
+
+/// The hash under the HMAC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// HMAC-SHA256.
+    #[default]
+    Sha256,
+    /// HMAC-SHA512.
+    Sha512,
+}
+
+/// How a signature is written in its header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Hexadecimal; either case is read, lower case is written.
+    #[default]
+    Hex,
+    /// Standard base64 with padding.
+    Base64,
+}
+
+/// A key, ready to sign and verify. Shows nothing of itself.
+#[derive(Clone)]
+pub struct Secret(pub(super) Keyed);
+
+impl Secret {
+    /// Reads a Standard Webhooks secret, base64 with or without `whsec_`. `setting` is where it stands, for messages.
+    ///
+    /// # Errors
+    /// As [`Scheme::secret`].
+    pub fn standard(setting: &str, text: &str) -> Result<Self> {
+        Scheme::standard().secret(setting, text)
+    }
+
+    pub(super) fn new(algorithm: Algorithm, key: &[u8]) -> Self {
+        let any_length = "HMAC takes keys of any length";
+        Self(match algorithm {
+            Algorithm::Sha256 => Keyed::Sha256(Hmac::new_from_slice(key).expect(any_length)),
+            Algorithm::Sha512 => Keyed::Sha512(Hmac::new_from_slice(key).expect(any_length)),
+        })
+    }
+
+    /// A key that nobody has, of the same kind: work done with it takes as long as with this one.
+    pub(in crate::gateway) fn stranger(&self) -> Self {
+        let algorithm = match self.0 {
+            Keyed::Sha256(_) => Algorithm::Sha256,
+            Keyed::Sha512(_) => Algorithm::Sha512,
+        };
+        let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+        Self::new(algorithm, &[*a.as_bytes(), *b.as_bytes()].concat())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// An HMAC that has taken in its key: cloning it spares two rounds per request.
+#[derive(Clone)]
+pub(super) enum Keyed {
+    Sha256(Hmac<Sha256>),
+    Sha512(Hmac<Sha512>),
+}
+
+impl Keyed {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(mac) => mac.update(bytes),
+            Self::Sha512(mac) => mac.update(bytes),
+        }
+    }
+
+    /// In constant time for a tag of the right length.
+    pub(super) fn equals(self, tag: &Tag) -> bool {
+        let bytes = &tag.bytes[..tag.length];
+        let equal = match self {
+            Self::Sha256(mac) => mac.verify_slice(bytes).is_ok(),
+            Self::Sha512(mac) => mac.verify_slice(bytes).is_ok(),
+        };
+        equal & tag.readable
+    }
+
+    pub(super) fn with_tag<T>(self, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Self::Sha256(mac) => read(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => read(&mac.finalize().into_bytes()),
+        }
+    }
+}
+
+/// A signature as it came in.
+pub(super) struct Tag {
+    bytes: [u8; TAG_BYTES_MAX],
+    length: usize,
+    /// False when the text was no hex or base64: such a tag equals nothing, and is compared all the same.
+    readable: bool,
+}
+
+impl Tag {
+    pub(super) const WRONG: Self = Self {
+        bytes: [0; TAG_BYTES_MAX],
+        length: 32,
+        readable: false,
+    };
+}
+
+impl Encoding {
+    pub(super) fn read(self, text: &[u8]) -> Tag {
+        let mut tag = Tag::WRONG;
+        let length = match self {
+            Self::Hex => {
+                let length = text.len() / 2;
+                let into = tag.bytes.get_mut(..length);
+                into.and_then(|into| hex::decode_to_slice(text, into).ok().map(|()| length))
+            }
+            Self::Base64 => BASE64.decode_slice(text, &mut tag.bytes).ok(),
+        };
+        match length {
+            Some(length) => Tag {
+                length,
+                readable: true,
+                ..tag
+            },
+            None => Tag::WRONG,
+        }
+    }
+}
