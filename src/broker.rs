@@ -1,4 +1,7 @@
 //! One async method per transition: the keys and arguments of each script, and its reply as a type.
+//!
+//! Public for the tests and for tools that take an engine apart; programs use [`crate::Queue`], [`crate::Worker`] and
+//! [`crate::inspect`]. It may change in any release.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,17 +15,19 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::state::State;
 use crate::job::{Enqueued, JobId, Meta, NewJob, QueueName, millis};
-use crate::keys::{GROUP, Key, Keys, Lane};
+pub use crate::keys::Lane;
+use crate::keys::{GROUP, Key, Keys};
+pub use crate::redis::Patience;
+use crate::redis::Redis;
 use crate::redis::reader::{RawEntry, raw_entry};
 use crate::redis::reply::{Reply, Status, Value, number_of, text_of};
 use crate::redis::script::{self, Call};
-use crate::redis::{Patience, Redis};
 
 /// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(crate) struct EntryId {
-    pub(crate) ms: u64,
-    pub(crate) seq: u64,
+pub struct EntryId {
+    pub ms: u64,
+    pub seq: u64,
 }
 
 impl fmt::Display for EntryId {
@@ -51,16 +56,16 @@ impl EntryId {
 
 /// A job in the hands of a worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Delivery {
-    pub(crate) lane: Lane,
-    pub(crate) entry: EntryId,
-    pub(crate) id: JobId,
-    pub(crate) name: String,
-    pub(crate) payload: Bytes,
-    pub(crate) attempt: u32,
+pub struct Delivery {
+    pub lane: Lane,
+    pub entry: EntryId,
+    pub id: JobId,
+    pub name: String,
+    pub payload: Bytes,
+    pub attempt: u32,
     pub(crate) meta: Meta,
     /// The entry is not one that an enqueue wrote: there is nothing to run, and it belongs in the dead letter.
-    pub(crate) foreign: bool,
+    pub foreign: bool,
 }
 
 impl Delivery {
@@ -123,20 +128,20 @@ impl Delivery {
     }
 
     /// The unique key that is released when the job finishes.
-    pub(crate) fn unique(&self) -> Option<&str> {
+    pub fn unique(&self) -> Option<&str> {
         self.meta.unique.as_deref()
     }
 }
 
 /// Who numbers calls, so that one that is sent twice is carried out once. One call at a time each.
 #[derive(Debug)]
-pub(crate) struct Caller {
+pub struct Caller {
     id: Bytes,
     number: i64,
 }
 
 impl Caller {
-    pub(crate) fn new(id: impl Into<String>) -> Self {
+    pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: Bytes::from(id.into()),
             number: 0,
@@ -152,15 +157,15 @@ impl Caller {
 
 /// What the history keeps of a completed job.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Done<'a> {
-    pub(crate) delivery: &'a Delivery,
-    pub(crate) took: Duration,
+pub struct Done<'a> {
+    pub delivery: &'a Delivery,
+    pub took: Duration,
 }
 
 /// Why a job was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum DeathReason {
+pub enum DeathReason {
     Attempts,
     Refused,
     Expired,
@@ -178,14 +183,14 @@ impl DeathReason {
 
 /// Who does the upkeep, and for how long it is theirs.
 #[derive(Clone, Debug)]
-pub(crate) struct Upkeeper {
-    pub(crate) worker: String,
-    pub(crate) lock: Duration,
+pub struct Upkeeper {
+    pub worker: String,
+    pub lock: Duration,
 }
 
 /// What a promotion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promotion {
+pub enum Promotion {
     /// Another worker does the upkeep.
     Standby,
     /// `next_due`: the wait until the next job is due, `None` when none is scheduled.
@@ -197,7 +202,7 @@ pub(crate) enum Promotion {
 
 /// What a reclaim did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sweep {
+pub enum Sweep {
     /// Another worker does the upkeep.
     Standby,
     /// `cursor` is `None` at the end of the lane. `unlock`: unique keys of jobs that died, with their jobs.
@@ -211,35 +216,35 @@ pub(crate) enum Sweep {
 
 /// A queue's counts as the script gives them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) ready: u64,
-    pub(crate) running: u64,
-    pub(crate) scheduled: u64,
-    pub(crate) dead: u64,
-    pub(crate) held: u64,
-    pub(crate) paused: bool,
-    pub(crate) oldest_ready: Option<Duration>,
-    pub(crate) counters: HashMap<String, u64>,
+pub struct Counts {
+    pub ready: u64,
+    pub running: u64,
+    pub scheduled: u64,
+    pub dead: u64,
+    pub held: u64,
+    pub paused: bool,
+    pub oldest_ready: Option<Duration>,
+    pub counters: HashMap<String, u64>,
 }
 
 /// What a prune removed in one step.
 #[derive(Clone, Debug)]
-pub(crate) struct PruneStep {
-    pub(crate) completed: u64,
-    pub(crate) dead: u64,
-    pub(crate) producers: u64,
+pub struct PruneStep {
+    pub completed: u64,
+    pub dead: u64,
+    pub producers: u64,
     /// Where to go on among the producers; `None` at the end.
-    pub(crate) cursor: Option<String>,
+    pub cursor: Option<String>,
     /// More finished jobs are old enough.
-    pub(crate) more: bool,
+    pub more: bool,
 }
 
 /// One queue's transitions. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Broker {
+pub struct Broker {
     pub(crate) redis: Redis,
     pub(crate) keys: std::sync::Arc<Keys>,
-    pub(crate) queue: QueueName,
+    pub queue: QueueName,
 }
 
 impl Broker {
@@ -249,6 +254,18 @@ impl Broker {
             keys: Keys::new(namespace, queue).into(),
             queue: queue.clone(),
         }
+    }
+
+    /// A queue on a connection of its own, for tests and tools that need the transitions one by one.
+    ///
+    /// # Errors
+    /// As [`crate::client::Builder::connect`].
+    pub async fn connect(url: &str, namespace: &str, queue: &str) -> Result<Self> {
+        let client = crate::Millstream::builder(url)
+            .namespace(namespace)
+            .connect()
+            .await?;
+        client.broker(queue)
     }
 
     /// The same queue over another connection.
@@ -261,7 +278,7 @@ impl Broker {
 
     /// Makes the consumer group of every lane, where it is missing. From the first entry on, so that jobs which came
     /// before the first worker are not passed over.
-    pub(crate) async fn create_groups(&self, patience: Patience) -> Result<()> {
+    pub async fn create_groups(&self, patience: Patience) -> Result<()> {
         for lane in Lane::ALL {
             self.redis
                 .create_group(self.keys.lane(lane), GROUP, patience)
@@ -271,7 +288,7 @@ impl Broker {
     }
 
     /// New -> ready or scheduled. Up to 1,000 jobs, checked before; all or nothing.
-    pub(crate) async fn enqueue(
+    pub async fn enqueue(
         &self,
         caller: &mut Caller,
         jobs: &[NewJob],
@@ -340,7 +357,7 @@ impl Broker {
     }
 
     /// Ready -> running, exactly `limit` at most over all lanes. Nothing from a paused queue.
-    pub(crate) async fn claim(
+    pub async fn claim(
         &self,
         consumer: &str,
         limit: usize,
@@ -369,7 +386,7 @@ impl Broker {
     }
 
     /// Running -> running: renews leases. Returns the deliveries that are no longer live.
-    pub(crate) async fn extend(
+    pub async fn extend(
         &self,
         lane: Lane,
         consumer: &str,
@@ -390,7 +407,7 @@ impl Broker {
 
     /// Running -> completed, up to 1,000 deliveries of one lane. Returns those that were no longer live.
     /// `history`: how many completed jobs the queue keeps, about; 0 keeps none.
-    pub(crate) async fn complete(
+    pub async fn complete(
         &self,
         caller: &mut Caller,
         lane: Lane,
@@ -444,7 +461,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::LeaseLost`]: the delivery is no longer the live one; nothing was changed.
-    pub(crate) async fn retry(
+    pub async fn retry(
         &self,
         caller: &mut Caller,
         delivery: &Delivery,
@@ -473,7 +490,7 @@ impl Broker {
     }
 
     /// Running -> ready, read first, no attempt used. Returns the deliveries that were no longer live.
-    pub(crate) async fn release(
+    pub async fn release(
         &self,
         lane: Lane,
         entries: &[EntryId],
@@ -497,7 +514,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`Error::LeaseLost`]: the delivery is no longer the live one; nothing was changed.
-    pub(crate) async fn dead_letter(
+    pub async fn dead_letter(
         &self,
         caller: &mut Caller,
         delivery: &Delivery,
@@ -530,7 +547,7 @@ impl Broker {
     }
 
     /// Running -> ready or dead: one step of a sweep over `lane` for deliveries that were not renewed for `lease`.
-    pub(crate) async fn reclaim(
+    pub async fn reclaim(
         &self,
         by: &Upkeeper,
         lane: Lane,
@@ -576,7 +593,7 @@ impl Broker {
     }
 
     /// Releases the unique keys of jobs that a sweep found dead.
-    pub(crate) async fn unlock(&self, held: &[(String, JobId)], patience: Patience) -> Result<()> {
+    pub async fn unlock(&self, held: &[(String, JobId)], patience: Patience) -> Result<()> {
         let mut call = Call::new(&script::UNLOCK);
         for (unique, id) in held {
             call.push_key("unique", &self.keys.unique(unique));
@@ -586,7 +603,7 @@ impl Broker {
     }
 
     /// Scheduled -> ready, up to `limit` due jobs.
-    pub(crate) async fn promote(
+    pub async fn promote(
         &self,
         by: &Upkeeper,
         limit: usize,
@@ -617,7 +634,7 @@ impl Broker {
     }
 
     /// Scheduled -> ready, ahead of the others.
-    pub(crate) async fn run_now(&self, id: &JobId, patience: Patience) -> Result<()> {
+    pub async fn run_now(&self, id: &JobId, patience: Patience) -> Result<()> {
         let keys = &self.keys;
         let call = Call::new(&script::RUN_NOW)
             .key("scheduled", &keys.scheduled)
@@ -629,7 +646,7 @@ impl Broker {
     }
 
     /// Any unfinished state -> cancelled. `unique`: the key that the job holds, if it holds one. Returns the state before.
-    pub(crate) async fn cancel(
+    pub async fn cancel(
         &self,
         id: &JobId,
         unique: Option<&str>,
@@ -661,7 +678,7 @@ impl Broker {
     }
 
     /// Dead -> ready, up to 1,000 ids. Returns how many were dead.
-    pub(crate) async fn redrive(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+    pub async fn redrive(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
         let keys = &self.keys;
         let call = Call::new(&script::REDRIVE)
             .key("dead", &keys.dead)
@@ -674,7 +691,7 @@ impl Broker {
     }
 
     /// Dead -> gone, up to 1,000 ids. Returns how many were dead.
-    pub(crate) async fn purge(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+    pub async fn purge(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
         let keys = &self.keys;
         let call = Call::new(&script::PURGE)
             .key("dead", &keys.dead)
@@ -696,7 +713,7 @@ impl Broker {
     }
 
     /// Completed or dead -> gone, one bounded step. An age of `None` leaves that kind alone.
-    pub(crate) async fn prune(
+    pub async fn prune(
         &self,
         completed: Option<Duration>,
         dead: Option<Duration>,
@@ -730,7 +747,7 @@ impl Broker {
     }
 
     /// Forgets consumers that hold nothing: `leaving`, or with `None` all that were silent for `idle`.
-    pub(crate) async fn retire(
+    pub async fn retire(
         &self,
         leaving: Option<&str>,
         idle: Duration,
@@ -749,7 +766,7 @@ impl Broker {
     }
 
     /// Lets no worker claim, or ends that.
-    pub(crate) async fn pause(&self, paused: bool, patience: Patience) -> Result<()> {
+    pub async fn pause(&self, paused: bool, patience: Patience) -> Result<()> {
         let call = Call::new(&script::PAUSE)
             .key("limits", &self.keys.limits)
             .key("events", &self.keys.events)
@@ -758,14 +775,14 @@ impl Broker {
         self.redis.call(call, patience).await.map(drop)
     }
 
-    pub(crate) async fn is_paused(&self, patience: Patience) -> Result<bool> {
+    pub async fn is_paused(&self, patience: Patience) -> Result<bool> {
         let args = vec![self.keys.limits.as_str().into(), "paused".into()];
         let paused = self.redis.command("HGET", args, patience).await?;
         Ok(text_of(&paused).is_some())
     }
 
     /// The queue's counts at one moment.
-    pub(crate) async fn stats(&self, patience: Patience) -> Result<Counts> {
+    pub async fn stats(&self, patience: Patience) -> Result<Counts> {
         let keys = &self.keys;
         let mut call = Call::new(&script::STATS)
             .key("scheduled", &keys.scheduled)

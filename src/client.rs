@@ -128,6 +128,7 @@ impl Builder {
         let address = Address::parse(&self.url)?;
         let redis = Redis::connect(&address, self.connect_timeout).await?;
         let server = redis.check_server(self.allow_eviction).await?;
+        redis.load_scripts().await;
         let server = format!("{} {} at {}", server.kind, server.version, address.shown());
         Ok(Millstream {
             inner: Arc::new(Inner {

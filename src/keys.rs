@@ -27,7 +27,7 @@ impl From<String> for Key {
 
 /// A stream of ready jobs. Workers read [`Lane::Next`] first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Lane {
+pub enum Lane {
     /// Handed-back and reclaimed jobs.
     Next,
     /// All others.
@@ -36,7 +36,7 @@ pub(crate) enum Lane {
 
 impl Lane {
     /// In the order in which they are read.
-    pub(crate) const ALL: [Self; 2] = [Self::Next, Self::Ready];
+    pub const ALL: [Self; 2] = [Self::Next, Self::Ready];
 
     /// The lane's place in [`Lane::ALL`].
     pub(crate) fn index(self) -> usize {

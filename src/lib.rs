@@ -1,7 +1,8 @@
 //! Millstream.
 
 pub mod backoff;
-mod broker;
+#[doc(hidden)]
+pub mod broker;
 mod callers;
 pub mod client;
 mod coalesce;

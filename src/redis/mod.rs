@@ -197,14 +197,16 @@ fn fault_of(error: &FredError) -> Fault {
 
 /// How long a call is repeated, and whether a full server is waited for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    pub(crate) total: Duration,
-    pub(crate) waits_for_room: bool,
+pub struct Patience {
+    /// From the first try on.
+    pub total: Duration,
+    /// Goes on while Redis has no memory or disk to spare.
+    pub waits_for_room: bool,
 }
 
 impl Patience {
     /// For callers who want an answer, good or bad.
-    pub(crate) const fn brief(total: Duration) -> Self {
+    pub const fn brief(total: Duration) -> Self {
         Self {
             total,
             waits_for_room: false,
@@ -212,7 +214,7 @@ impl Patience {
     }
 
     /// For workers: what they have to say stays true however long Redis is away.
-    pub(crate) const ENDLESS: Self = Self {
+    pub const ENDLESS: Self = Self {
         total: Duration::from_secs(30 * 24 * 3600),
         waits_for_room: true,
     };
@@ -418,9 +420,24 @@ impl Redis {
         }
     }
 
-    /// Closes the connection, waiting a moment at most.
-    pub(crate) async fn close(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.inner.client.quit()).await;
+    /// Gives the server every script, so that the first calls need not send their texts. A server that was not reached or
+    /// that forgets them gets the text with a call.
+    pub(crate) async fn load_scripts(&self) {
+        let load = |script: &'static script::Script| {
+            let args = vec![Value::from(script.source)];
+            self.command(
+                "SCRIPT LOAD",
+                args,
+                Patience::brief(config::COMMAND_TIMEOUT),
+            )
+        };
+        let failed = futures_util::future::join_all(script::ALL.map(load))
+            .await
+            .into_iter()
+            .find_map(Result::err);
+        if let Some(error) = failed {
+            tracing::debug!(%error, "scripts are sent with the calls");
+        }
     }
 
     /// Hears messages on `channel` until the receiver is dropped. They are hints: any may be lost.
@@ -475,10 +492,13 @@ impl Listener {
             }
         }
     }
+}
 
-    pub(crate) async fn close(self) {
+impl Drop for Listener {
+    fn drop(&mut self) {
         self.manager.abort();
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+        let client = self.client.clone();
+        tokio::spawn(async move { client.quit().await });
     }
 }
 

@@ -26,11 +26,13 @@ pub(crate) struct RawEntry {
 }
 
 /// Why a read brought nothing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadFailure {
-    /// The stream or its group is gone: make them anew.
+    /// Make them anew.
+    #[error("the stream or its consumer group is gone")]
     NoGroup,
     /// Anything else, in Redis's or the system's words. What was delivered meanwhile is pending.
+    #[error("{0}")]
     Lost(String),
 }
 

@@ -86,8 +86,8 @@ impl Claimer {
                     }
                 }
                 Err(failure) => {
-                    self.pulse.failed(format!("{failure:?}"));
-                    tracing::warn!(queue = %self.broker.queue, ?failure, "cannot claim; trying again");
+                    tracing::warn!(queue = %self.broker.queue, %failure, "cannot claim; trying again");
+                    self.pulse.failed(failure.to_string());
                     let stop = self.stop.clone();
                     tokio::select! {
                         () = tokio::time::sleep(jittered(pause)) => {}

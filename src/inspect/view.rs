@@ -1,18 +1,10 @@
-//! The operator's door: counts, looking at jobs, moving and removing them, and what lives under which key.
+//! What an operator is shown, as plain data with stable JSON names.
 
-use std::time::Duration;
-
+use bytes::Bytes;
 use serde::Serialize;
 
-use crate::error::Result;
 use crate::job::JobId;
 use crate::job::state::State;
-
-/// One queue as an operator sees it. Made by [`crate::Millstream::inspect`]; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Inspector {
-    broker: crate::broker::Broker,
-}
 
 /// A queue's counts at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,9 +72,9 @@ pub struct JobView {
     pub headers: std::collections::BTreeMap<String, String>,
     /// What went wrong, oldest first; the newest few are kept.
     pub errors: Vec<ErrorView>,
-    /// The payload. Only [`Inspector::show`] fills it in.
+    /// The payload. Only [`super::Inspector::show`] fills it in.
     #[serde(skip)]
-    pub payload: Option<bytes::Bytes>,
+    pub payload: Option<Bytes>,
     /// How the payload is written: `msgpack`, `json` or `raw`.
     pub codec: String,
 }
@@ -105,11 +97,11 @@ pub struct ErrorView {
 pub struct DeadPage {
     /// Jobs in the order in which they died.
     pub jobs: Vec<JobView>,
-    /// Pass to the next call; `None` at the end.
+    /// Pass to the next call, less the jobs of earlier pages that were removed meanwhile; `None` at the end.
     pub next: Option<u64>,
 }
 
-/// What [`Inspector::prune`] removed, or with `dry_run` would remove.
+/// What [`super::Inspector::prune`] removed, or with `dry_run` would remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Pruned {
@@ -119,6 +111,22 @@ pub struct Pruned {
     pub dead: u64,
     /// Producers that no longer call.
     pub producers: u64,
+}
+
+/// One completed job of the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompletedView {
+    /// The entry of the history, `<unix ms>-<sequence>`: when it completed, by Redis's clock.
+    pub entry: String,
+    /// The job's id.
+    pub id: JobId,
+    /// The job's name.
+    pub name: String,
+    /// The attempt that succeeded, from 1.
+    pub attempt: u32,
+    /// How long that attempt took, ms.
+    pub took_ms: u64,
 }
 
 /// One of a queue's keys, explained.
@@ -137,111 +145,4 @@ pub struct KeyView {
     pub memory_bytes: Option<u64>,
     /// The redis-cli arguments that look inside.
     pub look: String,
-}
-
-impl Inspector {
-    pub(crate) fn new(broker: crate::broker::Broker) -> Self {
-        Self { broker }
-    }
-
-    /// The queue's counts.
-    ///
-    /// # Errors
-    /// [`crate::Error::Ambiguous`] or [`crate::Error::Refused`] when Redis cannot be asked.
-    pub async fn stats(&self) -> Result<Stats> {
-        unreachable!()
-    }
-
-    /// Up to `limit` jobs in `state` (all unfinished and dead ones for `None`), oldest first.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn list(&self, _state: Option<State>, _limit: usize) -> Result<Vec<JobView>> {
-        unreachable!()
-    }
-
-    /// One job with its payload.
-    ///
-    /// # Errors
-    /// [`crate::Error::NotFound`].
-    pub async fn show(&self, _id: &JobId) -> Result<JobView> {
-        unreachable!()
-    }
-
-    /// Calls a job off; its handler, if it runs, is cancelled. Returns the state it was in.
-    ///
-    /// # Errors
-    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] for a dead job.
-    pub async fn cancel(&self, _id: &JobId) -> Result<State> {
-        unreachable!()
-    }
-
-    /// Makes a scheduled job ready at once, ahead of the others.
-    ///
-    /// # Errors
-    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] unless the job is scheduled.
-    pub async fn run_now(&self, _id: &JobId) -> Result<()> {
-        unreachable!()
-    }
-
-    /// Up to `limit` dead jobs from `cursor` on (`None`: from the oldest).
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn dead(&self, _cursor: Option<u64>, _limit: usize) -> Result<DeadPage> {
-        unreachable!()
-    }
-
-    /// Makes dead jobs ready again, with all their attempts. Returns how many were dead. Up to 1,000 ids a call.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn redrive(&self, _ids: &[JobId]) -> Result<u64> {
-        unreachable!()
-    }
-
-    /// Removes dead jobs for good. Returns how many there were. Up to 1,000 ids a call.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn purge(&self, _ids: &[JobId]) -> Result<u64> {
-        unreachable!()
-    }
-
-    /// Lets no worker claim from this queue; running jobs run on. Workers see it within a second.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn pause(&self) -> Result<()> {
-        unreachable!()
-    }
-
-    /// Ends [`Inspector::pause`].
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn resume(&self) -> Result<()> {
-        unreachable!()
-    }
-
-    /// Removes completed and dead jobs that are older than given (`None`: leave that kind alone), in bounded steps.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn prune(
-        &self,
-        _completed_older_than: Option<Duration>,
-        _dead_older_than: Option<Duration>,
-        _dry_run: bool,
-    ) -> Result<Pruned> {
-        unreachable!()
-    }
-
-    /// Every key of the queue with its meaning, size and how to look inside.
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn keys(&self) -> Result<Vec<KeyView>> {
-        unreachable!()
-    }
 }

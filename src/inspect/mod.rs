@@ -1,0 +1,214 @@
+//! The operator's door: counts, looking at jobs, moving and removing them, and what lives under which key.
+//!
+//! Every call is bounded by a limit that the caller gives, so none holds Redis for more than a few milliseconds.
+
+mod read;
+mod view;
+
+use std::time::Duration;
+
+use crate::broker::Broker;
+use crate::config;
+use crate::error::Result;
+use crate::job::JobId;
+use crate::job::state::State;
+use crate::redis::Patience;
+use crate::upkeep;
+pub use view::{CompletedView, DeadPage, ErrorView, JobView, KeyView, Pruned, Stats};
+
+/// How long an operator waits for an answer.
+const PATIENCE: Patience = Patience::brief(Duration::from_secs(5));
+
+/// One queue as an operator sees it. Made by [`crate::Millstream::inspect`]; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Inspector {
+    broker: Broker,
+}
+
+impl Inspector {
+    pub(crate) fn new(broker: Broker) -> Self {
+        Self { broker }
+    }
+
+    /// The queue's counts, all of the same moment.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ambiguous`] or [`crate::Error::Refused`] when Redis cannot be asked.
+    pub async fn stats(&self) -> Result<Stats> {
+        let counts = self.broker.stats(PATIENCE).await?;
+        let total = |name: &str| counts.counters.get(name).copied().unwrap_or_default();
+        Ok(Stats {
+            queue: self.broker.queue.to_string(),
+            ready: counts.ready,
+            scheduled: counts.scheduled,
+            held: counts.held,
+            running: counts.running,
+            dead: counts.dead,
+            completed_total: total("completed"),
+            failed_total: total("failed"),
+            retried_total: total("retried"),
+            dead_total: total("dead"),
+            stalled_total: total("stalled"),
+            enqueued_total: total("enqueued"),
+            oldest_ready_ms: counts
+                .oldest_ready
+                .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            paused: counts.paused,
+        })
+    }
+
+    /// Up to `limit` jobs in `state` (all unfinished and dead ones for `None`), oldest first.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn list(&self, state: Option<State>, limit: usize) -> Result<Vec<JobView>> {
+        let states = match state {
+            Some(state) => vec![state],
+            None => vec![State::Running, State::Ready, State::Scheduled, State::Dead],
+        };
+        let mut jobs = Vec::new();
+        for state in states {
+            let room = limit - jobs.len();
+            match state {
+                _ if room == 0 => break,
+                State::Ready => jobs.extend(self.ready(room).await?),
+                State::Running => jobs.extend(self.running(room).await?),
+                State::Scheduled => {
+                    jobs.extend(self.parked(&self.broker.keys.scheduled, 0, room).await?)
+                }
+                State::Dead => jobs.extend(self.parked(&self.broker.keys.dead, 0, room).await?),
+                // Held jobs come with groups; completed and cancelled ones are not listed here.
+                State::Held | State::Completed | State::Cancelled => {}
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// One job with its payload.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`]: it never was, or it is finished.
+    pub async fn show(&self, id: &JobId) -> Result<JobView> {
+        self.find(id).await?.ok_or_else(|| self.not_found(id))
+    }
+
+    /// Calls a job off; its handler, if it runs, is cancelled. Returns the state it was in.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] for a dead job.
+    pub async fn cancel(&self, id: &JobId) -> Result<State> {
+        // The script may touch only keys that it is given: which unique key the job holds must be known before.
+        let unique = self.unique_of(id).await?;
+        self.broker.cancel(id, unique.as_deref(), PATIENCE).await
+    }
+
+    /// Makes a scheduled job ready at once, ahead of the others.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] unless the job is scheduled.
+    pub async fn run_now(&self, id: &JobId) -> Result<()> {
+        match self.broker.run_now(id, PATIENCE).await {
+            // The script looks only at jobs that have a record: one that never left its stream has none.
+            Err(crate::Error::NotFound { .. }) => {
+                let state = self.show(id).await?.state;
+                Err(crate::Error::WrongState {
+                    job: id.clone(),
+                    state: state.to_string(),
+                    wanted: "run now",
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Up to `limit` dead jobs from rank `cursor` on (`None`: from the one that died first).
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn dead(&self, cursor: Option<u64>, limit: usize) -> Result<DeadPage> {
+        let from = cursor.unwrap_or_default();
+        let jobs = self.parked(&self.broker.keys.dead, from, limit).await?;
+        let next = (jobs.len() == limit && limit > 0).then(|| from + jobs.len() as u64);
+        Ok(DeadPage { jobs, next })
+    }
+
+    /// Makes dead jobs ready again, with all their attempts. Returns how many were dead.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn redrive(&self, ids: &[JobId]) -> Result<u64> {
+        let mut redriven = 0;
+        for ids in ids.chunks(config::OPERATOR_BATCH) {
+            redriven += self.broker.redrive(ids, PATIENCE).await?;
+        }
+        Ok(redriven)
+    }
+
+    /// Removes dead jobs for good. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn purge(&self, ids: &[JobId]) -> Result<u64> {
+        let mut purged = 0;
+        for ids in ids.chunks(config::OPERATOR_BATCH) {
+            purged += self.broker.purge(ids, PATIENCE).await?;
+        }
+        Ok(purged)
+    }
+
+    /// Lets no worker claim from this queue; running jobs run on. Workers see it within a second.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn pause(&self) -> Result<()> {
+        self.broker.pause(true, PATIENCE).await
+    }
+
+    /// Ends [`Inspector::pause`].
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn resume(&self) -> Result<()> {
+        self.broker.pause(false, PATIENCE).await
+    }
+
+    /// Removes completed and dead jobs that are older than given (`None`: leave that kind alone), in bounded steps.
+    /// With `dry_run` it only counts them.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn prune(
+        &self,
+        completed_older_than: Option<Duration>,
+        dead_older_than: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<Pruned> {
+        if dry_run {
+            return self.prunable(completed_older_than, dead_older_than).await;
+        }
+        let (completed, dead, producers) =
+            upkeep::prune::prune(&self.broker, completed_older_than, dead_older_than).await?;
+        Ok(Pruned {
+            completed,
+            dead,
+            producers,
+        })
+    }
+
+    /// Up to `limit` completed jobs of the history after `entry` (`None`: from the oldest that is kept).
+    /// Empty unless a worker retains completed jobs.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn completed(&self, after: Option<&str>, limit: usize) -> Result<Vec<CompletedView>> {
+        self.history(after, limit).await
+    }
+
+    /// Every key of the queue with its meaning, size and how to look inside.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn keys(&self) -> Result<Vec<KeyView>> {
+        self.key_views().await
+    }
+}

@@ -1,0 +1,468 @@
+//! How jobs are found and read, wherever they are.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::view::{CompletedView, ErrorView, JobView, KeyView, Pruned};
+use super::{Inspector, PATIENCE};
+use crate::broker::{Delivery, EntryId};
+use crate::error::{Error, Result};
+use crate::job::state::State;
+use crate::job::{JobId, Meta};
+use crate::keys::{GROUP, Key, Lane, PURPOSES};
+use crate::redis::reader::raw_entry;
+use crate::redis::reply::{Value, bytes_of, number_of, text_of};
+
+/// Entries per look at a stream.
+const PAGE: usize = 500;
+
+/// What `lua/lib/record.lua` keeps of a job that is, or once was, off the streams.
+#[derive(Deserialize)]
+struct Record {
+    state: String,
+    name: String,
+    attempt: u32,
+    meta: String,
+    #[serde(default)]
+    payload_bytes: u64,
+    #[serde(default)]
+    errors: Vec<ErrorView>,
+    reason: Option<String>,
+    entry: Option<String>,
+}
+
+/// A delivery's owner.
+struct Pending {
+    worker: String,
+    idle_ms: u64,
+}
+
+impl Inspector {
+    async fn ask(&self, name: &'static str, args: Vec<Value>) -> Result<Value> {
+        self.broker.redis.command(name, args, PATIENCE).await
+    }
+
+    pub(super) fn not_found(&self, id: &JobId) -> Error {
+        Error::NotFound {
+            queue: self.broker.queue.to_string(),
+            job: id.clone(),
+        }
+    }
+
+    async fn record(&self, id: &JobId) -> Result<Option<Record>> {
+        let value = self
+            .ask("HGET", vec![of(&self.broker.keys.jobs), id.as_str().into()])
+            .await?;
+        read_record(&value)
+    }
+
+    /// Wherever the job is, with its payload.
+    pub(super) async fn find(&self, id: &JobId) -> Result<Option<JobView>> {
+        let record = self.record(id).await?;
+        if let Some(record) = &record
+            && let Some(state) = parked_state(&record.state)
+        {
+            let (zset, payloads) = match state {
+                State::Dead => (&self.broker.keys.dead, &self.broker.keys.payloads),
+                _ => (&self.broker.keys.scheduled, &self.broker.keys.payloads),
+            };
+            let at = number_of(
+                &self
+                    .ask("ZSCORE", vec![of(zset), id.as_str().into()])
+                    .await?,
+            );
+            let payload = bytes_of(
+                self.ask("HGET", vec![of(payloads), id.as_str().into()])
+                    .await?,
+            );
+            let mut view = parked_view(
+                id.clone(),
+                state,
+                record,
+                at.unwrap_or_default().unsigned_abs(),
+            );
+            view.payload = payload;
+            return Ok(Some(view));
+        }
+        let entry = record
+            .as_ref()
+            .and_then(|record| record.entry.as_deref())
+            .unwrap_or(id.as_str());
+        if entry.parse::<EntryId>().is_err() {
+            return Ok(None);
+        }
+        for lane in Lane::ALL {
+            let mut entries = self.entries(lane, entry, entry, 1).await?;
+            if let Some(delivery) = entries.pop() {
+                let pending = self.pending(lane, entry, entry, 1).await?.pop();
+                let mut view = stream_view(&delivery, pending.map(|(_, pending)| pending));
+                view.payload = Some(delivery.payload);
+                view.errors = record.map(|record| record.errors).unwrap_or_default();
+                return Ok(Some(view));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The unique key that the job will release when it finishes.
+    pub(super) async fn unique_of(&self, id: &JobId) -> Result<Option<String>> {
+        if let Some(record) = self.record(id).await? {
+            return Ok(Meta::from_stored(record.meta.as_bytes())
+                .unwrap_or_default()
+                .unique);
+        }
+        if id.as_str().parse::<EntryId>().is_err() {
+            return Ok(None);
+        }
+        for lane in Lane::ALL {
+            if let Some(delivery) = self.entries(lane, id.as_str(), id.as_str(), 1).await?.pop() {
+                return Ok(delivery.meta.unique);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Jobs of a zset from a rank on.
+    pub(super) async fn parked(&self, zset: &Key, from: u64, limit: usize) -> Result<Vec<JobView>> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let state = if *zset == self.broker.keys.dead {
+            State::Dead
+        } else {
+            State::Scheduled
+        };
+        let last = from + limit as u64 - 1;
+        let range = vec![
+            of(zset),
+            from.to_string().into(),
+            last.to_string().into(),
+            "WITHSCORES".into(),
+        ];
+        let pairs: Vec<(JobId, u64)> = list(self.ask("ZRANGE", range).await?)
+            .chunks_exact(2)
+            .filter_map(|pair| {
+                Some((
+                    text_of(&pair[0])?.into(),
+                    number_of(&pair[1])?.unsigned_abs(),
+                ))
+            })
+            .collect();
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ids = vec![of(&self.broker.keys.jobs)];
+        ids.extend(pairs.iter().map(|(id, _)| Value::from(id.as_str())));
+        let records = list(self.ask("HMGET", ids).await?);
+        let mut views = Vec::with_capacity(pairs.len());
+        for ((id, at), record) in pairs.into_iter().zip(&records) {
+            if let Some(record) = read_record(record)? {
+                views.push(parked_view(id, state, &record, at));
+            }
+        }
+        Ok(views)
+    }
+
+    pub(super) async fn ready(&self, limit: usize) -> Result<Vec<JobView>> {
+        let mut jobs = Vec::new();
+        for lane in Lane::ALL {
+            let delivered = self.last_delivered(lane).await?;
+            let from = delivered.map_or("-".to_owned(), |last| format!("({last}"));
+            let room = limit - jobs.len();
+            if room > 0 {
+                jobs.extend(
+                    self.entries(lane, &from, "+", room)
+                        .await?
+                        .iter()
+                        .map(|entry| stream_view(entry, None)),
+                );
+            }
+        }
+        Ok(jobs)
+    }
+
+    pub(super) async fn running(&self, limit: usize) -> Result<Vec<JobView>> {
+        let mut jobs = Vec::new();
+        for lane in Lane::ALL {
+            for (entry, pending) in self.pending(lane, "-", "+", limit - jobs.len()).await? {
+                if let Some(delivery) = self.entries(lane, &entry, &entry, 1).await?.pop() {
+                    jobs.push(stream_view(&delivery, Some(pending)));
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    async fn last_delivered(&self, lane: Lane) -> Result<Option<String>> {
+        let groups = match self
+            .ask("XINFO GROUPS", vec![of(self.broker.keys.lane(lane))])
+            .await
+        {
+            Ok(groups) => list(groups),
+            // No stream yet.
+            Err(Error::Protocol { reason, .. }) if reason.contains("no such key") => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(groups.into_iter().map(list).find_map(|fields| {
+            let field = |name: &str| {
+                fields
+                    .chunks_exact(2)
+                    .find(|pair| text_of(&pair[0]) == Some(name))
+            };
+            let ours = text_of(&field("name")?[1]) == Some(GROUP);
+            ours.then(|| text_of(&field("last-delivered-id")?[1]).map(str::to_owned))?
+        }))
+    }
+
+    async fn entries(
+        &self,
+        lane: Lane,
+        from: &str,
+        to: &str,
+        limit: usize,
+    ) -> Result<Vec<Delivery>> {
+        let key = of(self.broker.keys.lane(lane));
+        let args = vec![
+            key,
+            from.into(),
+            to.into(),
+            "COUNT".into(),
+            limit.min(PAGE).to_string().into(),
+        ];
+        let entries = list(self.ask("XRANGE", args).await?);
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| Delivery::read(lane, raw_entry(lane.index(), entry)?))
+            .collect())
+    }
+
+    async fn pending(
+        &self,
+        lane: Lane,
+        from: &str,
+        to: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Pending)>> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let key = of(self.broker.keys.lane(lane));
+        let args = vec![
+            key,
+            GROUP.into(),
+            from.into(),
+            to.into(),
+            limit.min(PAGE).to_string().into(),
+        ];
+        let rows = match self.ask("XPENDING", args).await {
+            Ok(rows) => list(rows),
+            // No worker has come yet.
+            Err(Error::Protocol { reason, .. }) if reason.contains("NOGROUP") => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let row = |row: Value| {
+            let row = list(row);
+            let idle_ms = number_of(row.get(2)?)?.unsigned_abs();
+            Some((
+                text_of(row.first()?)?.to_owned(),
+                Pending {
+                    worker: text_of(row.get(1)?)?.to_owned(),
+                    idle_ms,
+                },
+            ))
+        };
+        Ok(rows.into_iter().filter_map(row).collect())
+    }
+
+    /// What a prune would remove.
+    pub(super) async fn prunable(
+        &self,
+        completed: Option<Duration>,
+        dead: Option<Duration>,
+    ) -> Result<Pruned> {
+        let now = self.broker.redis.now_ms(PATIENCE).await?;
+        let before =
+            |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let mut pruned = Pruned::default();
+        if let Some(age) = dead {
+            let args = vec![
+                of(&self.broker.keys.dead),
+                "-inf".into(),
+                before(age).to_string().into(),
+            ];
+            pruned.dead = number_of(&self.ask("ZCOUNT", args).await?)
+                .unwrap_or_default()
+                .unsigned_abs();
+        }
+        if let Some(age) = completed {
+            let end = before(age);
+            let mut after: Option<String> = None;
+            loop {
+                let page = self.history(after.as_deref(), PAGE).await?;
+                let old = |view: &&CompletedView| {
+                    view.entry
+                        .parse::<EntryId>()
+                        .is_ok_and(|entry| entry.ms < end)
+                };
+                let count = page.iter().take_while(old).count();
+                pruned.completed += count as u64;
+                match page.last() {
+                    Some(last) if count == PAGE => after = Some(last.entry.clone()),
+                    _ => break,
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    pub(super) async fn history(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<CompletedView>> {
+        let from = after.map_or("-".to_owned(), |entry| format!("({entry}"));
+        let key = of(&self.broker.keys.completed);
+        let args = vec![
+            key,
+            from.into(),
+            "+".into(),
+            "COUNT".into(),
+            limit.min(PAGE).to_string().into(),
+        ];
+        let entries = list(self.ask("XRANGE", args).await?);
+        Ok(entries.into_iter().filter_map(completed_view).collect())
+    }
+
+    pub(super) async fn key_views(&self) -> Result<Vec<KeyView>> {
+        let mut views = Vec::with_capacity(PURPOSES.len());
+        for purpose in PURPOSES {
+            let key = self.broker.keys.with_suffix(purpose.suffix);
+            let kind = self.ask("TYPE", vec![of(&key)]).await?;
+            let kind = text_of(&kind).unwrap_or("none").to_owned();
+            let size = match kind.as_str() {
+                "stream" => Some("XLEN"),
+                "zset" => Some("ZCARD"),
+                "hash" => Some("HLEN"),
+                _ => None,
+            };
+            let size = match size {
+                Some(command) => number_of(&self.ask(command, vec![of(&key)]).await?)
+                    .unwrap_or_default()
+                    .unsigned_abs(),
+                None => u64::from(kind != "none"),
+            };
+            // Some servers do not offer it.
+            let memory = self.ask("MEMORY USAGE", vec![of(&key)]).await.ok();
+            views.push(KeyView {
+                size,
+                memory_bytes: memory.as_ref().and_then(number_of).map(i64::unsigned_abs),
+                holds: purpose.holds,
+                look: purpose.look.replace("KEY", &format!("'{}'", key.as_str())),
+                key: key.as_str().to_owned(),
+                kind: if kind == "none" {
+                    format!("none ({})", purpose.kind)
+                } else {
+                    kind
+                },
+            });
+        }
+        Ok(views)
+    }
+}
+
+fn of(key: &Key) -> Value {
+    Value::from(key.as_str())
+}
+
+fn list(value: Value) -> Vec<Value> {
+    if let Value::Array(items) = value {
+        items
+    } else {
+        Vec::new()
+    }
+}
+
+fn read_record(value: &Value) -> Result<Option<Record>> {
+    let Some(text) = text_of(value) else {
+        return Ok(None);
+    };
+    let unreadable = |error: serde_json::Error| Error::Protocol {
+        operation: "HGET jobs",
+        reason: format!("a record is no record of ours: {error}"),
+    };
+    serde_json::from_str(text).map(Some).map_err(unreadable)
+}
+
+fn parked_state(state: &str) -> Option<State> {
+    match state {
+        "scheduled" => Some(State::Scheduled),
+        "dead" => Some(State::Dead),
+        _ => None,
+    }
+}
+
+fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView {
+    let meta = Meta::from_stored(record.meta.as_bytes()).unwrap_or_default();
+    JobView {
+        id,
+        name: record.name.clone(),
+        state,
+        attempt: record.attempt,
+        max_attempts: meta.max_attempts,
+        stalls: meta.stalls,
+        payload_bytes: record.payload_bytes,
+        due_ms: (state == State::Scheduled).then_some(at_ms),
+        died_ms: (state == State::Dead).then_some(at_ms),
+        reason: record.reason.clone(),
+        worker: None,
+        idle_ms: None,
+        codec: meta.codec.name().to_owned(),
+        headers: meta.headers,
+        errors: record.errors.clone(),
+        payload: None,
+    }
+}
+
+fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
+    JobView {
+        id: delivery.id.clone(),
+        name: delivery.name.clone(),
+        state: if pending.is_some() {
+            State::Running
+        } else {
+            State::Ready
+        },
+        attempt: delivery.attempt,
+        max_attempts: delivery.meta.max_attempts,
+        stalls: delivery.meta.stalls,
+        payload_bytes: delivery.payload.len() as u64,
+        due_ms: None,
+        died_ms: None,
+        reason: None,
+        idle_ms: pending.as_ref().map(|pending| pending.idle_ms),
+        worker: pending.map(|pending| pending.worker),
+        headers: delivery.meta.headers.clone(),
+        errors: Vec::new(),
+        payload: None,
+        codec: delivery.meta.codec.name().to_owned(),
+    }
+}
+
+fn completed_view(entry: Value) -> Option<CompletedView> {
+    let raw = raw_entry(0, entry)?;
+    let field = |name: &str| {
+        let pair = raw
+            .fields
+            .chunks_exact(2)
+            .find(|pair| pair[0] == name.as_bytes())?;
+        std::str::from_utf8(&pair[1]).ok().map(str::to_owned)
+    };
+    Some(CompletedView {
+        id: field("job")?.into(),
+        name: field("name")?,
+        attempt: field("attempt")?.parse().ok()?,
+        took_ms: field("took_ms")?.parse().ok()?,
+        entry: raw.id,
+    })
+}

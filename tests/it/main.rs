@@ -1,0 +1,1 @@
+//! Tests against real servers, one file per transition, then whole lives of jobs.
