@@ -13,15 +13,6 @@ local function write_record(jobs, job_id, record)
   redis.call('HSET', jobs, job_id, cjson.encode(record))
 end
 
--- The record of a job just taken from its stream, with the errors that an older record kept.
-local function record_of(jobs, job_id, job, state)
-  local record = read_record(jobs, job_id) or {}
-  record.state, record.name, record.attempt, record.payload_bytes = state, job.name, job.attempt, #job.payload
-  record.meta = with_id(job.meta, job_id)
-  record.lane, record.entry = nil, nil
-  return record
-end
-
 local function add_error(record, now, attempt, message)
   local errors = record.errors or {}
   errors[#errors + 1] = { at_ms = now, attempt = attempt, error = message }

@@ -19,3 +19,12 @@ local function take(lane, group, entry_id)
   redis.call('XDEL', lane, entry_id)
   return job_of(found[1][2])
 end
+
+-- The record of a job just taken from its stream, with the errors that an older record kept.
+local function record_of(jobs, job_id, job, state)
+  local record = read_record(jobs, job_id) or {}
+  record.state, record.name, record.attempt, record.payload_bytes = state, job.name, job.attempt, #job.payload
+  record.meta = with_id(job.meta, job_id)
+  record.lane, record.entry = nil, nil
+  return record
+end

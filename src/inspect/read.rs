@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::job::state::State;
 use crate::job::{JobId, Meta};
 use crate::keys::{GROUP, Key, Lane, PURPOSES};
+use crate::redis::is_no_group;
 use crate::redis::reader::raw_entry;
 use crate::redis::reply::{Value, bytes_of, number_of, text_of};
 
@@ -258,7 +259,7 @@ impl Inspector {
         let rows = match self.ask("XPENDING", args).await {
             Ok(rows) => list(rows),
             // No worker has come yet.
-            Err(Error::Protocol { reason, .. }) if reason.contains("NOGROUP") => Vec::new(),
+            Err(error) if is_no_group(&error) => Vec::new(),
             Err(error) => return Err(error),
         };
         let row = |row: Value| {

@@ -164,6 +164,8 @@ enum Fault {
 /// Reads Redis's error text. Old servers wrap script errors and proxies add prefixes, so it is searched, not matched at its start.
 fn fault_of(error: &FredError) -> Fault {
     const TABLE: &[(&str, Fault)] = &[
+        // First, because it quotes a key, and a key may be called anything.
+        ("WRONGTYPE", Fault::Broken),
         ("NOSCRIPT", Fault::NoScript),
         ("NOGROUP", Fault::NoGroup),
         ("UNBLOCKED", Fault::NoGroup),
@@ -174,7 +176,6 @@ fn fault_of(error: &FredError) -> Fault {
         ("CLUSTERDOWN", Fault::Busy),
         ("TRYAGAIN", Fault::Busy),
         ("MOVED", Fault::Busy),
-        ("ASK ", Fault::Busy),
         ("max number of clients", Fault::Busy),
         ("OOM", Fault::Full),
         ("MISCONF", Fault::Full),
@@ -193,6 +194,11 @@ fn fault_of(error: &FredError) -> Fault {
         ErrorKind::Backpressure => Fault::Busy,
         _ => Fault::Broken,
     }
+}
+
+/// Whether a call failed because the stream or its consumer group is not there.
+pub(crate) fn is_no_group(error: &Error) -> bool {
+    matches!(error, Error::Protocol { reason, .. } if reason.contains("NOGROUP"))
 }
 
 /// How long a call is repeated, and whether a full server is waited for.

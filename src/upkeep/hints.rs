@@ -42,7 +42,8 @@ pub(crate) async fn listen(broker: Broker, hints: Hints) {
                 match hint.split_once(' ') {
                     Some(("lost", entry)) => {
                         if let Ok(entry) = entry.parse() {
-                            hints.leases.lose(entry);
+                            let told = hints.leases.lose(entry);
+                            tracing::debug!(queue = %broker.queue, %entry, told, "the job was cancelled");
                         }
                     }
                     _ if hint == "due" => hints.due.notify_one(),

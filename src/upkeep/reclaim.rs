@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::STEP;
 use crate::broker::{Broker, Sweep, Upkeeper};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::keys::Lane;
-use crate::redis::jittered;
+use crate::redis::{is_no_group, jittered};
 
 /// How often consumers that hold nothing are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub(crate) async fn run(broker: Broker, by: Upkeeper, lease: Duration, sweep: Du
                 }
             }
             Ok(false) => {}
-            Err(Error::Protocol { reason, .. }) if reason.contains("NOGROUP") => {
+            Err(error) if is_no_group(&error) => {
                 // The read loop makes the group anew; without one there is nothing to reclaim.
             }
             Err(error) => {

@@ -16,7 +16,7 @@ use crate::config;
 use crate::error::Result;
 use crate::keys::Lane;
 use crate::redis::reader::{RawEntry, ReadFailure, Reader};
-use crate::redis::{Patience, jittered};
+use crate::redis::{Patience, is_no_group, jittered};
 
 /// How long a read waits for a job. It is woken at once when one comes; the end of the wait only shows that all is well.
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
@@ -138,6 +138,7 @@ impl Claimer {
             match self.claim_exactly(1).await {
                 Ok(0) => {}
                 Ok(_) => return Ok(Vec::new()),
+                Err(error) if is_no_group(&error) => return Err(ReadFailure::NoGroup),
                 Err(error) => return Err(ReadFailure::Lost(error.to_string())),
             }
         }

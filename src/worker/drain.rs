@@ -77,7 +77,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
         released += release(&broker, &leases, lane, &entries, deadline + LAST_WORDS).await;
     }
 
-    let all_settled = wait_until_idle(&load);
+    let all_settled = wait_until_idle(&load, &leases);
     let in_time = timeout_at(deadline, all_settled).await.is_ok();
     let last_words = Instant::now() + LAST_WORDS;
     let mut interrupted = 0;
@@ -85,7 +85,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
         interrupted = leases.count();
         runner.give_up.cancel();
         leases.cancel_all();
-        let _ = timeout_at(last_words, wait_until_idle(&load)).await;
+        let _ = timeout_at(last_words, wait_until_idle(&load, &leases)).await;
         // Handlers that block their thread do not hear: their jobs are handed back over their heads.
         let mut deaf: HashMap<Lane, Vec<EntryId>> = HashMap::new();
         leases
@@ -120,9 +120,15 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     drained
 }
 
-/// No job is running and every settlement is confirmed.
-async fn wait_until_idle(load: &Load) {
-    while load.running.load(Ordering::Acquire) + load.unsettled.load(Ordering::Acquire) > 0 {
+/// No job is running, every settlement is confirmed, and nothing is on its way from the feed to a slot.
+async fn wait_until_idle(load: &Load, leases: &Leases) {
+    let busy = || {
+        load.running.load(Ordering::Acquire)
+            + load.unsettled.load(Ordering::Acquire)
+            + leases.count()
+            > 0
+    };
+    while busy() {
         let _ = timeout(Duration::from_millis(20), load.eased.notified()).await;
     }
 }

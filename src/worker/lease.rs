@@ -22,6 +22,8 @@ struct Lease {
     confirmed: Instant,
     /// Tells the handler that its work is no longer wanted.
     cancel: CancellationToken,
+    /// The handler is through and the settlement is on its way: from now on the entry may vanish at any moment.
+    settling: bool,
 }
 
 /// Every lease of one worker. Cheap to clone.
@@ -42,6 +44,7 @@ impl Leases {
                 lane,
                 confirmed: Instant::now(),
                 cancel: cancel.clone(),
+                settling: false,
             },
         );
         cancel
@@ -70,11 +73,27 @@ impl Leases {
         }
     }
 
-    /// The job is no longer ours: its handler is told.
-    pub(crate) fn lose(&self, entry: EntryId) {
-        if let Some(lease) = self.lock().remove(&entry) {
+    /// Settlements are on their way.
+    pub(crate) fn settling(&self, entries: impl IntoIterator<Item = EntryId>) {
+        let mut held = self.lock();
+        for entry in entries {
+            if let Some(lease) = held.get_mut(&entry) {
+                lease.settling = true;
+            }
+        }
+    }
+
+    /// The job is no longer ours: its handler is told. `false` when there was none to tell, because the job is already
+    /// settled, or about to be.
+    pub(crate) fn lose(&self, entry: EntryId) -> bool {
+        let mut held = self.lock();
+        if held.get(&entry).is_none_or(|lease| lease.settling) {
+            return false;
+        }
+        if let Some(lease) = held.remove(&entry) {
             lease.cancel.cancel();
         }
+        true
     }
 
     /// Tells every handler to give up, without giving up the leases.
@@ -125,10 +144,8 @@ pub(crate) async fn heartbeat(
                     Ok(lost) => {
                         leases.confirm(entries, asked);
                         for entry in lost {
-                            // Settled in this very moment is no loss: then the lease is no longer in the list.
-                            if leases.holds(entry) {
+                            if leases.lose(entry) {
                                 tracing::warn!(queue = %broker.queue, %entry, "lease lost: the job was reclaimed or cancelled");
-                                leases.lose(entry);
                             }
                         }
                     }
@@ -153,7 +170,8 @@ mod tests {
         let (a, b) = (EntryId { ms: 1, seq: 0 }, EntryId { ms: 1, seq: 1 });
         let (lost, settled) = (leases.hold(a, Lane::Ready), leases.hold(b, Lane::Next));
 
-        leases.lose(a);
+        leases.settling([b]);
+        assert!(leases.lose(a) && !leases.lose(a) && !leases.lose(b));
         leases.drop_all([b]);
 
         assert!(lost.is_cancelled() && !settled.is_cancelled());

@@ -52,6 +52,8 @@ impl Settler {
 
     async fn settle_batch(&self, mut slot: Slot, batch: Vec<Finished>) {
         let count = batch.len();
+        self.leases
+            .settling(batch.iter().map(|finished| finished.delivery.entry));
         let mut done = Vec::with_capacity(count);
         let mut others = Vec::new();
         for finished in batch {
