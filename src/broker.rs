@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::job::durability::Durability;
 use crate::job::state::State;
 use crate::job::{Enqueued, JobId, Meta, NewJob, QueueName, millis};
 pub use crate::keys::Lane;
@@ -294,6 +295,18 @@ impl Broker {
         jobs: &[NewJob],
         patience: Patience,
     ) -> Result<Vec<Enqueued>> {
+        self.enqueue_durably(caller, jobs, Durability::Memory, patience)
+            .await
+    }
+
+    /// [`Broker::enqueue`], and waits until the jobs are as safe as `durability` says, or for a second.
+    pub async fn enqueue_durably(
+        &self,
+        caller: &mut Caller,
+        jobs: &[NewJob],
+        durability: Durability,
+        patience: Patience,
+    ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
             .reserve(3 + 4 * jobs.len())
@@ -331,7 +344,7 @@ impl Broker {
             call.push("jobs", meta.to_stored().into());
             call.push("jobs", options.to_stored().into());
         }
-        let reply = self.redis.call(call, patience).await?;
+        let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
         let ids = reply.done()?.text(1)?;
         let enqueued: Vec<Enqueued> = ids
             .split(' ')
@@ -339,10 +352,12 @@ impl Broker {
                 Some(holder) => Enqueued {
                     id: holder.into(),
                     duplicate: true,
+                    durability,
                 },
                 None => Enqueued {
                     id: id.into(),
                     duplicate: false,
+                    durability,
                 },
             })
             .collect();

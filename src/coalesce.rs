@@ -4,20 +4,24 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::broker::Broker;
 use crate::callers::{Callers, Slot};
 use crate::error::{Error, Result};
+use crate::job::durability::Durability;
 use crate::job::{Enqueued, NewJob};
 use crate::queue::chunk_len;
-use crate::redis::Patience;
+use crate::redis::{Patience, Redis};
 
 /// Gathers the enqueue calls of one queue.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
     broker: Broker,
     patience: Patience,
+    durability: Durability,
+    /// For calls that wait for replicas or the disk: the broker over a connection that serves nothing else.
+    waiting: OnceCell<Broker>,
     callers: Callers,
     gathered: Mutex<Gathered>,
 }
@@ -30,11 +34,13 @@ struct Gathered {
 }
 
 impl Coalescer {
-    pub(crate) fn new(broker: Broker, patience: Patience) -> Self {
+    pub(crate) fn new(broker: Broker, durability: Durability, patience: Patience) -> Self {
         let callers = Callers::new(&uuid::Uuid::now_v7().simple().to_string());
         Self {
             broker,
             patience,
+            durability,
+            waiting: OnceCell::new(),
             callers,
             gathered: Mutex::default(),
         }
@@ -46,9 +52,22 @@ impl Coalescer {
     }
 
     async fn send(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
-        self.broker
-            .enqueue(slot.caller(), jobs, self.patience)
+        if self.durability == Durability::Memory {
+            return self
+                .broker
+                .enqueue(slot.caller(), jobs, self.patience)
+                .await;
+        }
+        let broker = self.waiting.get_or_try_init(|| self.connect()).await?;
+        broker
+            .enqueue_durably(slot.caller(), jobs, self.durability, self.patience)
             .await
+    }
+
+    async fn connect(&self) -> Result<Broker> {
+        let redis = Redis::connect(self.broker.redis.address(), self.patience.total).await?;
+        redis.check_durability(self.durability).await?;
+        Ok(self.broker.over(redis))
     }
 
     /// Sends `jobs` as one call of their own.
@@ -126,6 +145,14 @@ fn shared(error: &Error) -> Error {
         } => Error::Ambiguous {
             operation,
             waited: *waited,
+            reason: reason.clone(),
+        },
+        Error::Unfit { server, reason } => Error::Unfit {
+            server: server.clone(),
+            reason: reason.clone(),
+        },
+        Error::Unreachable { server, reason } => Error::Unreachable {
+            server: server.clone(),
             reason: reason.clone(),
         },
         Error::Refused { operation, reason } => Error::Refused {

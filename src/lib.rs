@@ -86,6 +86,7 @@ pub mod worker;
 pub use backoff::Backoff;
 pub use client::Millstream;
 pub use error::{Error, Result};
+pub use job::durability::Durability;
 pub use job::{Enqueued, JobId, NewJob, QueueName};
 pub use queue::Queue;
 pub use worker::handler::{Context, Handler, HandlerFuture, JobError};

@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::coalesce::Coalescer;
 use crate::config;
 use crate::error::Result;
+use crate::job::durability::Durability;
 use crate::job::{Enqueued, NewJob, QueueName};
 use crate::redis::Patience;
 
@@ -17,16 +18,39 @@ pub struct Queue {
     name: QueueName,
     coalescer: Arc<Coalescer>,
     payload_bytes_max: usize,
+    broker: Broker,
+    patience: Patience,
 }
 
 impl Queue {
     pub(crate) fn new(broker: Broker, payload_bytes_max: usize, timeout: Duration) -> Self {
         let name = broker.queue.clone();
-        let coalescer = Arc::new(Coalescer::new(broker, Patience::brief(timeout)));
+        let patience = Patience::brief(timeout);
+        let coalescer = Arc::new(Coalescer::new(broker.clone(), Durability::Memory, patience));
         Self {
             name,
             coalescer,
             payload_bytes_max,
+            broker,
+            patience,
+        }
+    }
+
+    /// The same queue, whose enqueues return only when the jobs are as safe as `durability` says. Above
+    /// [`Durability::Memory`] it has a connection of its own, made by the first enqueue.
+    ///
+    /// Redis is given a second. When it cannot confirm the level by then, the job is stored all the same, and
+    /// [`Enqueued::durability`] tells the level that was reached.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        let coalescer = Arc::new(Coalescer::new(
+            self.broker.clone(),
+            durability,
+            self.patience,
+        ));
+        Self {
+            coalescer,
+            ..self.clone()
         }
     }
 
@@ -42,6 +66,7 @@ impl Queue {
     /// # Errors
     /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: nothing was sent; mend the job.
     /// [`crate::Error::Refused`]: Redis cannot take it now (memory, disk, failover); nothing was stored.
+    /// [`crate::Error::Unfit`]: the server cannot confirm the durability that was asked for; nothing was stored.
     /// [`crate::Error::Ambiguous`]: no answer within the enqueue timeout (4 s by default). The job may be stored; enqueue
     /// it again only with a unique key, or where running it twice does no harm.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {

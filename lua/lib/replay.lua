@@ -9,6 +9,8 @@ local function replayed(producers, caller, number)
   local last_number = tonumber(string.match(last, '^%d+'))
   if tonumber(number) > last_number then return nil end
   if tonumber(number) < last_number then return OLD end
+  -- Written again, so that a WAIT behind this call waits for what it is about, whichever connection it came by.
+  redis.call('HSET', producers, caller, last)
   return OK, string.match(last, '^%d+ %d+ (.*)$')
 end
 

@@ -118,6 +118,7 @@ impl Store for StandIn {
             jobs.push((source, job));
         }
         Ok(Enqueued {
+            durability: crate::Durability::Memory,
             id: JobId::from(format!("1-{at}")),
             duplicate: held.is_some(),
         })

@@ -2,6 +2,7 @@
 //! The states are in [`state`], the payload codecs in [`codec`]. Nothing here does I/O.
 
 pub mod codec;
+pub mod durability;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::error::{Error, Result};
 use codec::Codec;
+use durability::Durability;
 
 /// The name of a job for its whole life. Opaque: the entry id of its first delivery, or a UUIDv7 for a job that began as scheduled.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -315,6 +317,8 @@ pub struct Enqueued {
     pub id: JobId,
     /// True when the unique key was held and no job was made.
     pub duplicate: bool,
+    /// The level that was reached: the one that was asked for, or less when Redis could not confirm it in time.
+    pub durability: Durability,
 }
 
 /// What is stored beside a payload: only what differs from the defaults, as small JSON; empty when nothing does.

@@ -25,9 +25,13 @@ use socket2::TcpKeepalive;
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::job::durability::Durability;
 use crate::keys::Key;
-use reply::Reply;
+use reply::{Reply, number_of};
 use script::Call;
+
+/// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
+const WAIT_MS: i64 = 1_000;
 
 /// Where Redis is and how to connect, checked before anything is connected.
 #[derive(Clone)]
@@ -229,6 +233,8 @@ impl Patience {
 /// What is sent, kept until it is answered.
 enum Request {
     Script(Call),
+    /// A script, and a command that waits for what it wrote.
+    Durable(Call, &'static str, Vec<Value>),
     Command(CustomCommand, Vec<Value>),
 }
 
@@ -284,6 +290,52 @@ impl Redis {
             .repeat(operation, &Request::Script(call), patience)
             .await?;
         Reply::read(operation, value)
+    }
+
+    /// [`Redis::call`], then waits for replicas or the disk, for a second at most; returns the level that was reached.
+    ///
+    /// The wait is about what this connection wrote last, so both go out as one piece, and while it lasts everything else
+    /// on the connection waits as well: use one that serves nothing else.
+    pub(crate) async fn call_durably(
+        &self,
+        call: Call,
+        durability: Durability,
+        patience: Patience,
+    ) -> Result<(Reply, Durability)> {
+        let operation = call.script.name;
+        let (command, numbers) = match durability {
+            Durability::Memory => return Ok((self.call(call, patience).await?, durability)),
+            Durability::Replicas(count) => ("WAIT", vec![count.into(), WAIT_MS.into()]),
+            Durability::Fsync => ("WAITAOF", vec![1.into(), 0.into(), WAIT_MS.into()]),
+        };
+        let Value::Array(mut answers) = self
+            .repeat(
+                operation,
+                &Request::Durable(call, command, numbers),
+                patience,
+            )
+            .await?
+        else {
+            return Err(Error::Protocol {
+                operation,
+                reason: "two answers were expected".into(),
+            });
+        };
+        let confirmed = match answers.pop() {
+            Some(Value::Array(numbers)) => numbers.first().and_then(number_of),
+            number => number.as_ref().and_then(number_of),
+        };
+        let reached = match (durability, confirmed.unwrap_or_default()) {
+            (_, ..=0) => Durability::Memory,
+            (Durability::Replicas(wanted), count) => {
+                Durability::Replicas(u32::try_from(count).unwrap_or(u32::MAX).min(wanted))
+            }
+            (level, _) => level,
+        };
+        Ok((
+            Reply::read(operation, answers.pop().unwrap_or(Value::Null))?,
+            reached,
+        ))
     }
 
     /// Runs a plain command that changes nothing, or the same however often it runs.
@@ -344,6 +396,33 @@ impl Redis {
                 client
                     .evalsha(script.sha(), keys.clone(), args.clone())
                     .await
+            }
+            Request::Durable(Call { script, keys, args }, wait, numbers) => {
+                let pipeline = client.pipeline();
+                let (verb, body) = if by_text {
+                    ("EVAL", script.source)
+                } else {
+                    ("EVALSHA", script.sha())
+                };
+                let mut whole = vec![Value::from(body), Value::from(keys.len().to_string())];
+                whole.extend(keys.iter().cloned().map(Value::from));
+                whole.extend(args.iter().cloned());
+                let hash = ClusterHash::Offset(2);
+                let _: () = pipeline
+                    .custom(CustomCommand::new(verb, hash.clone(), false), whole)
+                    .await?;
+                let hash = keys.first().map_or(ClusterHash::Random, |key| {
+                    ClusterHash::Custom(key.cluster_hash())
+                });
+                let _: () = pipeline
+                    .custom(CustomCommand::new(*wait, hash, false), numbers.clone())
+                    .await?;
+                pipeline
+                    .try_all::<Value>()
+                    .await
+                    .into_iter()
+                    .collect::<std::result::Result<_, _>>()
+                    .map(Value::Array)
             }
             Request::Command(command, args) => client.custom(command.clone(), args.clone()).await,
         }

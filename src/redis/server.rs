@@ -5,6 +5,7 @@ use fred::types::Value;
 use super::{Patience, Redis};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::job::durability::Durability;
 use crate::redis::reply::text_of;
 
 /// The oldest servers that are supported.
@@ -46,6 +47,31 @@ impl Server {
             eviction: field("maxmemory_policy"),
             appends: field("aof_enabled").map(|aof| aof == "1"),
         }
+    }
+
+    /// Why this server cannot wait for what `durability` promises.
+    async fn cannot_confirm(
+        &self,
+        redis: &Redis,
+        durability: Durability,
+    ) -> Result<Option<&'static str>> {
+        if durability != Durability::Fsync {
+            return Ok(None);
+        }
+        let patience = Patience::brief(config::CONNECT_TIMEOUT_DEFAULT);
+        let known = redis
+            .command("COMMAND INFO", vec!["WAITAOF".into()], patience)
+            .await?;
+        let known = matches!(&known, Value::Array(commands) if commands.iter().any(|command| *command != Value::Null));
+        Ok(match (known, self.appends) {
+            (false, _) => Some(
+                "durability fsync needs WAITAOF, which Redis 7.2 and Valkey 7.2 have; use memory or replicas:N",
+            ),
+            (true, Some(false)) => {
+                Some("durability fsync needs the append-only file; run CONFIG SET appendonly yes")
+            }
+            (true, _) => None,
+        })
     }
 
     /// Why jobs would not be safe on this server.
@@ -98,6 +124,18 @@ impl Redis {
             "connected"
         );
         Ok(server)
+    }
+
+    /// Refuses a server that cannot confirm what `durability` promises.
+    pub(crate) async fn check_durability(&self, durability: Durability) -> Result<()> {
+        let server = Server::ask(self).await?;
+        match server.cannot_confirm(self, durability).await? {
+            Some(reason) => Err(Error::Unfit {
+                server: self.address().shown().to_owned(),
+                reason: reason.to_owned(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The server's clock, unix ms.
