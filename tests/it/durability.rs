@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream::private_redis::{Options, PrivateRedis};
+use millstream::private_redis::{Options, Persistence, PrivateRedis};
 use millstream::{Durability, Error, Millstream, NewJob};
 
 async fn client(redis: &PrivateRedis) -> Millstream {
@@ -117,4 +117,19 @@ async fn fsync_is_refused_before_anything_is_stored_where_the_server_cannot_conf
         "{refused:?}"
     );
     assert_eq!(client.inspect("q").unwrap().stats().await.unwrap().ready, 0);
+}
+
+#[tokio::test]
+async fn fsync_is_confirmed_where_the_server_can() {
+    let redis = PrivateRedis::start(Options { persistence: Persistence::AofEverysec, ..Options::default() }).unwrap();
+    let queue = client(&redis).await.queue("q").unwrap().with_durability(Durability::Fsync);
+
+    let answer = queue.enqueue(job()).await;
+
+    let version: Vec<u32> = redis.version().split('.').filter_map(|part| part.parse().ok()).collect();
+    let has_waitaof = version.as_slice() >= &[7, 2][..];
+    match answer {
+        Ok(enqueued) => assert!(has_waitaof && enqueued.durability == Durability::Fsync, "{enqueued:?}"),
+        Err(error) => assert!(!has_waitaof && error.to_string().contains("WAITAOF"), "{error}"),
+    }
 }
