@@ -1,1 +1,4 @@
 //! Tests against real servers, one file per transition, then whole lives of jobs.
+
+mod durability;
+mod readme;
