@@ -4,6 +4,9 @@
 //! without the caller knowing), wait for an answer for ever, or take a demoted server for a healthy one. So commands are
 //! sent once, with a deadline, and this room alone decides to send again: every script is made to bear it.
 
+mod address;
+mod fault;
+mod listener;
 pub(crate) mod reader;
 pub(crate) mod reply;
 pub(crate) mod script;
@@ -16,194 +19,21 @@ use std::time::{Duration, Instant};
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectError, ReconnectPolicy, TcpConfig,
-};
-use fred::types::{Builder, ClusterHash, CustomCommand, Value};
-
-use socket2::TcpKeepalive;
+use fred::types::{ClusterHash, CustomCommand, Value};
 
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
 use crate::keys::Key;
+pub(crate) use address::Address;
+pub(crate) use fault::is_no_group;
+use fault::{Fault, fault_of};
+pub(crate) use listener::Listener;
 use reply::{Reply, number_of};
 use script::Call;
 
 /// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
 const WAIT_MS: i64 = 1_000;
-
-/// Where Redis is and how to connect, checked before anything is connected.
-#[derive(Clone)]
-pub(crate) struct Address {
-    config: Config,
-    /// For messages: no credentials.
-    shown: String,
-}
-
-impl std::fmt::Debug for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Address({})", self.shown)
-    }
-}
-
-impl Address {
-    /// Reads a URL: `redis://`, `rediss://`, `unix:`, `redis-cluster://`, `redis-sentinel://`, `valkey://`.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
-        let shown = without_credentials(url);
-        let refuse = |reason: String| Error::setting("redis-url", &shown, reason);
-        let url = match url.strip_prefix("unix:") {
-            Some(path) => {
-                let path = path.strip_prefix("//").unwrap_or(path);
-                if !path.starts_with('/') {
-                    return Err(refuse("write unix:/path/to/redis.sock".into()));
-                }
-                format!("redis+unix://{path}")
-            }
-            None => url.to_owned(),
-        };
-        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        if !scheme.starts_with("redis") && !scheme.starts_with("valkey") {
-            return Err(refuse(
-                "write redis://host:port, rediss://host:port or unix:/path/to/redis.sock".into(),
-            ));
-        }
-        if cfg!(not(feature = "tls"))
-            && (scheme.starts_with("rediss") || scheme.starts_with("valkeys"))
-        {
-            return Err(refuse(
-                "this build has no TLS: enable the feature `tls`".into(),
-            ));
-        }
-        let mut config =
-            Config::from_url(&url).map_err(|error| refuse(error.details().to_owned()))?;
-        config.fail_fast = true;
-        Ok(Self { config, shown })
-    }
-
-    pub(crate) fn shown(&self) -> &str {
-        &self.shown
-    }
-
-    /// A client's settings. `command_timeout` zero means none, for readers that block.
-    fn builder(&self, command_timeout: Duration) -> Builder {
-        let mut builder = Builder::from_config(self.config.clone());
-        builder.set_performance_config(PerformanceConfig {
-            default_command_timeout: command_timeout,
-            broadcast_channel_capacity: 1024,
-            ..PerformanceConfig::default()
-        });
-        builder.set_connection_config(ConnectionConfig {
-            connection_timeout: config::CONNECT_TIMEOUT_DEFAULT,
-            internal_command_timeout: config::CONNECT_TIMEOUT_DEFAULT,
-            max_command_attempts: 1,
-            reconnect_on_auth_error: true,
-            tcp: TcpConfig {
-                nodelay: Some(true),
-                keepalive: Some(
-                    TcpKeepalive::new()
-                        .with_time(Duration::from_secs(5))
-                        .with_interval(Duration::from_secs(2)),
-                ),
-                user_timeout: Some(Duration::from_secs(5)),
-                ..TcpConfig::default()
-            },
-            reconnect_errors: vec![
-                ReconnectError::ReadOnly,
-                ReconnectError::MasterDown,
-                ReconnectError::Loading,
-                ReconnectError::ClusterDown,
-            ],
-            ..ConnectionConfig::default()
-        });
-        // Full jitter is not to be had; half the first wait as jitter keeps a hundred workers apart.
-        let mut policy = ReconnectPolicy::new_exponential(0, 50, 2_000, 2);
-        policy.set_jitter(50);
-        builder.set_policy(policy);
-        builder
-    }
-
-    fn unreachable(&self, error: &FredError) -> Error {
-        Error::Unreachable {
-            server: self.shown.clone(),
-            reason: error.details().to_owned(),
-        }
-    }
-}
-
-/// The URL without user, password and query.
-fn without_credentials(url: &str) -> String {
-    let (scheme, rest) = url
-        .split_once("://")
-        .map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let rest = rest.split('?').next().unwrap_or_default();
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    if scheme.is_empty() {
-        format!("{host}{path}")
-    } else {
-        format!("{scheme}://{host}{path}")
-    }
-}
-
-/// What a failed command means for the next step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fault {
-    /// The server does not know the script: send its text.
-    NoScript,
-    /// Not carried out, and worth another try soon.
-    Busy,
-    /// Not carried out, and not before somebody frees memory or disk, or a replica returns.
-    Full,
-    /// The stream or the consumer group is not there.
-    NoGroup,
-    /// Perhaps carried out.
-    Unknown,
-    /// Not carried out, and another try would end the same.
-    Broken,
-}
-
-/// Reads Redis's error text. Old servers wrap script errors and proxies add prefixes, so it is searched, not matched at its start.
-fn fault_of(error: &FredError) -> Fault {
-    const TABLE: &[(&str, Fault)] = &[
-        // First, because it quotes a key, and a key may be called anything.
-        ("WRONGTYPE", Fault::Broken),
-        ("NOSCRIPT", Fault::NoScript),
-        ("NOGROUP", Fault::NoGroup),
-        ("UNBLOCKED", Fault::NoGroup),
-        ("LOADING", Fault::Busy),
-        ("BUSY ", Fault::Busy),
-        ("READONLY", Fault::Busy),
-        ("MASTERDOWN", Fault::Busy),
-        ("CLUSTERDOWN", Fault::Busy),
-        ("TRYAGAIN", Fault::Busy),
-        ("MOVED", Fault::Busy),
-        ("max number of clients", Fault::Busy),
-        ("OOM", Fault::Full),
-        ("MISCONF", Fault::Full),
-        ("NOREPLICAS", Fault::Full),
-    ];
-    let text = error.details();
-    if let Some((_, fault)) = TABLE.iter().find(|(word, _)| text.contains(word)) {
-        return *fault;
-    }
-    match error.kind() {
-        ErrorKind::IO
-        | ErrorKind::Timeout
-        | ErrorKind::Canceled
-        | ErrorKind::Routing
-        | ErrorKind::Cluster => Fault::Unknown,
-        ErrorKind::Backpressure => Fault::Busy,
-        _ => Fault::Broken,
-    }
-}
-
-/// Whether a call failed because the stream or its consumer group is not there.
-pub(crate) fn is_no_group(error: &Error) -> bool {
-    matches!(error, Error::Protocol { reason, .. } if reason.contains("NOGROUP"))
-}
 
 /// How long a call is repeated, and whether a full server is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -552,41 +382,6 @@ impl Redis {
     }
 }
 
-/// Hints from other processes.
-pub(crate) struct Listener {
-    client: SubscriberClient,
-    messages: tokio::sync::broadcast::Receiver<fred::types::Message>,
-    manager: tokio::task::JoinHandle<()>,
-}
-
-impl Listener {
-    /// The next hint; an empty one when some were missed.
-    pub(crate) async fn next(&mut self) -> String {
-        loop {
-            match self.messages.recv().await {
-                Ok(message) => {
-                    return reply::text_of(&message.value)
-                        .unwrap_or_default()
-                        .to_owned();
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return String::new(),
-                // The client is gone for good: nothing more will come.
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                    std::future::pending().await
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.manager.abort();
-        let client = self.client.clone();
-        tokio::spawn(async move { client.quit().await });
-    }
-}
-
 /// Connects for the first time.
 async fn init<C: ClientLike>(client: &C, address: &Address, timeout: Duration) -> Result<()> {
     match tokio::time::timeout(timeout, client.init()).await {
@@ -608,72 +403,4 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 pub(crate) fn luck() -> f64 {
     let random = uuid::Uuid::new_v4().as_u128() as u32;
     f64::from(random) / (f64::from(u32::MAX) + 1.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_never_show() {
-        for (url, shown) in [
-            (
-                "redis://user:hunter2@db:6379/1?password=hunter2",
-                "redis://db:6379/1",
-            ),
-            ("redis://:hunt@er2@db", "redis://db"),
-            ("unix:/run/redis.sock", "unix:/run/redis.sock"),
-            ("hunter2@db", "db"),
-        ] {
-            assert_eq!(without_credentials(url), shown);
-        }
-        let error = Address::parse("http://user:hunter2@db")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            !error.contains("hunter2") && error.contains("redis://host:port"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn urls_of_the_contract_are_read() {
-        for url in [
-            "redis://db",
-            "unix:/run/redis.sock",
-            "unix:///run/redis.sock",
-            "redis-cluster://a:1",
-            "redis-sentinel://a:1/0?sentinelServiceName=m",
-        ] {
-            Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        }
-        for url in ["", "6379", "unix:redis.sock", "postgres://db"] {
-            assert!(Address::parse(url).is_err(), "{url:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn redis_errors_are_told_apart_wherever_the_word_stands() {
-        let fault = |text: &str| fault_of(&FredError::new(ErrorKind::Unknown, text.to_owned()));
-        for (text, expected) in [
-            ("NOSCRIPT No matching script.", Fault::NoScript),
-            (
-                "ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write",
-                Fault::Busy,
-            ),
-            ("UNBLOCKED the stream key no longer exists", Fault::NoGroup),
-            (
-                "OOM command not allowed when used memory > 'maxmemory'.",
-                Fault::Full,
-            ),
-            ("WRONGTYPE Operation against a key", Fault::Broken),
-            ("ERR max number of clients reached", Fault::Busy),
-        ] {
-            assert_eq!(fault(text), expected, "{text}");
-        }
-        assert_eq!(
-            fault_of(&FredError::new(ErrorKind::Timeout, "")),
-            Fault::Unknown
-        );
-    }
 }

@@ -121,15 +121,33 @@ async fn fsync_is_refused_before_anything_is_stored_where_the_server_cannot_conf
 
 #[tokio::test]
 async fn fsync_is_confirmed_where_the_server_can() {
-    let redis = PrivateRedis::start(Options { persistence: Persistence::AofEverysec, ..Options::default() }).unwrap();
-    let queue = client(&redis).await.queue("q").unwrap().with_durability(Durability::Fsync);
+    let redis = PrivateRedis::start(Options {
+        persistence: Persistence::AofEverysec,
+        ..Options::default()
+    })
+    .unwrap();
+    let queue = client(&redis)
+        .await
+        .queue("q")
+        .unwrap()
+        .with_durability(Durability::Fsync);
 
     let answer = queue.enqueue(job()).await;
 
-    let version: Vec<u32> = redis.version().split('.').filter_map(|part| part.parse().ok()).collect();
+    let version: Vec<u32> = redis
+        .version()
+        .split('.')
+        .filter_map(|part| part.parse().ok())
+        .collect();
     let has_waitaof = version.as_slice() >= &[7, 2][..];
     match answer {
-        Ok(enqueued) => assert!(has_waitaof && enqueued.durability == Durability::Fsync, "{enqueued:?}"),
-        Err(error) => assert!(!has_waitaof && error.to_string().contains("WAITAOF"), "{error}"),
+        Ok(enqueued) => assert!(
+            has_waitaof && enqueued.durability == Durability::Fsync,
+            "{enqueued:?}"
+        ),
+        Err(error) => assert!(
+            !has_waitaof && error.to_string().contains("WAITAOF"),
+            "{error}"
+        ),
     }
 }

@@ -1,0 +1,171 @@
+//! Where Redis is, and how every client of this crate connects to it.
+
+use std::time::Duration;
+
+use fred::error::Error as FredError;
+use fred::types::Builder;
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, ReconnectError, ReconnectPolicy, TcpConfig,
+};
+use socket2::TcpKeepalive;
+
+use crate::config;
+use crate::error::{Error, Result};
+
+/// Where Redis is and how to connect, checked before anything is connected.
+#[derive(Clone)]
+pub(crate) struct Address {
+    config: Config,
+    /// For messages: no credentials.
+    pub(super) shown: String,
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Address({})", self.shown)
+    }
+}
+
+impl Address {
+    /// Reads a URL: `redis://`, `rediss://`, `unix:`, `redis-cluster://`, `redis-sentinel://`, `valkey://`.
+    pub(crate) fn parse(url: &str) -> Result<Self> {
+        let shown = without_credentials(url);
+        let refuse = |reason: String| Error::setting("redis-url", &shown, reason);
+        let url = match url.strip_prefix("unix:") {
+            Some(path) => {
+                let path = path.strip_prefix("//").unwrap_or(path);
+                if !path.starts_with('/') {
+                    return Err(refuse("write unix:/path/to/redis.sock".into()));
+                }
+                format!("redis+unix://{path}")
+            }
+            None => url.to_owned(),
+        };
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        if !scheme.starts_with("redis") && !scheme.starts_with("valkey") {
+            return Err(refuse(
+                "write redis://host:port, rediss://host:port or unix:/path/to/redis.sock".into(),
+            ));
+        }
+        if cfg!(not(feature = "tls"))
+            && (scheme.starts_with("rediss") || scheme.starts_with("valkeys"))
+        {
+            return Err(refuse(
+                "this build has no TLS: enable the feature `tls`".into(),
+            ));
+        }
+        let mut config =
+            Config::from_url(&url).map_err(|error| refuse(error.details().to_owned()))?;
+        config.fail_fast = true;
+        Ok(Self { config, shown })
+    }
+
+    pub(crate) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// A client's settings. `command_timeout` zero means none, for readers that block.
+    pub(super) fn builder(&self, command_timeout: Duration) -> Builder {
+        let mut builder = Builder::from_config(self.config.clone());
+        builder.set_performance_config(PerformanceConfig {
+            default_command_timeout: command_timeout,
+            broadcast_channel_capacity: 1024,
+            ..PerformanceConfig::default()
+        });
+        builder.set_connection_config(ConnectionConfig {
+            connection_timeout: config::CONNECT_TIMEOUT_DEFAULT,
+            internal_command_timeout: config::CONNECT_TIMEOUT_DEFAULT,
+            max_command_attempts: 1,
+            reconnect_on_auth_error: true,
+            tcp: TcpConfig {
+                nodelay: Some(true),
+                keepalive: Some(
+                    TcpKeepalive::new()
+                        .with_time(Duration::from_secs(5))
+                        .with_interval(Duration::from_secs(2)),
+                ),
+                user_timeout: Some(Duration::from_secs(5)),
+                ..TcpConfig::default()
+            },
+            reconnect_errors: vec![
+                ReconnectError::ReadOnly,
+                ReconnectError::MasterDown,
+                ReconnectError::Loading,
+                ReconnectError::ClusterDown,
+            ],
+            ..ConnectionConfig::default()
+        });
+        // Full jitter is not to be had; half the first wait as jitter keeps a hundred workers apart.
+        let mut policy = ReconnectPolicy::new_exponential(0, 50, 2_000, 2);
+        policy.set_jitter(50);
+        builder.set_policy(policy);
+        builder
+    }
+
+    pub(super) fn unreachable(&self, error: &FredError) -> Error {
+        Error::Unreachable {
+            server: self.shown.clone(),
+            reason: error.details().to_owned(),
+        }
+    }
+}
+
+/// The URL without user, password and query.
+fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url
+        .split_once("://")
+        .map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let rest = rest.split('?').next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    if scheme.is_empty() {
+        format!("{host}{path}")
+    } else {
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_never_show() {
+        for (url, shown) in [
+            (
+                "redis://user:hunter2@db:6379/1?password=hunter2",
+                "redis://db:6379/1",
+            ),
+            ("redis://:hunt@er2@db", "redis://db"),
+            ("unix:/run/redis.sock", "unix:/run/redis.sock"),
+            ("hunter2@db", "db"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+        let error = Address::parse("http://user:hunter2@db")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            !error.contains("hunter2") && error.contains("redis://host:port"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn urls_of_the_contract_are_read() {
+        for url in [
+            "redis://db",
+            "unix:/run/redis.sock",
+            "unix:///run/redis.sock",
+            "redis-cluster://a:1",
+            "redis-sentinel://a:1/0?sentinelServiceName=m",
+        ] {
+            Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+        }
+        for url in ["", "6379", "unix:redis.sock", "postgres://db"] {
+            assert!(Address::parse(url).is_err(), "{url:?} was accepted");
+        }
+    }
+}

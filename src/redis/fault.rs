@@ -1,0 +1,92 @@
+//! What Redis's errors mean: a table from the words of an error to the next step.
+
+use fred::error::{Error as FredError, ErrorKind};
+
+use crate::error::Error;
+
+/// What a failed command means for the next step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// The server does not know the script: send its text.
+    NoScript,
+    /// Not carried out, and worth another try soon.
+    Busy,
+    /// Not carried out, and not before somebody frees memory or disk, or a replica returns.
+    Full,
+    /// The stream or the consumer group is not there.
+    NoGroup,
+    /// Perhaps carried out.
+    Unknown,
+    /// Not carried out, and another try would end the same.
+    Broken,
+}
+
+/// Reads Redis's error text. Old servers wrap script errors and proxies add prefixes, so it is searched, not matched at its start.
+pub(super) fn fault_of(error: &FredError) -> Fault {
+    const TABLE: &[(&str, Fault)] = &[
+        // First, because it quotes a key, and a key may be called anything.
+        ("WRONGTYPE", Fault::Broken),
+        ("NOSCRIPT", Fault::NoScript),
+        ("NOGROUP", Fault::NoGroup),
+        ("UNBLOCKED", Fault::NoGroup),
+        ("LOADING", Fault::Busy),
+        ("BUSY ", Fault::Busy),
+        ("READONLY", Fault::Busy),
+        ("MASTERDOWN", Fault::Busy),
+        ("CLUSTERDOWN", Fault::Busy),
+        ("TRYAGAIN", Fault::Busy),
+        ("MOVED", Fault::Busy),
+        ("max number of clients", Fault::Busy),
+        ("OOM", Fault::Full),
+        ("MISCONF", Fault::Full),
+        ("NOREPLICAS", Fault::Full),
+    ];
+    let text = error.details();
+    if let Some((_, fault)) = TABLE.iter().find(|(word, _)| text.contains(word)) {
+        return *fault;
+    }
+    match error.kind() {
+        ErrorKind::IO
+        | ErrorKind::Timeout
+        | ErrorKind::Canceled
+        | ErrorKind::Routing
+        | ErrorKind::Cluster => Fault::Unknown,
+        ErrorKind::Backpressure => Fault::Busy,
+        _ => Fault::Broken,
+    }
+}
+
+/// Whether a call failed because the stream or its consumer group is not there.
+pub(crate) fn is_no_group(error: &Error) -> bool {
+    matches!(error, Error::Protocol { reason, .. } if reason.contains("NOGROUP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_errors_are_told_apart_wherever_the_word_stands() {
+        let fault = |text: &str| fault_of(&FredError::new(ErrorKind::Unknown, text.to_owned()));
+        for (text, expected) in [
+            ("NOSCRIPT No matching script.", Fault::NoScript),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write",
+                Fault::Busy,
+            ),
+            ("UNBLOCKED the stream key no longer exists", Fault::NoGroup),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Fault::Full,
+            ),
+            ("WRONGTYPE Operation against a key", Fault::Broken),
+            ("ERR max number of clients reached", Fault::Busy),
+        ] {
+            assert_eq!(fault(text), expected, "{text}");
+        }
+        assert_eq!(
+            fault_of(&FredError::new(ErrorKind::Timeout, "")),
+            Fault::Unknown
+        );
+    }
+}
