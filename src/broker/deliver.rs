@@ -1,0 +1,273 @@
+//! What workers do with a delivery: take it, renew it, settle it, hand it back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{Broker, Caller, Delivery, EntryId, cut, entry_ids};
+use crate::error::{Error, Result};
+use crate::job::millis;
+use crate::keys::{GROUP, Lane};
+use crate::redis::Patience;
+use crate::redis::reader::raw_entry;
+use crate::redis::reply::{Reply, Status, Value, number_of};
+use crate::redis::script::{self, Call};
+
+/// What the history keeps of a completed job.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    pub delivery: &'a Delivery,
+    pub took: Duration,
+}
+
+/// Why a job was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeathReason {
+    Attempts,
+    Refused,
+    Expired,
+}
+
+impl DeathReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Broker {
+    /// Makes the consumer group of every lane, where it is missing. From the first entry on, so that jobs which came
+    /// before the first worker are not passed over.
+    pub async fn create_groups(&self, patience: Patience) -> Result<()> {
+        for lane in Lane::ALL {
+            self.redis
+                .create_group(self.keys.lane(lane), GROUP, patience)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Ready -> running, exactly `limit` at most over all lanes. Nothing from a paused queue.
+    pub async fn claim(
+        &self,
+        consumer: &str,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<Vec<Delivery>> {
+        let mut call = Call::new(&script::CLAIM).key("limits", &self.keys.limits);
+        for lane in Lane::ALL {
+            call.push_key("lanes", self.keys.lane(lane));
+        }
+        let call = call
+            .text("group", GROUP)
+            .text("consumer", consumer)
+            .number("limit", limit as i64);
+        let mut reply = self.redis.call(call, patience).await?;
+        let entries = reply.take_list(1)?;
+        let deliveries = entries.into_iter().filter_map(|entry| {
+            let Value::Array(mut parts) = entry else {
+                return None;
+            };
+            let lane = number_of(parts.first()?)?;
+            let lane = *Lane::ALL.get(usize::try_from(lane - 1).ok()?)?;
+            parts.remove(0);
+            Delivery::read(lane, raw_entry(lane.index(), Value::Array(parts))?)
+        });
+        Ok(deliveries.collect())
+    }
+
+    /// Running -> running: renews leases. Returns the deliveries that are no longer live.
+    pub async fn extend(
+        &self,
+        lane: Lane,
+        consumer: &str,
+        entries: &[EntryId],
+        patience: Patience,
+    ) -> Result<Vec<EntryId>> {
+        let mut call = Call::new(&script::EXTEND)
+            .reserve(2 + entries.len())
+            .key("lane", self.keys.lane(lane))
+            .text("group", GROUP)
+            .text("consumer", consumer);
+        entries
+            .iter()
+            .for_each(|entry| call.push("entries", entry.bytes()));
+        let reply = self.redis.call(call, patience).await?;
+        entry_ids(reply.done()?.text(1)?)
+    }
+
+    /// Running -> completed, up to 1,000 deliveries of one lane. Returns those that were no longer live.
+    /// `history`: how many completed jobs the queue keeps, about; 0 keeps none.
+    pub async fn complete(
+        &self,
+        caller: &mut Caller,
+        lane: Lane,
+        done: &[Done<'_>],
+        history: usize,
+        patience: Patience,
+    ) -> Result<Vec<EntryId>> {
+        let keys = &self.keys;
+        let call = Call::new(&script::COMPLETE)
+            .reserve(5 + done.len())
+            .key("lane", keys.lane(lane))
+            .key("jobs", &keys.jobs)
+            .key("stats", &keys.stats)
+            .key("producers", &keys.producers)
+            .key("completed", &keys.completed)
+            .text("group", GROUP);
+        let mut call = caller
+            .sign(call)
+            .number("history", history as i64)
+            .number("count", done.len() as i64);
+        done.iter()
+            .for_each(|done| call.push("entries", done.delivery.entry.bytes()));
+        let mut uniques = 0;
+        for (index, Done { delivery, took }) in done.iter().enumerate() {
+            if delivery.meta.id.is_none() && delivery.unique().is_none() && history == 0 {
+                continue;
+            }
+            let unique = delivery.unique().map_or(0, |unique| {
+                uniques += 1;
+                call.push_key("unique", &keys.unique(unique));
+                uniques
+            });
+            let id = Bytes::copy_from_slice(delivery.id.as_str().as_bytes());
+            let name = Bytes::copy_from_slice(delivery.name.as_bytes());
+            let numbers = |number: u64| Bytes::from(number.to_string());
+            let row = [
+                numbers(index as u64 + 1),
+                id,
+                numbers(unique),
+                name,
+                numbers(delivery.attempt.into()),
+                numbers(millis(*took)),
+            ];
+            row.into_iter().for_each(|item| call.push("entries", item));
+        }
+        let reply = self.redis.call(call, patience).await?;
+        entry_ids(reply.done()?.text(1)?)
+    }
+
+    /// Running -> scheduled, after a failed attempt, or with `error` `None` because the handler asked to be called later.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`]: the delivery is no longer the live one; nothing was changed.
+    pub async fn retry(
+        &self,
+        caller: &mut Caller,
+        delivery: &Delivery,
+        after: Duration,
+        error: Option<&str>,
+        patience: Patience,
+    ) -> Result<()> {
+        let keys = &self.keys;
+        let call = Call::new(&script::RETRY)
+            .key("lane", keys.lane(delivery.lane))
+            .key("scheduled", &keys.scheduled)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events)
+            .key("producers", &keys.producers)
+            .text("group", GROUP);
+        let call = caller
+            .sign(call)
+            .bytes("entry_id", delivery.entry.bytes())
+            .number("delay_ms", millis(after).cast_signed())
+            .number("charged", i64::from(error.is_some()))
+            .text("error", cut(error.unwrap_or_default()))
+            .bytes("wake", keys.wake.clone());
+        self.settled(&self.redis.call(call, patience).await?, delivery)
+    }
+
+    /// Running -> ready, read first, no attempt used. Returns the deliveries that were no longer live.
+    pub async fn release(
+        &self,
+        lane: Lane,
+        entries: &[EntryId],
+        patience: Patience,
+    ) -> Result<Vec<EntryId>> {
+        let keys = &self.keys;
+        let mut call = Call::new(&script::RELEASE)
+            .key("lane", keys.lane(lane))
+            .key("next", &keys.next)
+            .key("jobs", &keys.jobs)
+            .key("stats", &keys.stats)
+            .text("group", GROUP);
+        entries
+            .iter()
+            .for_each(|entry| call.push("entries", entry.bytes()));
+        let reply = self.redis.call(call, patience).await?;
+        entry_ids(reply.done()?.text(1)?)
+    }
+
+    /// Running -> dead. For [`DeathReason::Expired`] Redis's clock has the last word: `false` means not yet.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`]: the delivery is no longer the live one; nothing was changed.
+    pub async fn dead_letter(
+        &self,
+        caller: &mut Caller,
+        delivery: &Delivery,
+        reason: DeathReason,
+        error: &str,
+        patience: Patience,
+    ) -> Result<bool> {
+        let keys = &self.keys;
+        let mut call = Call::new(&script::DEAD_LETTER)
+            .key("lane", keys.lane(delivery.lane))
+            .key("dead", &keys.dead)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events)
+            .key("producers", &keys.producers);
+        if let Some(unique) = delivery.unique() {
+            call.push_key("unique", &keys.unique(unique));
+        }
+        let call = caller
+            .sign(call.text("group", GROUP))
+            .bytes("entry_id", delivery.entry.bytes())
+            .text("reason", reason.name())
+            .text("error", cut(error));
+        let reply = self.redis.call(call, patience).await?;
+        if reply.status == Status::WrongState {
+            return Ok(false);
+        }
+        self.settled(&reply, delivery).map(|()| true)
+    }
+
+    fn settled(&self, reply: &Reply, delivery: &Delivery) -> Result<()> {
+        match reply.status {
+            Status::Ok => Ok(()),
+            Status::Stale => Err(Error::LeaseLost {
+                job: delivery.id.clone(),
+            }),
+            _ => Err(reply.unexpected_status()),
+        }
+    }
+
+    /// Forgets consumers that hold nothing: `leaving`, or with `None` all that were silent for `idle`.
+    pub async fn retire(
+        &self,
+        leaving: Option<&str>,
+        idle: Duration,
+        patience: Patience,
+    ) -> Result<u64> {
+        let mut forgotten = 0;
+        for lane in Lane::ALL {
+            let call = Call::new(&script::RETIRE)
+                .key("lane", self.keys.lane(lane))
+                .text("group", GROUP)
+                .text("consumer", leaving.unwrap_or_default())
+                .number("idle_ms", millis(idle).cast_signed());
+            forgotten += self.redis.call(call, patience).await?.count(1)?;
+        }
+        Ok(forgotten)
+    }
+}

@@ -1,0 +1,291 @@
+//! One async method per transition: the keys and arguments of each script, and its reply as a type.
+//!
+//! Public for the tests and for tools that take an engine apart; programs use [`crate::Queue`], [`crate::Worker`] and
+//! [`crate::inspect`]. It may change in any release.
+
+mod deliver;
+mod operate;
+mod produce;
+mod upkeep;
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::job::{JobId, Meta, QueueName};
+pub use crate::keys::Lane;
+use crate::keys::{Key, Keys};
+pub use crate::redis::Patience;
+use crate::redis::Redis;
+use crate::redis::reader::RawEntry;
+use crate::redis::script::Call;
+pub use deliver::{DeathReason, Done};
+pub use operate::Counts;
+pub use upkeep::{Promotion, PruneStep, Sweep, Upkeeper};
+
+/// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct EntryId {
+    pub ms: u64,
+    pub seq: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let (ms, seq) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            ms: ms.parse().map_err(drop)?,
+            seq: seq.parse().map_err(drop)?,
+        })
+    }
+}
+
+impl EntryId {
+    fn bytes(self) -> Bytes {
+        self.to_string().into()
+    }
+}
+
+/// A job in the hands of a worker.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub lane: Lane,
+    pub entry: EntryId,
+    pub id: JobId,
+    pub name: String,
+    pub payload: Bytes,
+    pub attempt: u32,
+    pub(crate) meta: Meta,
+    /// The entry is not one that an enqueue wrote: there is nothing to run, and it belongs in the dead letter.
+    pub foreign: bool,
+}
+
+impl Delivery {
+    /// Reads an entry. `None` when it was deleted while it was pending.
+    pub(crate) fn read(lane: Lane, raw: RawEntry) -> Option<Self> {
+        let entry: EntryId = raw.id.parse().ok()?;
+        let fields: [Bytes; 8] = match raw.fields.try_into() {
+            Ok(fields) => fields,
+            Err(fields) if Vec::is_empty(&fields) => return None,
+            Err(_) => return Some(Self::foreign(lane, entry)),
+        };
+        let [
+            name_key,
+            name,
+            payload_key,
+            payload,
+            attempt_key,
+            attempt,
+            meta_key,
+            meta,
+        ] = fields;
+        let ours = [&name_key[..], &payload_key, &attempt_key, &meta_key]
+            == [&b"name"[..], b"payload", b"attempt", b"meta"];
+        let attempt = std::str::from_utf8(&attempt)
+            .ok()
+            .and_then(|attempt| attempt.parse().ok());
+        let (true, Ok(name), Some(attempt), Ok(meta)) = (
+            ours,
+            std::str::from_utf8(&name),
+            attempt,
+            Meta::from_stored(&meta),
+        ) else {
+            return Some(Self::foreign(lane, entry));
+        };
+        let id = meta.id.clone().unwrap_or_else(|| entry.to_string().into());
+        Some(Self {
+            lane,
+            entry,
+            id,
+            name: name.to_owned(),
+            payload,
+            attempt,
+            meta,
+            foreign: false,
+        })
+    }
+
+    fn foreign(lane: Lane, entry: EntryId) -> Self {
+        let (id, name) = (entry.to_string().into(), "foreign entry".to_owned());
+        Self {
+            lane,
+            entry,
+            id,
+            name,
+            payload: Bytes::new(),
+            attempt: 1,
+            meta: Meta::default(),
+            foreign: true,
+        }
+    }
+
+    /// The unique key that is released when the job finishes.
+    pub fn unique(&self) -> Option<&str> {
+        self.meta.unique.as_deref()
+    }
+}
+
+/// Who numbers calls, so that one that is sent twice is carried out once. One call at a time each.
+#[derive(Debug)]
+pub struct Caller {
+    id: Bytes,
+    number: i64,
+}
+
+impl Caller {
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: Bytes::from(id.into()),
+            number: 0,
+        }
+    }
+
+    fn sign(&mut self, call: Call) -> Call {
+        self.number += 1;
+        call.bytes("caller", self.id.clone())
+            .number("number", self.number)
+    }
+}
+
+/// One queue's transitions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    pub(crate) redis: Redis,
+    pub(crate) keys: std::sync::Arc<Keys>,
+    pub queue: QueueName,
+}
+
+impl Broker {
+    pub(crate) fn new(redis: Redis, namespace: &str, queue: &QueueName) -> Self {
+        Self {
+            redis,
+            keys: Keys::new(namespace, queue).into(),
+            queue: queue.clone(),
+        }
+    }
+
+    /// A queue on a connection of its own, for tests and tools that need the transitions one by one.
+    ///
+    /// # Errors
+    /// As [`crate::client::Builder::connect`].
+    pub async fn connect(url: &str, namespace: &str, queue: &str) -> Result<Self> {
+        let client = crate::Millstream::builder(url)
+            .namespace(namespace)
+            .connect()
+            .await?;
+        client.broker(queue)
+    }
+
+    /// The same queue over another connection.
+    pub(crate) fn over(&self, redis: Redis) -> Self {
+        Self {
+            redis,
+            ..self.clone()
+        }
+    }
+
+    /// The lanes' keys, in the order of [`Lane::ALL`].
+    pub(crate) fn lane_keys(&self) -> [&Key; 2] {
+        Lane::ALL.map(|lane| self.keys.lane(lane))
+    }
+}
+
+/// At most 4 KiB of a message, cut at a character.
+fn cut(message: &str) -> &str {
+    let mut end = message.len().min(config::ERROR_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    &message[..end]
+}
+
+/// Reads `"id id …"`.
+fn entry_ids(text: &str) -> Result<Vec<EntryId>> {
+    text.split_whitespace()
+        .map(|id| {
+            id.parse().map_err(|()| Error::Protocol {
+                operation: "settle",
+                reason: format!("{id:?} is no entry id"),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(fields: &[&str]) -> RawEntry {
+        let fields = fields
+            .iter()
+            .map(|field| Bytes::copy_from_slice(field.as_bytes()))
+            .collect();
+        RawEntry {
+            stream: 0,
+            id: "5-1".into(),
+            fields,
+        }
+    }
+
+    #[test]
+    fn an_entry_that_no_enqueue_wrote_is_foreign_and_a_deleted_one_is_nothing() {
+        for fields in [
+            &["a", "b"][..],
+            &["name", "x", "payload", "y", "attempt", "z", "meta", ""],
+            &["name", "x", "payload", "y", "attempt", "1", "meta", "{"],
+            &["nome", "x", "payload", "y", "attempt", "1", "meta", ""],
+        ] {
+            assert!(
+                Delivery::read(Lane::Ready, raw(fields)).unwrap().foreign,
+                "{fields:?}"
+            );
+        }
+        assert!(Delivery::read(Lane::Ready, raw(&[])).is_none());
+    }
+
+    #[test]
+    fn a_job_keeps_its_id_under_another_entry() {
+        let plain = Delivery::read(
+            Lane::Ready,
+            raw(&["name", "x", "payload", "y", "attempt", "1", "meta", ""]),
+        )
+        .unwrap();
+        assert_eq!((plain.id.as_str(), plain.foreign), ("5-1", false));
+        let moved = raw(&[
+            "name",
+            "x",
+            "payload",
+            "y",
+            "attempt",
+            "2",
+            "meta",
+            r#"{"id":"1-0"}"#,
+        ]);
+        assert_eq!(
+            Delivery::read(Lane::Next, moved).unwrap().id.as_str(),
+            "1-0"
+        );
+    }
+
+    #[test]
+    fn errors_are_cut_at_a_character() {
+        let long = "ü".repeat(config::ERROR_BYTES_MAX);
+        assert_eq!(cut(&long).len(), config::ERROR_BYTES_MAX);
+        assert_eq!(
+            cut(&long[..config::ERROR_BYTES_MAX - 2]).len(),
+            config::ERROR_BYTES_MAX - 2
+        );
+        assert_eq!(cut(&format!("a{long}")).len(), config::ERROR_BYTES_MAX - 1);
+    }
+}

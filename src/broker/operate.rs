@@ -1,0 +1,175 @@
+//! What operators do: move and remove jobs, pause, count.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Broker;
+use crate::error::{Error, Result};
+use crate::job::JobId;
+use crate::job::state::State;
+use crate::keys::{GROUP, Lane};
+use crate::redis::Patience;
+use crate::redis::reply::{Reply, Status, number_of, text_of};
+use crate::redis::script::{self, Call};
+
+/// A queue's counts as the script gives them.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub ready: u64,
+    pub running: u64,
+    pub scheduled: u64,
+    pub dead: u64,
+    pub held: u64,
+    pub paused: bool,
+    pub oldest_ready: Option<Duration>,
+    pub counters: HashMap<String, u64>,
+}
+
+impl Broker {
+    /// Scheduled -> ready, ahead of the others.
+    pub async fn run_now(&self, id: &JobId, patience: Patience) -> Result<()> {
+        let keys = &self.keys;
+        let call = Call::new(&script::RUN_NOW)
+            .key("scheduled", &keys.scheduled)
+            .key("next", &keys.next)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .text("job_id", id.as_str());
+        self.moved(&self.redis.call(call, patience).await?, id, "run now")
+    }
+
+    /// Any unfinished state -> cancelled. `unique`: the key that the job holds, if it holds one. Returns the state before.
+    pub async fn cancel(
+        &self,
+        id: &JobId,
+        unique: Option<&str>,
+        patience: Patience,
+    ) -> Result<State> {
+        let keys = &self.keys;
+        let mut call = Call::new(&script::CANCEL)
+            .key("scheduled", &keys.scheduled)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events)
+            .key("next", &keys.next)
+            .key("lane", &keys.ready);
+        if let Some(unique) = unique {
+            call.push_key("unique", &keys.unique(unique));
+        }
+        let call = call
+            .text("group", GROUP)
+            .text("job_id", id.as_str())
+            .bytes("wake", keys.wake.clone());
+        let reply = self.redis.call(call, patience).await?;
+        self.moved(&reply, id, "cancelled")?;
+        Ok(match reply.text(1)? {
+            "scheduled" => State::Scheduled,
+            "running" => State::Running,
+            _ => State::Ready,
+        })
+    }
+
+    /// Dead -> ready, up to 1,000 ids. Returns how many were dead.
+    pub async fn redrive(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+        let keys = &self.keys;
+        let call = Call::new(&script::REDRIVE)
+            .key("dead", &keys.dead)
+            .key("lane", &keys.ready)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events);
+        self.counted(call, ids, patience).await
+    }
+
+    /// Dead -> gone, up to 1,000 ids. Returns how many were dead.
+    pub async fn purge(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+        let keys = &self.keys;
+        let call = Call::new(&script::PURGE)
+            .key("dead", &keys.dead)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events);
+        self.counted(call, ids, patience).await
+    }
+
+    async fn counted(&self, mut call: Call, ids: &[JobId], patience: Patience) -> Result<u64> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        for id in ids {
+            call = call.text("ids", id.as_str());
+        }
+        self.redis.call(call, patience).await?.count(1)
+    }
+
+    /// Lets no worker claim, or ends that.
+    pub async fn pause(&self, paused: bool, patience: Patience) -> Result<()> {
+        let call = Call::new(&script::PAUSE)
+            .key("limits", &self.keys.limits)
+            .key("events", &self.keys.events)
+            .number("paused", paused.into())
+            .bytes("wake", self.keys.wake.clone());
+        self.redis.call(call, patience).await.map(drop)
+    }
+
+    pub async fn is_paused(&self, patience: Patience) -> Result<bool> {
+        let args = vec![self.keys.limits.as_str().into(), "paused".into()];
+        let paused = self.redis.command("HGET", args, patience).await?;
+        Ok(text_of(&paused).is_some())
+    }
+
+    /// The queue's counts at one moment.
+    pub async fn stats(&self, patience: Patience) -> Result<Counts> {
+        let keys = &self.keys;
+        let mut call = Call::new(&script::STATS)
+            .key("scheduled", &keys.scheduled)
+            .key("dead", &keys.dead)
+            .key("held", &keys.held)
+            .key("limits", &keys.limits)
+            .key("stats", &keys.stats);
+        for lane in Lane::ALL {
+            call.push_key("lanes", keys.lane(lane));
+        }
+        let reply = self.redis.call(call.text("group", GROUP), patience).await?;
+        let counters = reply.list(8)?.chunks_exact(2).filter_map(|pair| {
+            Some((
+                text_of(&pair[0])?.to_owned(),
+                u64::try_from(number_of(&pair[1])?).ok()?,
+            ))
+        });
+        Ok(Counts {
+            ready: reply.count(1)?,
+            running: reply.count(2)?,
+            scheduled: reply.count(3)?,
+            dead: reply.count(4)?,
+            held: reply.count(5)?,
+            paused: reply.count(6)? > 0,
+            oldest_ready: u64::try_from(reply.number(7)?)
+                .ok()
+                .map(Duration::from_millis),
+            counters: counters.collect(),
+        })
+    }
+
+    fn moved(&self, reply: &Reply, id: &JobId, wanted: &'static str) -> Result<()> {
+        match reply.status {
+            Status::Ok => Ok(()),
+            Status::Missing => Err(Error::NotFound {
+                queue: self.queue.to_string(),
+                job: id.clone(),
+            }),
+            Status::WrongState => {
+                let state = reply.text(1)?.to_owned();
+                Err(Error::WrongState {
+                    job: id.clone(),
+                    state,
+                    wanted,
+                })
+            }
+            _ => Err(reply.unexpected_status()),
+        }
+    }
+}

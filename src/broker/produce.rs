@@ -1,0 +1,124 @@
+//! What producers do: put jobs in.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{Broker, Caller};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::job::durability::Durability;
+use crate::job::{Enqueued, NewJob, millis};
+use crate::redis::Patience;
+use crate::redis::script::{self, Call};
+
+impl Broker {
+    /// New -> ready or scheduled. Up to 1,000 jobs, checked before; all or nothing.
+    pub async fn enqueue(
+        &self,
+        caller: &mut Caller,
+        jobs: &[NewJob],
+        patience: Patience,
+    ) -> Result<Vec<Enqueued>> {
+        self.enqueue_durably(caller, jobs, Durability::Memory, patience)
+            .await
+    }
+
+    /// [`Broker::enqueue`], and waits until the jobs are as safe as `durability` says, or for a second.
+    pub async fn enqueue_durably(
+        &self,
+        caller: &mut Caller,
+        jobs: &[NewJob],
+        durability: Durability,
+        patience: Patience,
+    ) -> Result<Vec<Enqueued>> {
+        let keys = &self.keys;
+        let mut call = Call::new(&script::ENQUEUE)
+            .reserve(3 + 4 * jobs.len())
+            .key("lane", &keys.ready)
+            .key("scheduled", &keys.scheduled)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("producers", &keys.producers);
+        call = caller.sign(call).bytes("wake", keys.wake.clone());
+        let mut uniques = 0;
+        for job in jobs {
+            call.push("jobs", Bytes::copy_from_slice(job.name.as_bytes()));
+            call.push("jobs", job.payload.clone());
+            let mut options = Options::default();
+            let mut meta = std::borrow::Cow::Borrowed(&job.meta);
+            if let Some(unique) = &job.unique {
+                uniques += 1;
+                call.push_key("unique", &keys.unique(&unique.key));
+                options.unique = Some(uniques);
+                options.window = unique.window.is_some();
+                let hold = unique
+                    .window
+                    .unwrap_or(config::UNIQUE_BACKSTOP + job.delay.unwrap_or_default());
+                options.unique_ms = Some(millis(hold));
+                if unique.window.is_none() {
+                    meta.to_mut().unique = Some(unique.key.clone());
+                }
+            }
+            if let Some(delay) = job.delay.filter(|delay| !delay.is_zero()) {
+                options.delay_ms = Some(millis(delay));
+                options.id = Some(uuid::Uuid::now_v7().simple().to_string());
+            }
+            options.expires_ms = job.expires.map(millis);
+            call.push("jobs", meta.to_stored().into());
+            call.push("jobs", options.to_stored().into());
+        }
+        let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
+        let ids = reply.done()?.text(1)?;
+        let enqueued: Vec<Enqueued> = ids
+            .split(' ')
+            .map(|id| match id.strip_prefix('=') {
+                Some(holder) => Enqueued {
+                    id: holder.into(),
+                    duplicate: true,
+                    durability,
+                },
+                None => Enqueued {
+                    id: id.into(),
+                    duplicate: false,
+                    durability,
+                },
+            })
+            .collect();
+        if enqueued.len() != jobs.len() {
+            let reason = format!("{} ids for {} jobs", enqueued.len(), jobs.len());
+            return Err(Error::Protocol {
+                operation: "enqueue",
+                reason,
+            });
+        }
+        Ok(enqueued)
+    }
+}
+
+/// What the enqueue script is told of a job that is more than plain; see `lua/enqueue.lua`.
+#[derive(Default, PartialEq, Serialize)]
+struct Options {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_ms: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    window: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+}
+
+impl Options {
+    fn to_stored(&self) -> String {
+        if *self == Self::default() {
+            String::new()
+        } else {
+            serde_json::to_string(self).expect("plain strings and numbers")
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What somebody must do regularly: promote, reclaim, prune.
+
+use std::time::Duration;
+
+use super::Broker;
+use crate::config;
+use crate::error::Result;
+use crate::job::{JobId, millis};
+use crate::keys::{GROUP, Lane};
+use crate::redis::Patience;
+use crate::redis::reply::{Status, text_of};
+use crate::redis::script::{self, Call};
+
+/// Who does the upkeep, and for how long it is theirs.
+#[derive(Clone, Debug)]
+pub struct Upkeeper {
+    pub worker: String,
+    pub lock: Duration,
+}
+
+/// What a promotion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// Another worker does the upkeep.
+    Standby,
+    /// `next_due`: the wait until the next job is due, `None` when none is scheduled.
+    Promoted {
+        count: u64,
+        next_due: Option<Duration>,
+    },
+}
+
+/// What a reclaim did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// Another worker does the upkeep.
+    Standby,
+    /// `cursor` is `None` at the end of the lane. `unlock`: unique keys of jobs that died, with their jobs.
+    Swept {
+        cursor: Option<String>,
+        reclaimed: u64,
+        dead: u64,
+        unlock: Vec<(String, JobId)>,
+    },
+}
+
+/// What a prune removed in one step.
+#[derive(Clone, Debug)]
+pub struct PruneStep {
+    pub completed: u64,
+    pub dead: u64,
+    pub producers: u64,
+    /// Where to go on among the producers; `None` at the end.
+    pub cursor: Option<String>,
+    /// More finished jobs are old enough.
+    pub more: bool,
+}
+
+impl Broker {
+    /// Scheduled -> ready, up to `limit` due jobs.
+    pub async fn promote(
+        &self,
+        by: &Upkeeper,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<Promotion> {
+        let keys = &self.keys;
+        let call = Call::new(&script::PROMOTE)
+            .key("scheduled", &keys.scheduled)
+            .key("lane", &keys.ready)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("lock", &keys.upkeep)
+            .text("worker", &by.worker)
+            .number("lock_ms", millis(by.lock).cast_signed())
+            .number("limit", limit as i64);
+        let reply = self.redis.call(call, patience).await?;
+        if reply.status == Status::Standby {
+            return Ok(Promotion::Standby);
+        }
+        let next_due = u64::try_from(reply.number(2)?)
+            .ok()
+            .map(Duration::from_micros);
+        Ok(Promotion::Promoted {
+            count: reply.count(1)?,
+            next_due,
+        })
+    }
+
+    /// Running -> ready or dead: one step of a sweep over `lane` for deliveries that were not renewed for `lease`.
+    pub async fn reclaim(
+        &self,
+        by: &Upkeeper,
+        lane: Lane,
+        lease: Duration,
+        cursor: Option<&str>,
+        patience: Patience,
+    ) -> Result<Sweep> {
+        let keys = &self.keys;
+        let call = Call::new(&script::RECLAIM)
+            .key("lane", keys.lane(lane))
+            .key("next", &keys.next)
+            .key("dead", &keys.dead)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events)
+            .key("lock", &keys.upkeep)
+            .text("group", GROUP)
+            .text("worker", &by.worker)
+            .number("lock_ms", millis(by.lock).cast_signed())
+            .number("lease_ms", millis(lease).cast_signed())
+            .number("stalls", config::STALLS_MAX.into())
+            .text("cursor", cursor.unwrap_or("0-0"))
+            .number("limit", 100);
+        let reply = self.redis.call(call, patience).await?;
+        if reply.status == Status::Standby {
+            return Ok(Sweep::Standby);
+        }
+        let cursor = Some(reply.text(1)?)
+            .filter(|cursor| *cursor != "0-0")
+            .map(str::to_owned);
+        let unlock = reply
+            .list(4)?
+            .chunks_exact(2)
+            .filter_map(|pair| Some((text_of(&pair[0])?.to_owned(), text_of(&pair[1])?.into())))
+            .collect();
+        Ok(Sweep::Swept {
+            cursor,
+            reclaimed: reply.count(2)?,
+            dead: reply.count(3)?,
+            unlock,
+        })
+    }
+
+    /// Releases the unique keys of jobs that a sweep found dead.
+    pub async fn unlock(&self, held: &[(String, JobId)], patience: Patience) -> Result<()> {
+        let mut call = Call::new(&script::UNLOCK);
+        for (unique, id) in held {
+            call.push_key("unique", &self.keys.unique(unique));
+            call = call.text("ids", id.as_str());
+        }
+        self.redis.call(call, patience).await.map(drop)
+    }
+
+    /// Completed or dead -> gone, one bounded step. An age of `None` leaves that kind alone.
+    pub async fn prune(
+        &self,
+        completed: Option<Duration>,
+        dead: Option<Duration>,
+        producers: Option<Duration>,
+        cursor: Option<&str>,
+        patience: Patience,
+    ) -> Result<PruneStep> {
+        let age = |age: Option<Duration>| age.map_or(-1, |age| millis(age).cast_signed());
+        let keys = &self.keys;
+        let call = Call::new(&script::PRUNE)
+            .key("dead", &keys.dead)
+            .key("completed", &keys.completed)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("producers", &keys.producers)
+            .number("completed_age_ms", age(completed))
+            .number("dead_age_ms", age(dead))
+            .number("producer_age_ms", age(producers))
+            .text("cursor", cursor.unwrap_or("0"))
+            .number("limit", 500);
+        let reply = self.redis.call(call, patience).await?;
+        Ok(PruneStep {
+            completed: reply.count(1)?,
+            dead: reply.count(2)?,
+            producers: reply.count(3)?,
+            cursor: Some(reply.text(4)?)
+                .filter(|cursor| *cursor != "0")
+                .map(str::to_owned),
+            more: reply.count(5)? > 0,
+        })
+    }
+}
