@@ -67,8 +67,8 @@ impl Queue {
     /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: nothing was sent; mend the job.
     /// [`crate::Error::Refused`]: Redis cannot take it now (memory, disk, failover); nothing was stored.
     /// [`crate::Error::Unfit`]: the server cannot confirm the durability that was asked for; nothing was stored.
-    /// [`crate::Error::Ambiguous`]: no answer within the enqueue timeout (4 s by default). The job may be stored; enqueue
-    /// it again only with a unique key, or where running it twice does no harm.
+    /// [`crate::Error::Ambiguous`]: no answer within the enqueue timeout (4 s by default). The job may be stored, and may
+    /// even have run; enqueue it again where that does no harm, or with [`NewJob::unique_for`] from the start.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
         job.check(self.payload_bytes_max)?;
         self.coalescer.enqueue(job).await

@@ -1,4 +1,5 @@
 //! Tests against real servers, one file per transition, then whole lives of jobs.
 
 mod durability;
+mod outage;
 mod readme;
