@@ -2,9 +2,12 @@
 //!
 //! A lone caller sends at once and waits for one round trip. Under load the cost of a call is shared by the whole batch.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OnceCell, oneshot};
+use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::callers::{Callers, Slot};
@@ -13,6 +16,9 @@ use crate::job::durability::Durability;
 use crate::job::{Enqueued, NewJob};
 use crate::queue::chunk_len;
 use crate::redis::{Patience, Redis};
+
+/// A call whose patience ends gives its own answer a moment later, and that says more than the clock does.
+const LAST_WORD: Duration = Duration::from_millis(250);
 
 /// Gathers the enqueue calls of one queue.
 #[derive(Debug)]
@@ -72,12 +78,33 @@ impl Coalescer {
 
     /// Sends `jobs` as one call of their own.
     pub(crate) async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
-        let mut slot = self.callers.take().await;
-        self.send(&mut slot, jobs).await
+        let sent = async {
+            let mut slot = self.callers.take().await;
+            self.send(&mut slot, jobs).await
+        };
+        self.in_time(sent).await
     }
 
     /// Sends `job` at once when nobody else is sending, together with others when somebody is.
     pub(crate) async fn enqueue(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
+        self.in_time(self.enqueue_in_turn(job)).await
+    }
+
+    /// The patience is the caller's, so it counts from the caller's call: while Redis is silent, the wait for those before it is
+    /// as long as its own.
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let waited = self.patience.total + LAST_WORD;
+        match timeout(waited, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Ambiguous {
+                operation: "enqueue",
+                waited,
+                reason: "no answer".to_owned(),
+            }),
+        }
+    }
+
+    async fn enqueue_in_turn(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
         let alone = self.callers.are_idle() && self.gathered().jobs.is_empty();
         if alone && let Some(mut slot) = self.callers.try_take() {
             let mut enqueued = self.send(&mut slot, std::slice::from_ref(&job)).await?;
@@ -104,6 +131,8 @@ impl Coalescer {
         let mut slot = self.callers.take().await;
         let (jobs, answers): (Vec<NewJob>, Vec<_>) = {
             let mut gathered = self.gathered();
+            // Whoever stopped waiting has been told that the job may not be stored, and may be sending it again.
+            gathered.jobs.retain(|(_, answer)| !answer.is_closed());
             let fitting =
                 chunk_len(gathered.jobs.iter().map(|(job, _)| job)).min(gathered.jobs.len());
             let later = gathered.jobs.split_off(fitting);
@@ -115,6 +144,9 @@ impl Coalescer {
                 .into_iter()
                 .unzip()
         };
+        if jobs.is_empty() {
+            return;
+        }
         match self.send(&mut slot, &jobs).await {
             Ok(enqueued) => answers
                 .into_iter()

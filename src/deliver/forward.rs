@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -21,10 +20,10 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as SendError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use sha2::Sha256;
 
 use super::escape_controls;
 use crate::error::{Error, Result};
+use crate::gateway::signature::{Secret, sign_standard};
 use crate::job::codec::Codec;
 use crate::worker::handler::{Context, Handler, HandlerFuture, JobError};
 
@@ -161,6 +160,8 @@ impl Forward {
             }
         }
 
+        let secret = settings.sign_with.as_deref();
+        let secret = secret.map(|text| Secret::standard("sign_with", text));
         let mut parts = given.clone().into_parts();
         parts.authority = Some(host_port.parse().expect("a part of a parsed authority"));
         let url = Uri::from_parts(parts).expect("a parsed URL, without its user");
@@ -168,7 +169,7 @@ impl Forward {
             target: Arc::new(Target {
                 peer: format!("{}:{port}", authority.host()),
                 authorization: user.map(basic_authorization),
-                signing_key: settings.sign_with.as_deref().map(signing_key).transpose()?,
+                secret: secret.transpose()?,
                 dead_on: settings.dead_on,
                 sender: Sender::new(scheme == "https")?,
                 url,
@@ -207,7 +208,7 @@ struct Target {
     /// `host:port`, for messages. Not the path or query: webhook URLs carry tokens there.
     peer: String,
     authorization: Option<HeaderValue>,
-    signing_key: Option<Vec<u8>>,
+    secret: Option<Secret>,
     dead_on: Vec<u16>,
     sender: Sender,
 }
@@ -276,7 +277,7 @@ impl Target {
         ] {
             headers.insert(name, header_value(name, value)?);
         }
-        if let Some(key) = &self.signing_key {
+        if let Some(secret) = &self.secret {
             let id = job.id().as_str();
             // The receiver's window is five minutes, so every attempt is stamped and signed anew.
             let timestamp = SystemTime::now()
@@ -284,7 +285,7 @@ impl Target {
                 .map_or(0, |since| {
                     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
                 });
-            let signature = sign_standard(key, id, timestamp, job.payload());
+            let signature = sign_standard(secret, id, timestamp, job.payload());
             headers.insert("webhook-id", header_value("webhook-id", id)?);
             headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
             headers.insert(
@@ -476,27 +477,6 @@ fn without_secrets(url: &str) -> String {
         None => url.rsplit('@').next().unwrap_or_default().to_owned(),
     };
     escape_controls(&shown, &[])
-}
-
-/// The key in a Standard Webhooks secret.
-fn signing_key(secret: &str) -> Result<Vec<u8>> {
-    let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-    match BASE64.decode(encoded) {
-        Ok(key) if !key.is_empty() => Ok(key),
-        _ => Err(Error::setting(
-            "sign_with",
-            "(not shown)",
-            "base64 of the key, with or without `whsec_` before it; make one with: openssl rand -base64 32",
-        )),
-    }
-}
-
-/// The Standard Webhooks signature, version 1: HMAC-SHA256 over `id.timestamp.body`.
-fn sign_standard(key: &[u8], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(format!("{id}.{timestamp}.").as_bytes());
-    mac.update(body);
-    format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
 }
 
 #[cfg(test)]

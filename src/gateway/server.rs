@@ -142,7 +142,9 @@ impl<S: Store> Inner<S> {
     /// Answers one request and writes its line to the log, also when the client goes away before the answer.
     async fn answer(&self, request: Request<Incoming>, lane: Lane) -> Reply {
         let mut access = Access::new(&request);
-        let reply = self.route(request, lane, &mut access).await;
+        let without_body = request.body().is_end_stream();
+        let mut reply = self.route(request, lane, &mut access).await;
+        reply.request_read |= without_body;
         access.status = reply.status.as_u16();
         reply
     }

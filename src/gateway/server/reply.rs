@@ -12,6 +12,7 @@ use crate::job::Enqueued;
 /// When to come again after a 503, seconds. Senders wait longer by themselves as failures go on.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer before it is HTTP.
 #[derive(Debug)]
@@ -145,6 +146,10 @@ impl Reply {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if !self.request_read {
+            // Or the client would send its next request into a connection that is about to end.
+            headers.insert(header::CONNECTION, CLOSE);
         }
         response
     }

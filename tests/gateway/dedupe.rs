@@ -1,0 +1,85 @@
+//! A delivery id makes one job, however often and wherever it arrives.
+
+use futures_util::future::join_all;
+use millstream::Context;
+
+use crate::support::senders::{self, BODY, Delivery};
+use crate::support::{Place, QUEUE, eventually};
+
+#[tokio::test]
+async fn the_same_delivery_again_is_answered_with_the_first_job() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let make: [fn(&str, &[u8]) -> Delivery; 4] = [
+        senders::shopify,
+        senders::github,
+        senders::standard,
+        senders::billing,
+    ];
+    for make in make {
+        let (id, duplicate) = inbox.deliver(&make("d1", BODY)).await.stored();
+        assert!(!duplicate);
+        // Signed anew, as a sender does that tries again later.
+        assert_eq!(inbox.deliver(&make("d1", BODY)).await.stored(), (id, true));
+        assert!(!inbox.deliver(&make("d2", BODY)).await.stored().1);
+    }
+    // A source knows only its own delivery ids: two jobs each.
+    assert_eq!(place.stats().await.enqueued_total, 8);
+}
+
+#[tokio::test]
+async fn fifty_copies_at_once_through_two_gateways_make_one_job() {
+    let place = Place::new().await;
+    let inboxes = [place.gateway().await, place.gateway().await];
+    let delivery = senders::shopify("d1", BODY);
+
+    let copies = (0..50).map(|copy| inboxes[copy % 2].deliver(&delivery));
+    let answers = join_all(copies).await;
+
+    let stored: Vec<(String, bool)> = answers.iter().map(|answer| answer.stored()).collect();
+    let job = place.only_job().await;
+    assert!(
+        stored.iter().all(|(id, _)| id == job.id.as_str()),
+        "{stored:?}"
+    );
+    let first = stored.iter().filter(|(_, duplicate)| !duplicate).count();
+    assert_eq!(first, 1, "{stored:?}");
+    assert_eq!(place.stats().await.ready, 1);
+}
+
+#[tokio::test]
+async fn a_delivery_whose_job_is_completed_is_still_a_duplicate() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let worker = place.client.worker(QUEUE).unwrap();
+    let worker = worker
+        .fallback(async |_: Context| Ok(()))
+        .start()
+        .await
+        .unwrap();
+    let delivery = senders::shopify("d1", BODY);
+    let (id, _) = inbox.deliver(&delivery).await.stored();
+    let is_completed = async || place.stats().await.completed_total == 1;
+    eventually("the job is completed", is_completed).await;
+
+    assert_eq!(inbox.deliver(&delivery).await.stored(), (id, true));
+
+    let stats = place.stats().await;
+    assert_eq!(
+        (stats.enqueued_total, stats.ready, stats.running),
+        (1, 0, 0)
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_delivery_id_every_request_is_a_job() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let delivery = senders::shopify("-", BODY).without("X-Shopify-Webhook-Id");
+    let (first, one) = inbox.deliver(&delivery).await.stored();
+    let (second, two) = inbox.deliver(&delivery).await.stored();
+    assert_ne!(first, second);
+    assert!(!one && !two);
+    assert_eq!(place.stats().await.ready, 2);
+}

@@ -1,0 +1,12 @@
+//! The gateway and the handlers that the binary ships, over real sockets and against real Redis servers.
+
+#![cfg(all(feature = "webhooks", feature = "private-redis"))]
+
+mod chain;
+mod dedupe;
+mod intake;
+mod outage;
+mod readiness;
+mod refusals;
+mod shutdown;
+mod support;

@@ -1,0 +1,119 @@
+//! `/health/ready` tells the truth, and tells it soon.
+
+use std::time::{Duration, Instant};
+
+use millstream::{Context, Worker};
+use serde_json::{Value, json};
+
+use crate::support::{Inbox, Place, QUEUE, eventually};
+
+/// What the gateway promises.
+const PROMISED: Duration = Duration::from_millis(500);
+/// What a single answer is held to. The promise is the gateway's own timer; on a machine where other tests take all cores, timer
+/// and test may be late together. So every answer must come within this, and the quickest of several within what is promised.
+const TOLERATED: Duration = Duration::from_secs(2);
+
+async fn worker(place: &Place) -> Worker {
+    let worker = place.client.worker(QUEUE).unwrap();
+    worker
+        .fallback(async |_: Context| Ok(()))
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn ready(inbox: &Inbox) -> (u16, Value) {
+    let answer = inbox.get("/health/ready").await;
+    (answer.status, answer.json()["checks"].clone())
+}
+
+/// Probes `count` times and returns what the last one was told; none may be ready, and none late.
+async fn never_ready_and_never_late(inbox: &Inbox, count: usize) -> Value {
+    let mut quickest = Duration::MAX;
+    let mut told = Value::Null;
+    for _ in 0..count {
+        let asked = Instant::now();
+        let (status, checks) = ready(inbox).await;
+        let took = asked.elapsed();
+        assert_eq!(status, 503, "{checks}");
+        assert!(took < TOLERATED, "{took:?}");
+        quickest = quickest.min(took);
+        told = checks;
+        assert_eq!(inbox.get("/health/live").await.status, 200);
+    }
+    assert!(quickest < PROMISED, "{quickest:?}");
+    told
+}
+
+#[tokio::test]
+async fn a_process_that_can_store_and_work_is_ready() {
+    let place = Place::new().await;
+    let worker = worker(&place).await;
+    let inbox = place.gateway_with(vec![worker.health()], |_| {}).await;
+    let answer = inbox.get("/health/ready").await;
+    assert_eq!(answer.status, 200);
+    let checks = json!({"redis": "ok", "workers": "ok", "worker_webhooks": "ok"});
+    assert_eq!(answer.json(), json!({"status": "ok", "checks": checks}));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn without_redis_it_is_alive_and_not_ready_until_redis_is_back() {
+    let place = Place::new().await;
+    let worker = worker(&place).await;
+    let inbox = place.gateway_with(vec![worker.health()], |_| {}).await;
+    assert_eq!(ready(&inbox).await.0, 200);
+
+    place.redis.kill().unwrap();
+    // An answer of before is good for a quarter of a second.
+    eventually("not ready", async || ready(&inbox).await.0 == 503).await;
+    let checks = never_ready_and_never_late(&inbox, 10).await;
+    assert_ne!(checks["redis"], "ok");
+
+    place.redis.restart().unwrap();
+    eventually("ready again", async || ready(&inbox).await.0 == 200).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn while_redis_hangs_it_is_alive_and_not_ready() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    assert_eq!(ready(&inbox).await.0, 200);
+
+    place.redis.freeze().unwrap();
+    eventually("not ready", async || ready(&inbox).await.0 == 503).await;
+    let checks = never_ready_and_never_late(&inbox, 10).await;
+    assert_ne!(checks["redis"], "ok");
+
+    place.redis.thaw().unwrap();
+    eventually("ready again", async || ready(&inbox).await.0 == 200).await;
+}
+
+#[tokio::test]
+async fn a_worker_pool_that_has_stopped_makes_the_process_unready() {
+    let place = Place::new().await;
+    let (first, second) = (worker(&place).await, worker(&place).await);
+    for stop_by_drop in [true, false] {
+        let worker = worker(&place).await;
+        let inbox = place.gateway_with(vec![worker.health()], |_| {}).await;
+        assert_eq!(ready(&inbox).await.0, 200);
+        if stop_by_drop {
+            drop(worker);
+        } else {
+            worker.stop().await;
+        }
+        eventually("not ready", async || ready(&inbox).await.0 == 503).await;
+        let checks = never_ready_and_never_late(&inbox, 3).await;
+        assert_eq!(
+            checks,
+            json!({"redis": "ok", "workers": "failing", "worker_webhooks": "failing"})
+        );
+    }
+    // Others on the same queue do not hide it.
+    let healths = vec![first.health(), second.health()];
+    let inbox = place.gateway_with(healths, |_| {}).await;
+    first.stop().await;
+    eventually("not ready", async || ready(&inbox).await.0 == 503).await;
+    second.stop().await;
+}

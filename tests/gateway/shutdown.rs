@@ -1,0 +1,40 @@
+//! A deploy loses nothing: what a gateway has begun to take in is stored and answered.
+
+use tokio::net::TcpStream;
+
+use crate::support::senders::{self, BODY};
+use crate::support::{Place, eventually};
+
+#[tokio::test]
+async fn a_request_that_is_half_sent_when_the_shutdown_begins_is_stored_and_answered() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let delivery = senders::shopify("d1", BODY);
+    let request = delivery.request();
+    let (begun, rest) = request.split_at(request.len() - BODY.len() / 2);
+    let mut slow = inbox.connect().await;
+    // Its first request is answered, so the gateway has the connection and is not merely about to accept it.
+    slow.send(&crate::support::http::get("/health/live")).await;
+    assert_eq!(slow.answer().await.status, 200);
+    slow.send(begun).await;
+    // Sent later and answered: by then the gateway has read what was sent before, on whichever connection.
+    assert_eq!(inbox.get("/health/live").await.status, 200);
+
+    inbox.shutdown.cancel();
+    let is_refused = async || TcpStream::connect(inbox.address).await.is_err();
+    eventually("new connections are refused", is_refused).await;
+    assert!(!inbox.running.is_finished());
+    place.assert_nothing_is_stored().await;
+    slow.send(rest).await;
+
+    let answer = slow.answer().await;
+    let (id, duplicate) = answer.stored();
+    assert!(!duplicate);
+    assert_eq!(answer.header("connection"), Some("close"));
+    let job = place.only_job().await;
+    assert_eq!(
+        (job.id.as_str(), job.payload.as_deref()),
+        (id.as_str(), Some(BODY))
+    );
+    inbox.stopped().await;
+}
