@@ -1,6 +1,6 @@
 //! running -> completed
 
-use millstream::broker::{Caller, Delivery, Done};
+use millstream::broker::{Caller, Delivery, Done, Lane};
 use std::time::Duration;
 
 use crate::support::verbs::plain;
@@ -145,4 +145,49 @@ async fn the_history_does_not_grow_without_bound() {
     }
     let kept = t.redis(&["XLEN", &t.key("completed")]).int();
     assert!((300..=500).contains(&kept), "{kept} entries");
+}
+
+#[tokio::test]
+async fn a_job_handed_back_within_the_millisecond_of_its_enqueue_leaves_no_record() {
+    let t = Fixture::new().await;
+    t.redis(&[
+        "XADD",
+        &t.key("ready"),
+        "7-0",
+        "name",
+        "a",
+        "payload",
+        "",
+        "attempt",
+        "1",
+        "meta",
+        "",
+    ]);
+    t.expect_unbooked(1);
+    let first = t.claim_one().await;
+    t.release(&first).await;
+    // Gives the job back the id that it is called by, which the clock does now and then.
+    let next = t.key("ready:next");
+    t.redis(&["DEL", &next]);
+    t.redis(&[
+        "XADD",
+        &next,
+        "7-0",
+        "name",
+        "a",
+        "payload",
+        "",
+        "attempt",
+        "1",
+        "meta",
+        r#"{"id":"7-0"}"#,
+    ]);
+    t.broker.create_groups(PATIENCE).await.unwrap();
+    let again = t.claim_one().await;
+    assert_eq!((again.lane, again.entry), (Lane::Next, first.entry));
+
+    t.complete(&[&again]).await;
+
+    assert_eq!(t.record_of(&first.id), None);
+    assert!(t.scan().homes.is_empty());
 }

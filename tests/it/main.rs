@@ -2,6 +2,7 @@
 
 mod support;
 
+mod cancel;
 mod claim;
 mod complete;
 mod durability;

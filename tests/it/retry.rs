@@ -32,7 +32,7 @@ async fn a_failed_job_waits_out_its_backoff_with_its_error_kept() {
     let meta = t.scan().meta_of(delivery.id.as_str());
     assert_eq!(
         meta,
-        serde_json::json!({"id": delivery.id, "headers": {"h": "v"}, "max_attempts": 3})
+        serde_json::json!({"id": delivery.id, "codec": "raw", "headers": {"h": "v"}, "max_attempts": 3})
     );
     assert_eq!((t.counter("failed"), t.counter("retried")), (1, 1));
     assert_eq!(

@@ -231,14 +231,16 @@ impl Scan {
             if payload.is_some() {
                 faults.push(format!("{id} is on {lane} and has a stored payload"));
             }
+            // Entry ids repeat from lane to lane, so an id alone does not tell whether the job ever left.
+            let left = self.meta_of(id)["id"].is_string();
             let at_home = |record: &Json| {
                 record["state"] == "ready"
                     && record["entry"] == **entry
                     && record["lane"].as_str().is_some_and(|at| at.ends_with(lane))
             };
             match record {
-                None if id == entry => {}
-                Some(record) if id != entry && at_home(record) => {}
+                None if !left && id == entry && lane == "ready" => {}
+                Some(record) if left && at_home(record) => {}
                 _ => faults.push(format!("{id} is {entry} of {lane}, its record: {record:?}")),
             }
         }

@@ -266,6 +266,9 @@ impl Fixture {
 /// Entries that an engine never writes, each of which has broken one that trusted its stream.
 pub(crate) const FOREIGN: &[&[&str]] = &[
     &["hello", "world"],
+    &[
+        "name", "a", "payload", "b", "attempt", "1", "meta", "", "more", "",
+    ],
     &["name", "a", "payload", "b"],
     &["payload", "a", "name", "b", "attempt", "1", "meta", ""],
     &["name", "a", "payload", "b", "attempt", "one", "meta", ""],
