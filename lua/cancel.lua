@@ -36,15 +36,18 @@ if record and record.state == 'scheduled' then
   redis.call('HDEL', payloads, job_id)
   before = 'scheduled'
 else
-  -- On a stream: under the entry that the record names, or, having never left it, under its own id.
-  local entry = record and record.entry or job_id
+  -- On a stream: where the record says, or, having never left it, under its own id. Another job may have the same
+  -- entry id on the other lane, and a job that came back has an entry id that is not its name.
+  local lane, entry = ready_lane, job_id
+  if record then
+    lane, entry = record.lane == next_lane and next_lane or ready_lane, record.entry or ''
+  end
   if not string.find(entry, '^%d+%-%d+$') then return { MISSING } end
-  for _, lane in ipairs({ next_lane, ready_lane }) do
-    if #redis.call('XRANGE', lane, entry, entry) > 0 then
-      before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
-      redis.call('XDEL', lane, entry)
-      redis.call('PUBLISH', wake, 'lost ' .. entry)
-    end
+  local found = redis.call('XRANGE', lane, entry, entry)[1]
+  if found and id_of(job_of(found[2]).meta, entry) == job_id then
+    before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
+    redis.call('XDEL', lane, entry)
+    redis.call('PUBLISH', wake, 'lost ' .. entry .. ' ' .. lane)
   end
 end
 if not before then return { MISSING } end

@@ -12,6 +12,9 @@
 local limits = KEYS[1]
 local group, consumer, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
+check('HLEN', limits)
+for lane = 2, #KEYS do check('XLEN', KEYS[lane]) end
+
 local claimed = {}
 if redis.call('HGET', limits, 'paused') then return { OK, claimed } end
 for lane = 2, #KEYS do

@@ -33,7 +33,7 @@ if last < #ARGV then
 end
 
 local lost, is_lost = {}, {}
-if redis.call('XACK', lane, group, unpack(ARGV, FIRST, last)) == count then
+if looked_at(lane, redis.pcall('XACK', lane, group, unpack(ARGV, FIRST, last))) == count then
   redis.call('XDEL', lane, unpack(ARGV, FIRST, last))
 else
   -- Some delivery is not the live one: an entry that is already gone tells which.
@@ -49,7 +49,8 @@ for i = last + 1, #ARGV, STRIDE do
   local place, job_id, unique, name, attempt, took_ms =
     tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
   if not is_lost[place] then
-    if job_id ~= ARGV[FIRST + place - 1] then redis.call('HDEL', jobs, job_id) end
+    -- Also when the id is that of the entry: a job that came back may have got it again, on the other lane.
+    redis.call('HDEL', jobs, job_id)
     if unique > 0 then unlock(KEYS[5 + unique], job_id) end
     if history > 0 then
       redis.call('XADD', completed, 'MAXLEN', '~', history, '*',

@@ -34,7 +34,7 @@ for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
 
 local now = ms_of(now_us())
 if reason == 'expired' then
-  local found = redis.call('XRANGE', lane, entry_id, entry_id)
+  local found = looked_at(lane, redis.pcall('XRANGE', lane, entry_id, entry_id))
   local expires_at_ms = found[1] and read_meta(job_of(found[1][2]).meta).expires_at_ms
   if found[1] and not (expires_at_ms and expires_at_ms <= now) then return { WRONG_STATE } end
 end

@@ -15,7 +15,7 @@ local FIRST = 3
 local command = { 'XCLAIM', lane, group, consumer, 0 }
 for i = FIRST, #ARGV do command[#command + 1] = ARGV[i] end
 command[#command + 1] = 'JUSTID'
-local renewed = redis.call(unpack(command))
+local renewed = looked_at(lane, redis.pcall(unpack(command)))
 
 local lost = {}
 if #renewed < #ARGV - FIRST + 1 then

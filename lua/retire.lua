@@ -12,7 +12,7 @@ local lane = KEYS[1]
 local group, leaving, idle_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local forgotten = 0
-for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', lane, group)) do
+for _, fields in ipairs(looked_at(lane, redis.pcall('XINFO', 'CONSUMERS', lane, group))) do
   local consumer = {}
   for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
   if consumer.pending == 0 and (consumer.name == leaving or (leaving == '' and consumer.idle >= idle_ms)) then

@@ -14,6 +14,13 @@
 local scheduled, dead, held, limits, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group = ARGV[1]
 
+check('ZCARD', scheduled)
+check('ZCARD', dead)
+check('ZCARD', held)
+check('HLEN', limits)
+check('HLEN', stats)
+for lane = 6, #KEYS do check('XLEN', KEYS[lane]) end
+
 local now = ms_of(now_us())
 local ready, running, oldest = 0, 0, nil
 for lane = 6, #KEYS do

@@ -4,7 +4,7 @@
 
 -- nil for a new call, 'old' for a call that was overtaken, else the remembered answer.
 local function replayed(producers, caller, number)
-  local last = redis.call('HGET', producers, caller)
+  local last = looked_at(producers, redis.pcall('HGET', producers, caller))
   if not last then return nil end
   local last_number = tonumber(string.match(last, '^%d+'))
   if tonumber(number) > last_number then return nil end

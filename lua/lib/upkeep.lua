@@ -1,6 +1,6 @@
 -- upkeep: one worker at a time does the upkeep of a queue. The lock is only thrift: upkeep is safe to run twice at once.
 local function leads(lock, worker, ttl_ms)
-  local leader = redis.call('GET', lock)
+  local leader = looked_at(lock, redis.pcall('GET', lock))
   if leader and leader ~= worker then return false end
   redis.call('SET', lock, worker, 'PX', ttl_ms)
   return true

@@ -27,6 +27,7 @@ pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, Upkeeper};
 
 /// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.
+/// Each lane counts for itself, so two lanes may give the same id: what names a delivery is its [`Place`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct EntryId {
     pub ms: u64,
@@ -56,6 +57,9 @@ impl EntryId {
         self.to_string().into()
     }
 }
+
+/// What no two deliveries share.
+pub(crate) type Place = (Lane, EntryId);
 
 /// A job in the hands of a worker.
 #[derive(Clone, Debug)]
@@ -128,6 +132,10 @@ impl Delivery {
             meta: Meta::default(),
             foreign: true,
         }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        (self.lane, self.entry)
     }
 
     /// The unique key that is released when the job finishes.

@@ -92,13 +92,13 @@ pub(crate) static ENQUEUE: Script = Script::new(
 );
 pub(crate) static CLAIM: Script = Script::new(
     "claim",
-    lua!("lib/status.lua", "claim.lua"),
+    lua!("lib/status.lua", "lib/check.lua", "claim.lua"),
     &["limits", "lanes.."],
     &["group", "consumer", "limit"],
 );
 pub(crate) static EXTEND: Script = Script::new(
     "extend",
-    lua!("lib/status.lua", "extend.lua"),
+    lua!("lib/status.lua", "lib/check.lua", "extend.lua"),
     &["lane"],
     &["group", "consumer", "entries.."],
 );
@@ -241,7 +241,9 @@ pub(crate) static CANCEL: Script = Script::new(
     lua!(
         "lib/status.lua",
         "lib/check.lua",
+        "lib/meta.lua",
         "lib/record.lua",
+        "lib/settle.lua",
         "lib/unique.lua",
         "lib/event.lua",
         "cancel.lua"
@@ -302,7 +304,7 @@ pub(crate) static PRUNE: Script = Script::new(
 );
 pub(crate) static RETIRE: Script = Script::new(
     "retire",
-    lua!("lib/status.lua", "retire.lua"),
+    lua!("lib/status.lua", "lib/check.lua", "retire.lua"),
     &["lane"],
     &["group", "consumer", "idle_ms"],
 );
@@ -330,7 +332,12 @@ pub(crate) static PAUSE: Script = Script::new(
 );
 pub(crate) static STATS: Script = Script::new(
     "stats",
-    lua!("lib/status.lua", "lib/clock.lua", "stats.lua"),
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "stats.lua"
+    ),
     &["scheduled", "dead", "held", "limits", "stats", "lanes.."],
     &["group"],
 );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::STEP;
-use crate::broker::Broker;
+use crate::broker::{Broker, Lane, Place};
 use crate::redis::jittered;
 use crate::worker::lease::Leases;
 
@@ -40,10 +40,10 @@ pub(crate) async fn listen(broker: Broker, hints: Hints) {
             Ok(mut listener) => loop {
                 let hint = listener.next().await;
                 match hint.split_once(' ') {
-                    Some(("lost", entry)) => {
-                        if let Ok(entry) = entry.parse() {
-                            let told = hints.leases.lose(entry);
-                            tracing::debug!(queue = %broker.queue, %entry, told, "the job was cancelled");
+                    Some(("lost", place)) => {
+                        if let Some(place) = place_of(&broker, place) {
+                            let told = hints.leases.lose(place);
+                            tracing::debug!(queue = %broker.queue, entry = %place.1, told, "the job was cancelled");
                         }
                     }
                     _ if hint == "due" => hints.due.notify_one(),
@@ -59,6 +59,15 @@ pub(crate) async fn listen(broker: Broker, hints: Hints) {
         }
         tokio::time::sleep(jittered(Duration::from_secs(5))).await;
     }
+}
+
+/// Reads `"<entry> <lane's key>"`.
+fn place_of(broker: &Broker, text: &str) -> Option<Place> {
+    let (entry, key) = text.split_once(' ')?;
+    let lane = Lane::ALL
+        .into_iter()
+        .find(|lane| broker.keys.lane(*lane).as_str() == key)?;
+    Some((lane, entry.parse().ok()?))
 }
 
 /// Looks at the limits every second.

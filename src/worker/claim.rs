@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Work;
 use super::health::Pulse;
 use super::lease::Leases;
-use crate::broker::{Broker, Delivery, EntryId};
+use crate::broker::{Broker, Delivery, Place};
 use crate::config;
 use crate::error::Result;
 use crate::keys::Lane;
@@ -180,11 +180,11 @@ impl Claimer {
         Ok(count)
     }
 
-    fn feed(&self, entries: Vec<RawEntry>, wanted: impl Fn(EntryId) -> bool) {
+    fn feed(&self, entries: Vec<RawEntry>, wanted: impl Fn(Place) -> bool) {
         for raw in entries {
             let lane = Lane::ALL[raw.stream];
             if let Some(delivery) = Delivery::read(lane, raw)
-                && wanted(delivery.entry)
+                && wanted(delivery.place())
             {
                 self.take(delivery);
             }
@@ -194,7 +194,7 @@ impl Claimer {
 
     /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.
     fn take(&self, delivery: Delivery) {
-        let cancel = self.leases.hold(delivery.entry, delivery.lane);
+        let cancel = self.leases.hold(delivery.place());
         self.load.buffered.fetch_add(1, Ordering::AcqRel);
         // The channel is unbounded and closes only after this loop has ended.
         let _ = self.feed.try_send(Work { delivery, cancel });
@@ -213,20 +213,15 @@ impl Claimer {
             return;
         }
         // What is known before Redis answers is ours already, even if it is settled by the time the answer is read.
-        let known: HashSet<EntryId> = self
-            .leases
-            .entries()
-            .into_iter()
-            .map(|(_, entry)| entry)
-            .collect();
+        let known: HashSet<Place> = self.leases.places().into_iter().collect();
         let streams = self.broker.lane_keys();
         match self
             .reader
             .read_own(&streams, &self.consumer, config::BATCH_JOBS_MAX)
             .await
         {
-            Ok(own) => self.feed(own, |entry| {
-                !known.contains(&entry) && !self.leases.holds(entry)
+            Ok(own) => self.feed(own, |place| {
+                !known.contains(&place) && !self.leases.holds(place)
             }),
             Err(ReadFailure::NoGroup) => {}
             Err(ReadFailure::Lost(_)) => self.reader.reconnect().await,

@@ -89,7 +89,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
         // Handlers that block their thread do not hear: their jobs are handed back over their heads.
         let mut deaf: HashMap<Lane, Vec<EntryId>> = HashMap::new();
         leases
-            .entries()
+            .places()
             .into_iter()
             .for_each(|(lane, entry)| deaf.entry(lane).or_default().push(entry));
         for (lane, entries) in deaf {
@@ -153,7 +153,7 @@ async fn release(
                 tracing::warn!(queue = %broker.queue, jobs = chunk.len(), "no time to hand jobs back; they run elsewhere when their leases end")
             }
         }
-        leases.drop_all(chunk.iter().copied());
+        leases.drop_all(chunk.iter().map(|entry| (lane, *entry)));
     }
     released
 }

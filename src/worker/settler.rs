@@ -53,7 +53,7 @@ impl Settler {
     async fn settle_batch(&self, mut slot: Slot, batch: Vec<Finished>) {
         let count = batch.len();
         self.leases
-            .settling(batch.iter().map(|finished| finished.delivery.entry));
+            .settling(batch.iter().map(|finished| finished.delivery.place()));
         let mut done = Vec::with_capacity(count);
         let mut others = Vec::new();
         for finished in batch {
@@ -102,7 +102,7 @@ impl Settler {
             Err(error) => self.unsettleable("complete", &error),
         }
         self.leases
-            .drop_all(done.iter().map(|done| done.delivery.entry));
+            .drop_all(done.iter().map(|done| done.delivery.place()));
     }
 
     async fn settle_one(&self, slot: &mut Slot, delivery: &Delivery, settlement: Settlement) {
@@ -140,7 +140,7 @@ impl Settler {
             }
             Err(error) => self.unsettleable("settle", &error),
         }
-        self.leases.drop_all([delivery.entry]);
+        self.leases.drop_all([delivery.place()]);
     }
 
     /// Another try would end the same: the lease is left to lapse, and the job runs again elsewhere.

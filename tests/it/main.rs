@@ -1,5 +1,13 @@
 //! Tests against real servers, one file per transition, then whole lives of jobs.
 
+mod support;
+
+mod cancel;
+mod claim;
+mod complete;
 mod durability;
+mod enqueue;
+mod extend;
 mod outage;
 mod readme;
+mod retry;

@@ -1,0 +1,193 @@
+//! running -> completed
+
+use millstream::broker::{Caller, Delivery, Done, Lane};
+use std::time::Duration;
+
+use crate::support::verbs::plain;
+use crate::support::{Fixture, PATIENCE};
+
+fn done(deliveries: &[Delivery]) -> Vec<Done<'_>> {
+    let took = Duration::from_millis(7);
+    let done = deliveries.iter().map(|delivery| Done { delivery, took });
+    done.collect()
+}
+
+#[tokio::test]
+async fn a_completed_job_leaves_nothing_behind_but_a_count() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain().unique("k")).await;
+    let delivery = t.fail_once(&delivery, "boom").await;
+    let delivery = t.take_over(&delivery).await;
+
+    assert_eq!(t.complete(&[&delivery]).await, []);
+
+    assert!(t.scan().homes.is_empty());
+    assert_eq!(t.unique_holder("k"), None);
+    assert_eq!(t.counter("completed"), 1);
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn a_completion_by_a_stale_worker_settles_nothing() {
+    let t = Fixture::new().await;
+    let first = t.running(plain().unique("k")).await;
+    let second = t.take_over(&first).await;
+    let before = t.state_hash();
+
+    assert_eq!(t.complete_keeping(&[&first], 100).await, [first.entry]);
+
+    // That a lease was lost is counted, and the call is remembered; of the jobs nothing has changed.
+    let books = ["stats", "producers"];
+    assert_eq!(t.state_hash().without(&books), before.without(&books));
+    assert_eq!((t.counter("completed"), t.counter("lease_lost")), (0, 1));
+    assert_eq!(t.complete(&[&second]).await, []);
+    assert_eq!(t.unique_holder("k"), None);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_completion_sent_again_counts_once_and_answers_the_same() {
+    let t = Fixture::new().await;
+    t.enqueue_many(3).await;
+    let deliveries = t.claim(3).await;
+    t.complete(&[&deliveries[1]]).await;
+    let (mut first, mut again) = (Caller::new("w"), Caller::new("w"));
+    let (lane, done) = (deliveries[0].lane, done(&deliveries));
+    let answer = t
+        .broker
+        .complete(&mut first, lane, &done, 100, PATIENCE)
+        .await;
+    let before = t.state_hash();
+
+    let second = t
+        .broker
+        .complete(&mut again, lane, &done, 100, PATIENCE)
+        .await;
+
+    assert_eq!(answer.unwrap(), [deliveries[1].entry]);
+    assert_eq!(
+        second.unwrap(),
+        [deliveries[1].entry],
+        "told that its own settlement was lost"
+    );
+    assert_eq!(t.state_hash(), before);
+    assert_eq!(t.counter("completed"), 3);
+}
+
+#[tokio::test]
+async fn stale_deliveries_among_many_are_named_and_the_rest_are_settled() {
+    let t = Fixture::new().await;
+    let jobs: Vec<_> = (0..1000)
+        .map(|n| plain().unique(format!("key-{n}")))
+        .collect();
+    t.try_enqueue(&jobs).await.unwrap();
+    let deliveries = t.claim(1000).await;
+    for stale in [3, 998] {
+        t.let_lease_lapse(&deliveries[stale]);
+    }
+    assert_eq!(t.sweep().await, (2, 0));
+
+    let lost = t
+        .complete_keeping(&deliveries.iter().collect::<Vec<_>>(), 5000)
+        .await;
+
+    assert_eq!(lost, [deliveries[3].entry, deliveries[998].entry]);
+    assert_eq!(t.counter("completed"), 998);
+    assert_eq!(t.unique_holder("key-0"), None);
+    assert_eq!(
+        t.unique_holder("key-3").as_deref(),
+        Some(deliveries[3].id.as_str())
+    );
+    assert_eq!(t.redis(&["XLEN", &t.key("completed")]).int(), 998);
+    assert_eq!(t.claim(10).await.len(), 2);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_unique_key_that_meanwhile_belongs_to_another_job_is_left_alone() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain().unique("k")).await;
+    // The key ran out while the job was at work, and another job took it.
+    t.redis(&["DEL", &t.key("unique:k")]);
+    let other = t.enqueue(plain().unique("k")).await;
+
+    t.complete(&[&delivery]).await;
+
+    assert_eq!(t.unique_holder("k").as_deref(), Some(other.as_str()));
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn the_history_says_what_was_done_and_is_written_only_on_request() {
+    let t = Fixture::new().await;
+    let first = t.running(plain()).await;
+    t.complete(&[&first]).await;
+    assert_eq!(t.redis(&["EXISTS", &t.key("completed")]).int(), 0);
+    let second = t.running(plain()).await;
+
+    t.complete_keeping(&[&second], 100).await;
+
+    let history = t.redis(&["XRANGE", &t.key("completed"), "-", "+"]);
+    let fields = &history.list()[0].list()[1];
+    let told = ["job", "name", "attempt", "took_ms"].map(|name| fields.field(name).text());
+    assert_eq!(told, [second.id.as_str(), "job", "1", "7"]);
+}
+
+#[tokio::test]
+async fn the_history_does_not_grow_without_bound() {
+    let t = Fixture::new().await;
+    for _ in 0..5 {
+        t.enqueue_many(1000).await;
+        let deliveries = t.claim(1000).await;
+        t.complete_keeping(&deliveries.iter().collect::<Vec<_>>(), 300)
+            .await;
+    }
+    let kept = t.redis(&["XLEN", &t.key("completed")]).int();
+    assert!((300..=500).contains(&kept), "{kept} entries");
+}
+
+#[tokio::test]
+async fn a_job_handed_back_within_the_millisecond_of_its_enqueue_leaves_no_record() {
+    let t = Fixture::new().await;
+    t.redis(&[
+        "XADD",
+        &t.key("ready"),
+        "7-0",
+        "name",
+        "a",
+        "payload",
+        "",
+        "attempt",
+        "1",
+        "meta",
+        "",
+    ]);
+    t.expect_unbooked(1);
+    let first = t.claim_one().await;
+    t.release(&first).await;
+    // Gives the job back the id that it is called by, which the clock does now and then.
+    let next = t.key("ready:next");
+    t.redis(&["DEL", &next]);
+    t.redis(&[
+        "XADD",
+        &next,
+        "7-0",
+        "name",
+        "a",
+        "payload",
+        "",
+        "attempt",
+        "1",
+        "meta",
+        r#"{"id":"7-0"}"#,
+    ]);
+    t.broker.create_groups(PATIENCE).await.unwrap();
+    let again = t.claim_one().await;
+    assert_eq!((again.lane, again.entry), (Lane::Next, first.entry));
+
+    t.complete(&[&again]).await;
+
+    assert_eq!(t.record_of(&first.id), None);
+    assert!(t.scan().homes.is_empty());
+}
