@@ -1,0 +1,321 @@
+//! Commands as people script them.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Cli, PATIENCE, Process};
+
+const ENQUEUE: &[&str] = &["enqueue", "q", "--name", "a"];
+
+impl Cli {
+    fn enqueued(&self, flags: &[&str]) -> String {
+        let args: Vec<&str> = ENQUEUE.iter().chain(flags).copied().collect();
+        self.ok(&args).trim().to_owned()
+    }
+
+    fn counts(&self) -> [u64; 4] {
+        let stats = self.json(&["stats", "q", "--json"]);
+        ["ready", "scheduled", "running", "dead"].map(|state| stats[state].as_u64().unwrap())
+    }
+
+    /// A worker whose handler ends with `code`.
+    fn worker_that_exits(&self, code: &str) -> Process {
+        let script = format!("echo no good >&2; exit {code}");
+        let args = [
+            "worker",
+            "--queue",
+            "q",
+            "--backoff",
+            "fixed(1ms)",
+            "--command",
+            "sh",
+            "--",
+            "-c",
+            &script,
+        ];
+        Process(
+            self.command(&args)
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
+    }
+}
+
+#[test]
+fn stats_json_has_every_field_of_the_contract() {
+    let cli = Cli::new();
+    let stats = cli.json(&["stats", "q", "--json"]);
+    for field in [
+        "queue",
+        "ready",
+        "scheduled",
+        "held",
+        "running",
+        "dead",
+        "completed_total",
+        "failed_total",
+        "retried_total",
+        "dead_total",
+        "stalled_total",
+        "enqueued_total",
+        "oldest_ready_ms",
+        "paused",
+    ] {
+        assert!(stats.get(field).is_some(), "{field} is missing: {stats}");
+    }
+    assert!(cli.ok(&["stats", "q"]).contains("ready"));
+}
+
+#[test]
+fn an_enqueued_job_can_be_listed_shown_and_cancelled() {
+    let cli = Cli::new();
+    let id = cli.enqueued(&["--payload", "hello"]);
+
+    let jobs = cli.json(&["jobs", "list", "q", "--json"]);
+    assert_eq!(
+        (&jobs[0]["id"], &jobs[0]["state"]),
+        (&Value::from(id.as_str()), &Value::from("ready"))
+    );
+    assert!(cli.ok(&["jobs", "list", "q"]).contains(&id));
+    assert!(cli.ok(&["jobs", "show", "q", &id]).contains("hello"));
+
+    cli.ok(&["jobs", "cancel", "q", &id]);
+    assert_eq!(cli.counts(), [0, 0, 0, 0]);
+    let output = cli.run(&["jobs", "show", "q", &id]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&id));
+}
+
+#[test]
+fn payloads_come_from_arguments_files_and_stdin_byte_for_byte() {
+    let cli = Cli::new();
+    let bytes = [0xff, 0xfe, 0, b'r', b'a', b'w', b'\n'];
+    std::fs::write(cli.dir.path().join("body"), bytes).unwrap();
+    cli.enqueued(&["--payload-file", "body"]);
+    let mut child = cli
+        .command(&["enqueue", "q", "--name", "a", "--payload-file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let args = [
+        "worker",
+        "--queue",
+        "q",
+        "--command",
+        "sh",
+        "--",
+        "-c",
+        "cat > \"$MILLSTREAM_JOB_ID\"; echo done >> log",
+    ];
+    let _worker = Process(
+        cli.command(&args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    cli.wait_for_log(2);
+
+    let stored = std::fs::read_dir(cli.dir.path())
+        .unwrap()
+        .map(|file| file.unwrap());
+    let jobs = stored.filter(|file| file.file_name().to_string_lossy().contains('-'));
+    let bodies: Vec<Vec<u8>> = jobs
+        .map(|file| std::fs::read(file.path()).unwrap())
+        .collect();
+    assert_eq!(bodies, [bytes, bytes]);
+}
+
+#[test]
+fn a_delayed_job_waits_and_can_be_run_now() {
+    let cli = Cli::new();
+    let id = cli.enqueued(&["--delay", "1h30m"]);
+    assert_eq!(cli.counts(), [0, 1, 0, 0]);
+    let job = &cli.json(&["jobs", "list", "q", "--state", "scheduled", "--json"])[0];
+    assert!(job["due_ms"].as_u64().is_some());
+
+    cli.ok(&["jobs", "run-now", "q", &id]);
+
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+    let again = cli.run(&["jobs", "run-now", "q", &id]);
+    assert_eq!(
+        again.status.code(),
+        Some(1),
+        "only a scheduled job can be run now"
+    );
+}
+
+#[test]
+fn a_time_in_the_past_is_now() {
+    let cli = Cli::new();
+    cli.enqueued(&["--at", "2020-01-01T00:00:00Z"]);
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn a_unique_key_makes_one_job() {
+    let cli = Cli::new();
+    let enqueue = |flags: &[&str]| {
+        let args: Vec<&str> = ENQUEUE
+            .iter()
+            .chain(flags)
+            .chain(&["--json"])
+            .copied()
+            .collect();
+        cli.json(&args)
+    };
+    let first = enqueue(&["--unique", "k"]);
+    let second = enqueue(&["--unique", "k"]);
+
+    assert_eq!(first["id"], second["id"]);
+    assert_eq!(
+        (&first["duplicate"], &second["duplicate"]),
+        (&Value::Bool(false), &Value::Bool(true))
+    );
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn a_paused_queue_is_left_alone_until_it_is_resumed() {
+    let cli = Cli::new();
+    cli.ok(&["pause", "q"]);
+    assert_eq!(cli.json(&["stats", "q", "--json"])["paused"], true);
+    let args = [
+        "worker",
+        "--queue",
+        "q",
+        "--command",
+        "sh",
+        "--",
+        "-c",
+        "echo ran >> log",
+    ];
+    let _worker = Process(
+        cli.command(&args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    // The worker is up once it has made its lanes.
+    let began = std::time::Instant::now();
+    while cli.json(&["keys", "q", "--json"])[0]["kind"] != "stream" {
+        assert!(began.elapsed() < PATIENCE, "the worker did not come up");
+    }
+    cli.enqueued(&[]);
+    // Nothing tells that nothing happens: long enough for a worker that does not heed the pause.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+
+    cli.ok(&["resume", "q"]);
+    cli.wait_for_log(1);
+}
+
+#[tokio::test]
+async fn dead_jobs_can_be_listed_shown_redriven_and_purged() {
+    let cli = Cli::new();
+    let failing = cli.worker_that_exits("65");
+    let id = cli.enqueued(&["--payload", "hello"]);
+    cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+    drop(failing);
+
+    let dead = cli.json(&["dead", "list", "q", "--json"]);
+    assert_eq!(
+        (&dead[0]["id"], &dead[0]["reason"]),
+        (&Value::from(id.as_str()), &Value::from("refused"))
+    );
+    let shown = cli.ok(&["dead", "show", "q", &id]);
+    assert!(
+        shown.contains("no good") && shown.contains("hello"),
+        "{shown}"
+    );
+    cli.ok(&["dead", "redrive", "q", "--all", "--dry-run"]);
+    assert_eq!(cli.counts(), [0, 0, 0, 1], "a dry run moves nothing");
+
+    cli.ok(&["dead", "redrive", "q", "--all", "--yes"]);
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+
+    let failing = cli.worker_that_exits("65");
+    cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+    drop(failing);
+    cli.ok(&["dead", "purge", "q", &id, "--yes"]);
+    assert_eq!(cli.counts(), [0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_failing_program_is_retried_until_its_attempts_are_used_up() {
+    let cli = Cli::new();
+    let _failing = cli.worker_that_exits("1");
+    let id = cli.enqueued(&["--max-attempts", "3"]);
+
+    let stats = cli
+        .wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+
+    assert_eq!((stats.failed_total, stats.retried_total), (3, 2));
+    let dead = cli.json(&["dead", "list", "q", "--json"]);
+    assert_eq!(
+        (&dead[0]["id"], &dead[0]["reason"]),
+        (&Value::from(id.as_str()), &Value::from("attempts"))
+    );
+    assert_eq!(dead[0]["errors"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn prune_drops_what_is_old_enough_and_a_dry_run_only_counts() {
+    let cli = Cli::new();
+    let _failing = cli.worker_that_exits("65");
+    cli.enqueued(&["--count", "5"]);
+    cli.wait_for("q", "dead jobs", |stats| stats.dead == 5)
+        .await;
+    let prune = |flags: &[&str]| {
+        let args: Vec<&str> = ["prune", "q", "--json"]
+            .iter()
+            .chain(flags)
+            .copied()
+            .collect();
+        cli.json(&args)["dead"].as_u64().unwrap()
+    };
+
+    assert_eq!(prune(&["--dead-older-than", "1h", "--yes"]), 0);
+    assert_eq!(prune(&["--dead-older-than", "1ms", "--dry-run"]), 5);
+    assert_eq!(cli.counts(), [0, 0, 0, 5]);
+    assert_eq!(prune(&["--dead-older-than", "1ms", "--yes"]), 5);
+    assert_eq!(cli.counts(), [0, 0, 0, 0]);
+}
+
+#[test]
+fn keys_explains_every_key_with_a_redis_cli_line() {
+    let cli = Cli::new();
+    cli.enqueued(&[]);
+    let keys = cli.json(&["keys", "q", "--json"]);
+    assert_eq!(keys[0]["key"], "millstream:{q}:ready");
+    assert_eq!(keys[0]["size"], 1);
+    let text = cli.ok(&["keys", "q"]);
+    assert!(
+        text.contains("redis-cli") && text.contains("XRANGE 'millstream:{q}:ready'"),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_command_has_help() {
+    let cli = Cli::new();
+    for command in [
+        "demo", "dev", "serve", "gateway", "worker", "enqueue", "stats", "jobs", "dead", "pause",
+        "resume", "prune", "keys",
+    ] {
+        let help = cli.ok(&[command, "--help"]);
+        assert!(help.contains("Usage:"), "{command}: {help}");
+    }
+}

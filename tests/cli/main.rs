@@ -1,0 +1,6 @@
+//! Tests of the binary: commands as people script them, and worker processes that are stopped and killed.
+
+mod bad_input;
+mod commands;
+mod process;
+mod support;
