@@ -194,6 +194,11 @@ impl Keys {
         }
     }
 
+    /// What stands before and after a queue's name in the key with this last part.
+    pub(crate) fn around_queue(namespace: &str, suffix: &str) -> (String, String) {
+        (format!("{namespace}:{{"), format!("}}:{suffix}"))
+    }
+
     pub(crate) fn lane(&self, lane: Lane) -> &Key {
         match lane {
             Lane::Next => &self.next,

@@ -29,7 +29,7 @@ pub(crate) use address::Address;
 pub(crate) use fault::is_no_group;
 use fault::{Fault, fault_of};
 pub(crate) use listener::Listener;
-use reply::{Reply, number_of};
+use reply::{Reply, number_of, text_of};
 use script::Call;
 
 /// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
@@ -190,6 +190,37 @@ impl Redis {
             patience,
         )
         .await
+    }
+
+    /// One step of a SCAN: where to go on, and keys.
+    pub(crate) async fn scan(
+        &self,
+        args: Vec<Value>,
+        patience: Patience,
+    ) -> Result<(String, Vec<String>)> {
+        let operation = "SCAN";
+        let request = Request::Command(
+            CustomCommand::new_static(operation, ClusterHash::Random, false),
+            args,
+        );
+        let page = self.repeat(operation, &request, patience).await?;
+        let text = |value: &Value| text_of(value).map(str::to_owned);
+        match &page {
+            Value::Array(parts) => match parts.as_slice() {
+                [next, Value::Array(keys)] => Ok((
+                    text(next).unwrap_or_default(),
+                    keys.iter().filter_map(text).collect(),
+                )),
+                _ => Err(Error::Protocol {
+                    operation,
+                    reason: "a cursor and keys were expected".into(),
+                }),
+            },
+            _ => Err(Error::Protocol {
+                operation,
+                reason: "a list was expected".into(),
+            }),
+        }
     }
 
     /// Makes a consumer group that begins with the stream's first entry, and the stream; no harm if both are there.
