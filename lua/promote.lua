@@ -33,7 +33,9 @@ for _, job_id in ipairs(due) do
     redis.call('HDEL', payloads, job_id)
     promoted = promoted + 1
   else
-    -- Somebody deleted the record or the payload by hand: there is nothing left to run.
+    -- Somebody deleted the record or the payload by hand: there is nothing left to run, and the other half goes too.
+    redis.call('HDEL', jobs, job_id)
+    redis.call('HDEL', payloads, job_id)
     redis.call('HINCRBY', stats, 'orphaned', 1)
   end
   redis.call('ZREM', scheduled, job_id)

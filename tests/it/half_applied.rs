@@ -1,0 +1,353 @@
+//! Redis does not roll back: a script that cannot finish must not begin.
+
+use std::time::Duration;
+
+use millstream::broker::{Caller, DeathReason, Delivery, Lane};
+use millstream::{Error, JobId, Result};
+
+use crate::support::verbs::{WORKER, plain};
+use crate::support::{Fixture, LATER, LEASE, PATIENCE, upkeeper};
+
+/// Each script with the keys it touches; `UNIQUE` stands for the unique key of the job at hand.
+const SCRIPTS: &[(&str, &[&str])] = &[
+    (
+        "enqueue",
+        &[
+            "ready",
+            "scheduled",
+            "jobs",
+            "payloads",
+            "stats",
+            "producers",
+            UNIQUE,
+        ],
+    ),
+    ("claim", &["limits", "ready:next", "ready"]),
+    ("extend", &["ready"]),
+    (
+        "complete",
+        &["ready", "jobs", "stats", "producers", "completed", UNIQUE],
+    ),
+    (
+        "retry",
+        &[
+            "ready",
+            "scheduled",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "producers",
+        ],
+    ),
+    ("release", &["ready", "ready:next", "jobs", "stats"]),
+    (
+        "dead_letter",
+        &[
+            "ready",
+            "dead",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "producers",
+            UNIQUE,
+        ],
+    ),
+    (
+        "reclaim",
+        &[
+            "ready",
+            "ready:next",
+            "dead",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "upkeep",
+        ],
+    ),
+    (
+        "promote",
+        &["scheduled", "ready", "jobs", "payloads", "stats", "upkeep"],
+    ),
+    ("run_now", &["scheduled", "ready:next", "jobs", "payloads"]),
+    (
+        "cancel",
+        &[
+            "scheduled",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "ready:next",
+            "ready",
+            UNIQUE,
+        ],
+    ),
+    (
+        "redrive",
+        &["dead", "ready", "jobs", "payloads", "stats", "events"],
+    ),
+    ("purge", &["dead", "jobs", "payloads", "stats", "events"]),
+    (
+        "prune",
+        &["dead", "completed", "jobs", "payloads", "producers"],
+    ),
+    ("retire", &["ready"]),
+    ("unlock", &[UNIQUE]),
+    ("pause", &["limits", "events"]),
+    (
+        "stats",
+        &[
+            "scheduled",
+            "dead",
+            "held",
+            "limits",
+            "stats",
+            "ready:next",
+            "ready",
+        ],
+    ),
+];
+const UNIQUE: &str = "unique:k";
+
+/// One job in every state, so that each script has something to do.
+struct Stage {
+    t: Fixture,
+    running: Delivery,
+    scheduled: JobId,
+    dead: JobId,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let t = Fixture::new().await;
+        let done = t.running(plain()).await;
+        t.complete_keeping(&[&done], 100).await;
+        let dead = t.dead(plain()).await;
+        let back = t.running(plain()).await;
+        let running = t.running(plain().unique("k")).await;
+        t.let_lease_lapse(&running);
+        t.release(&back).await;
+        t.enqueue(plain()).await;
+        let scheduled = t.enqueue(plain().delay(LATER)).await;
+        t.make_due(&scheduled);
+        Self {
+            t,
+            running,
+            scheduled,
+            dead,
+        }
+    }
+
+    /// Puts something of a wrong type where the script expects its own.
+    fn plant(&self, suffix: &str) {
+        let key = self.t.key(suffix);
+        self.t.redis(&["DEL", &key]);
+        match suffix {
+            "ready" | "ready:next" | "events" | "completed" => {
+                self.t.redis(&["SET", &key, "in the way"])
+            }
+            _ => self.t.redis(&["RPUSH", &key, "in the way"]),
+        };
+    }
+
+    async fn call(&self, script: &str) -> Result<()> {
+        let Self {
+            t,
+            running,
+            scheduled,
+            dead,
+        } = self;
+        let (broker, mut caller) = (&t.broker, t.caller());
+        let by = upkeeper("upkeep");
+        match script {
+            "enqueue" => {
+                let jobs = [plain(), plain().delay(LATER), plain().unique("k")];
+                broker.enqueue(&mut caller, &jobs, PATIENCE).await.map(drop)
+            }
+            "claim" => broker.claim(WORKER, 10, PATIENCE).await.map(drop),
+            "extend" => broker
+                .extend(running.lane, WORKER, &[running.entry], PATIENCE)
+                .await
+                .map(drop),
+            "complete" => {
+                let took = Duration::ZERO;
+                let done = [millstream::broker::Done {
+                    delivery: running,
+                    took,
+                }];
+                broker
+                    .complete(&mut caller, running.lane, &done, 100, PATIENCE)
+                    .await
+                    .map(drop)
+            }
+            "retry" => {
+                broker
+                    .retry(&mut caller, running, LATER, Some("boom"), PATIENCE)
+                    .await
+            }
+            "release" => broker
+                .release(running.lane, &[running.entry], PATIENCE)
+                .await
+                .map(drop),
+            "dead_letter" => {
+                let reason = DeathReason::Refused;
+                broker
+                    .dead_letter(&mut caller, running, reason, "no", PATIENCE)
+                    .await
+                    .map(drop)
+            }
+            "reclaim" => broker
+                .reclaim(&by, Lane::Ready, LEASE, None, PATIENCE)
+                .await
+                .map(drop),
+            "promote" => broker.promote(&by, 100, PATIENCE).await.map(drop),
+            "run_now" => broker.run_now(scheduled, PATIENCE).await,
+            "cancel" => broker
+                .cancel(&running.id, Some("k"), PATIENCE)
+                .await
+                .map(drop),
+            "redrive" => broker
+                .redrive(std::slice::from_ref(dead), PATIENCE)
+                .await
+                .map(drop),
+            "purge" => broker
+                .purge(std::slice::from_ref(dead), PATIENCE)
+                .await
+                .map(drop),
+            "prune" => {
+                let age = Some(Duration::ZERO);
+                broker.prune(age, age, age, None, PATIENCE).await.map(drop)
+            }
+            "retire" => broker.retire(None, LATER, PATIENCE).await.map(drop),
+            "unlock" => {
+                broker
+                    .unlock(&[("k".to_owned(), running.id.clone())], PATIENCE)
+                    .await
+            }
+            "pause" => broker.pause(true, PATIENCE).await,
+            "stats" => broker.stats(PATIENCE).await.map(drop),
+            other => panic!("no such script: {other}"),
+        }
+    }
+}
+
+#[test]
+fn every_script_is_in_the_list() {
+    let lua = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
+    let files = std::fs::read_dir(lua)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "lua")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let (_, keys) = SCRIPTS
+            .iter()
+            .find(|(script, _)| *script == name)
+            .expect(name);
+        let documented = text
+            .lines()
+            .filter(|line| line.starts_with("-- KEYS["))
+            .count();
+        let lanes =
+            usize::from(text.contains("-- KEYS[2..] lanes") || text.contains("-- KEYS[6..] lanes"));
+        assert_eq!(keys.len(), documented + lanes, "keys of {name}");
+    }
+}
+
+#[tokio::test]
+async fn on_an_untouched_queue_every_script_succeeds() {
+    for (script, _) in SCRIPTS {
+        let stage = Stage::set().await;
+        stage
+            .call(script)
+            .await
+            .unwrap_or_else(|error| panic!("{script}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_a_wrong_type_is_named_and_nothing_is_changed() {
+    for (script, keys) in SCRIPTS {
+        for suffix in *keys {
+            let stage = Stage::set().await;
+            stage.plant(suffix);
+            let before = stage.t.state_hash();
+
+            let reply = stage.call(script).await;
+
+            let key = stage.t.key(suffix);
+            match reply {
+                Err(Error::Protocol { ref reason, .. }) if reason.contains(&key) => {}
+                other => panic!("{script} with {suffix} in the way: {other:?}"),
+            }
+            assert_eq!(
+                stage.t.state_hash(),
+                before,
+                "{script} with {suffix} in the way"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_its_scripts_is_served_all_the_same() {
+    // Of its own: other tests count on their scripts.
+    let redis = millstream::private_redis::PrivateRedis::start(Default::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let forget = || drop(t.redis(&["SCRIPT", "FLUSH"]));
+    forget();
+    t.enqueue_many(2).await;
+    forget();
+    let deliveries = t.claim(2).await;
+    forget();
+    assert_eq!(t.extend(&deliveries[0]).await, []);
+    forget();
+    t.retry(&deliveries[0], LATER, "boom").await.unwrap();
+    t.make_due(&deliveries[0].id);
+    forget();
+    t.promote().await;
+    forget();
+    t.release(&deliveries[1]).await;
+    forget();
+    let deliveries = t.claim(2).await;
+    forget();
+    assert_eq!(t.complete(&[&deliveries[0]]).await, []);
+    forget();
+    t.dead_letter(&deliveries[1], "no").await.unwrap();
+    forget();
+    t.broker
+        .redrive(std::slice::from_ref(&deliveries[1].id), PATIENCE)
+        .await
+        .unwrap();
+    forget();
+    t.broker
+        .cancel(&deliveries[1].id, None, PATIENCE)
+        .await
+        .unwrap();
+    forget();
+    assert_eq!(t.sweep().await, (0, 0));
+    t.assert_every_job_has_one_home();
+    forget();
+    t.assert_stats_agree().await;
+    assert_eq!((t.counter("completed"), t.counter("cancelled")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_work_before_anything_is_done() {
+    let redis = millstream::private_redis::PrivateRedis::start(Default::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let running = t.running(plain()).await;
+    let before = t.state_hash();
+    t.redis(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut caller = Caller::new("p");
+
+    let reply = t.broker.enqueue(&mut caller, &[plain()], PATIENCE).await;
+
+    assert!(matches!(reply, Err(Error::Refused { .. })), "{reply:?}");
+    t.redis(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(t.state_hash(), before);
+    assert_eq!(t.complete(&[&running]).await, []);
+}

@@ -1,0 +1,188 @@
+//! scheduled -> ready
+
+use std::collections::BTreeSet;
+
+use millstream::broker::Promotion;
+use millstream::job::state::State;
+
+use crate::support::verbs::plain;
+use crate::support::{Fixture, LATER, PATIENCE, upkeeper};
+
+fn count_of(promotion: Promotion) -> u64 {
+    match promotion {
+        Promotion::Promoted { count, .. } => count,
+        Promotion::Standby => panic!("somebody else does the upkeep"),
+    }
+}
+
+#[tokio::test]
+async fn due_jobs_become_ready_the_longest_due_first() {
+    let t = Fixture::new().await;
+    let mut ids = Vec::new();
+    for due_ms in [300, 100, 200] {
+        let id = t.enqueue(plain().delay(LATER)).await;
+        t.redis(&[
+            "ZADD",
+            &t.key("scheduled"),
+            &due_ms.to_string(),
+            id.as_str(),
+        ]);
+        ids.push(id);
+    }
+    let not_due = t.enqueue(plain().delay(LATER)).await;
+
+    assert_eq!(count_of(t.promote().await), 3);
+
+    let claimed: Vec<_> = t
+        .claim(10)
+        .await
+        .into_iter()
+        .map(|delivery| delivery.id)
+        .collect();
+    assert_eq!(claimed, [ids[1].clone(), ids[2].clone(), ids[0].clone()]);
+    assert_eq!(t.state_of(&not_due), Some(State::Scheduled));
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn a_promotion_says_when_the_next_job_is_due() {
+    let t = Fixture::new().await;
+    assert_eq!(
+        t.promote().await,
+        Promotion::Promoted {
+            count: 0,
+            next_due: None
+        }
+    );
+    t.enqueue(plain().delay(LATER)).await;
+
+    let Promotion::Promoted {
+        count: 0,
+        next_due: Some(wait),
+    } = t.promote().await
+    else {
+        panic!("nothing is due yet, and something will be");
+    };
+
+    // The job is due at a whole millisecond, rounded up.
+    assert!(
+        wait <= LATER + std::time::Duration::from_millis(1) && wait > LATER / 2,
+        "{wait:?}"
+    );
+}
+
+#[tokio::test]
+async fn five_promoters_at_once_make_two_thousand_jobs_ready_once_each() {
+    let t = Fixture::new().await;
+    let mut ids = BTreeSet::new();
+    for _ in 0..2 {
+        let enqueued = t
+            .try_enqueue(&vec![plain().delay(LATER); 1000])
+            .await
+            .unwrap();
+        ids.extend(enqueued.into_iter().map(|enqueued| enqueued.id));
+    }
+    for id in &ids {
+        t.make_due(id);
+    }
+
+    let promoters = (0..5).map(|_| {
+        let broker = t.broker.clone();
+        tokio::spawn(async move {
+            let mut total = 0;
+            loop {
+                match count_of(
+                    broker
+                        .promote(&upkeeper("upkeep"), 100, PATIENCE)
+                        .await
+                        .unwrap(),
+                ) {
+                    0 => return total,
+                    count => total += count,
+                }
+            }
+        })
+    });
+    let mut promoted = 0;
+    for promoter in promoters.collect::<Vec<_>>() {
+        promoted += promoter.await.unwrap();
+    }
+
+    assert_eq!(promoted, 2000);
+    assert_eq!(t.redis(&["XLEN", &t.key("ready")]).int(), 2000);
+    let claimed = t.claim(1000).await.into_iter().chain(t.claim(1000).await);
+    assert_eq!(
+        claimed.map(|delivery| delivery.id).collect::<BTreeSet<_>>(),
+        ids
+    );
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_promotion_takes_no_more_than_its_limit_and_says_that_more_is_due() {
+    let t = Fixture::new().await;
+    for enqueued in t.try_enqueue(&vec![plain().delay(LATER); 5]).await.unwrap() {
+        t.make_due(&enqueued.id);
+    }
+
+    let promotion = t
+        .broker
+        .promote(&upkeeper("upkeep"), 2, PATIENCE)
+        .await
+        .unwrap();
+
+    let now = Some(std::time::Duration::ZERO);
+    assert_eq!(
+        promotion,
+        Promotion::Promoted {
+            count: 2,
+            next_due: now
+        }
+    );
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_promotion_stands_by_while_another_worker_does_the_upkeep() {
+    let t = Fixture::new().await;
+    let id = t.enqueue(plain().delay(LATER)).await;
+    t.promote().await;
+    t.make_due(&id);
+    let before = t.state_hash();
+
+    let promotion = t
+        .broker
+        .promote(&upkeeper("another"), 100, PATIENCE)
+        .await
+        .unwrap();
+
+    assert_eq!(promotion, Promotion::Standby);
+    assert_eq!(t.state_hash(), before);
+    t.redis(&["DEL", &t.key("upkeep")]);
+    let promotion = t
+        .broker
+        .promote(&upkeeper("another"), 100, PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(count_of(promotion), 1);
+}
+
+#[tokio::test]
+async fn a_job_whose_record_or_payload_was_deleted_by_hand_is_counted_and_passed_over() {
+    let t = Fixture::new().await;
+    for lost in ["jobs", "payloads"] {
+        let id = t.enqueue(plain().delay(LATER)).await;
+        t.make_due(&id);
+        t.redis(&["HDEL", &t.key(lost), id.as_str()]);
+        t.expect_unbooked(-1);
+    }
+    let id = t.enqueue(plain().delay(LATER)).await;
+    t.make_due(&id);
+
+    assert_eq!(count_of(t.promote().await), 1);
+
+    assert_eq!(t.counter("orphaned"), 2);
+    assert_eq!(t.claim_one().await.id, id);
+    t.assert_every_job_has_one_home();
+}

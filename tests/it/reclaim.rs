@@ -1,0 +1,241 @@
+//! running -> ready | dead
+
+use millstream::NewJob;
+use millstream::broker::{Lane, Sweep};
+use millstream::job::state::State;
+
+use crate::support::verbs::{FOREIGN, awkward_payloads, plain};
+use crate::support::{Fixture, LEASE, PATIENCE, upkeeper};
+
+#[tokio::test]
+async fn a_silent_workers_job_runs_next_and_has_used_no_attempt() {
+    let t = Fixture::new().await;
+    let first = t.running(plain()).await;
+    t.enqueue_many(2).await;
+    t.let_lease_lapse(&first);
+
+    assert_eq!(t.sweep().await, (1, 0));
+
+    assert_eq!(t.state_of(&first.id), Some(State::Ready));
+    let second = t.claim_one().await;
+    assert_eq!(
+        (&second.id, second.attempt, second.lane),
+        (&first.id, 1, Lane::Next)
+    );
+    assert_eq!(t.scan().meta_of(first.id.as_str())["stalls"], 1);
+    assert_eq!((t.counter("stalled"), t.counter("failed")), (1, 0));
+    assert_eq!(t.events(), [("stalled".to_owned(), first.id.to_string())]);
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn a_worker_within_its_lease_keeps_its_job() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+
+    assert_eq!(t.sweep().await, (0, 0));
+
+    assert_eq!(t.complete(&[&delivery]).await, []);
+}
+
+#[tokio::test]
+async fn the_third_stall_is_a_crash_loop_and_ends_dead_with_everything_kept() {
+    let t = Fixture::new().await;
+    for payload in awkward_payloads() {
+        let mut delivery = t
+            .running(NewJob::raw("a", payload.clone()).unique("k"))
+            .await;
+        let id = delivery.id.clone();
+        for _ in 0..2 {
+            delivery = t.take_over(&delivery).await;
+            assert!(delivery.payload == payload);
+        }
+        t.let_lease_lapse(&delivery);
+
+        assert_eq!(t.sweep().await, (0, 1));
+
+        let record = t.record_of(&id).unwrap();
+        assert_eq!(
+            (&record["state"], &record["reason"]),
+            (&"dead".into(), &"crash_loop".into())
+        );
+        assert!(t.scan().payloads[id.as_str()] == payload);
+        assert_eq!(t.unique_holder("k"), None);
+        t.assert_every_job_has_one_home();
+    }
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn the_key_of_a_crash_looped_job_is_released_only_for_its_holder() {
+    let t = Fixture::new().await;
+    let first = t.running(plain().unique("k")).await;
+    let second = t.take_over(&first).await;
+    let third = t.take_over(&second).await;
+    t.let_lease_lapse(&third);
+    let swept = t.sweep_step(&upkeeper("upkeep"), third.lane, None).await;
+    let Sweep::Swept {
+        dead: 1, unlock, ..
+    } = swept
+    else {
+        panic!("{swept:?}");
+    };
+    assert_eq!(unlock, [("k".to_owned(), first.id.clone())]);
+    // Before its key is released, somebody else enqueues: a dead job's key does not count.
+    let other = t.enqueue(plain().unique("k")).await;
+
+    t.broker.unlock(&unlock, PATIENCE).await.unwrap();
+
+    assert_eq!(t.unique_holder("k").as_deref(), Some(other.as_str()));
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn after_a_long_silence_of_everybody_the_living_get_time_to_renew() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    assert_eq!(t.sweep().await, (0, 0));
+    t.let_lease_lapse(&delivery);
+    // Nobody has swept for more than half a lease: Redis was away, or every worker was.
+    let lease_ms = i64::try_from(LEASE.as_millis()).unwrap();
+    let long_ago = t.now_us() / 1000 - lease_ms / 2 - 1000;
+    t.redis(&["HSET", &t.key("stats"), "swept_ms", &long_ago.to_string()]);
+
+    assert_eq!(t.sweep().await, (0, 0), "taken without grace");
+    assert_eq!(
+        t.sweep().await,
+        (0, 0),
+        "the grace ended with the next sweep"
+    );
+
+    let grace = t.counter("grace_until_ms") - t.now_us() / 1000;
+    assert!(
+        (lease_ms / 2 - 5000..=lease_ms / 2).contains(&grace),
+        "{grace} ms"
+    );
+    t.redis(&["HSET", &t.key("stats"), "grace_until_ms", "1"]);
+    assert_eq!(t.sweep().await, (1, 0));
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_sweep_stands_by_while_another_worker_does_the_upkeep() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    assert_eq!(t.sweep().await, (0, 0));
+    t.let_lease_lapse(&delivery);
+    let before = t.state_hash();
+
+    let sweep = t
+        .sweep_step(&upkeeper("another"), delivery.lane, None)
+        .await;
+
+    assert_eq!(sweep, Sweep::Standby);
+    assert_eq!(t.state_hash(), before);
+    t.redis(&["DEL", &t.key("upkeep")]);
+    let sweep = t
+        .sweep_step(&upkeeper("another"), delivery.lane, None)
+        .await;
+    assert!(
+        matches!(sweep, Sweep::Swept { reclaimed: 1, .. }),
+        "{sweep:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_sweep_goes_in_bounded_steps_and_finds_every_job() {
+    let t = Fixture::new().await;
+    let ids = t.enqueue_many(250).await;
+    for delivery in t.claim(250).await {
+        t.let_lease_lapse(&delivery);
+    }
+
+    let step = t.sweep_step(&upkeeper("upkeep"), Lane::Ready, None).await;
+
+    let Sweep::Swept {
+        cursor: Some(cursor),
+        reclaimed,
+        ..
+    } = step
+    else {
+        panic!("{step:?}");
+    };
+    assert_eq!(reclaimed, 100);
+    let step = t
+        .sweep_step(&upkeeper("upkeep"), Lane::Ready, Some(&cursor))
+        .await;
+    assert!(
+        matches!(step, Sweep::Swept { reclaimed: 100, .. }),
+        "{step:?}"
+    );
+    assert_eq!(t.sweep().await, (50, 0));
+    let again: Vec<_> = t
+        .claim(1000)
+        .await
+        .into_iter()
+        .map(|delivery| delivery.id)
+        .collect();
+    assert_eq!(again, ids);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn two_sweeps_at_once_take_each_job_once() {
+    let t = Fixture::new().await;
+    t.enqueue_many(100).await;
+    for delivery in t.claim(100).await {
+        t.let_lease_lapse(&delivery);
+    }
+    let by = upkeeper("upkeep");
+
+    let (one, two) = tokio::join!(
+        t.sweep_step(&by, Lane::Ready, None),
+        t.sweep_step(&by, Lane::Ready, None)
+    );
+
+    let count = |sweep| match sweep {
+        Sweep::Swept { reclaimed, .. } => reclaimed,
+        Sweep::Standby => 0,
+    };
+    assert_eq!(count(one) + count(two), 100);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn foreign_entries_do_not_stop_a_sweep() {
+    let t = Fixture::new().await;
+    let mut ids = Vec::new();
+    for fields in FOREIGN {
+        ids.push(t.add_by_hand(fields));
+    }
+    ids.push(t.enqueue(plain()).await);
+    for delivery in t.claim(100).await {
+        t.let_lease_lapse(&delivery);
+    }
+
+    assert_eq!(t.sweep().await, (ids.len() as u64, 0));
+
+    let again: Vec<_> = t
+        .claim(100)
+        .await
+        .into_iter()
+        .map(|delivery| delivery.id)
+        .collect();
+    assert_eq!(again, ids);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn an_entry_that_was_deleted_by_hand_while_it_ran_is_counted_and_forgotten() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    t.let_lease_lapse(&delivery);
+    t.redis(&["XDEL", &t.key("ready"), &delivery.entry.to_string()]);
+    t.expect_unbooked(-1);
+
+    assert_eq!(t.sweep().await, (0, 0));
+
+    assert_eq!(t.counter("orphaned"), 1);
+    t.assert_every_job_has_one_home();
+}
