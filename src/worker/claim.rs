@@ -20,6 +20,8 @@ use crate::redis::{Patience, is_no_group, jittered};
 
 /// How long a read waits for a job. It is woken at once when one comes; the end of the wait only shows that all is well.
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
+/// Pause between two orders to end a blocked read.
+const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
 /// Finished but unconfirmed jobs beyond which nothing more is claimed: then Redis takes no settlements.
 const UNSETTLED_MAX: usize = 10_000;
 
@@ -161,8 +163,14 @@ impl Claimer {
             entries = &mut read => return entries,
             () = interrupted => {}
         }
-        self.reader.unblock().await;
-        read.await
+        // The order may overtake a read that is still on its way, and then ends nothing: it is said until it is heard.
+        loop {
+            self.reader.unblock().await;
+            tokio::select! {
+                entries = &mut read => return entries,
+                () = tokio::time::sleep(UNBLOCK_AGAIN) => {}
+            }
+        }
     }
 
     async fn claim_exactly(&self, limit: usize) -> Result<usize> {

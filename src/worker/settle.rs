@@ -30,13 +30,14 @@ pub(crate) enum Settlement {
     Nothing,
 }
 
-/// What follows from `outcome` at attempt `attempt` of `max_attempts`. `luck` in `0.0..1.0` is the backoff's jitter.
+/// What follows from `outcome` at attempt `attempt` of `max_attempts`. `luck` draws the backoff's jitter
+/// from `0.0..1.0`; only a retry pays for it.
 pub(crate) fn settle(
     attempt: u32,
     max_attempts: u32,
     outcome: Outcome,
     backoff: &Backoff,
-    luck: f64,
+    luck: impl FnOnce() -> f64,
 ) -> Settlement {
     match outcome {
         Outcome::Done => Settlement::Complete,
@@ -63,7 +64,7 @@ pub(crate) fn settle(
             kind: JobErrorKind::Failed { after },
             message,
         }) => {
-            let after = after.unwrap_or_else(|| backoff.delay(attempt, luck));
+            let after = after.unwrap_or_else(|| backoff.delay(attempt, luck()));
             Settlement::Retry {
                 after,
                 error: message,
@@ -79,7 +80,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn settled(attempt: u32, outcome: Outcome) -> Settlement {
-        settle(attempt, 3, outcome, &Backoff::Fixed(10 * S), 1.0)
+        settle(attempt, 3, outcome, &Backoff::Fixed(10 * S), || 1.0)
     }
 
     #[test]

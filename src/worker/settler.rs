@@ -58,13 +58,7 @@ impl Settler {
         let mut others = Vec::new();
         for finished in batch {
             let (attempt, max_attempts) = (finished.delivery.attempt, finished.max_attempts);
-            match settle(
-                attempt,
-                max_attempts,
-                finished.outcome,
-                &self.backoff,
-                luck(),
-            ) {
+            match settle(attempt, max_attempts, finished.outcome, &self.backoff, luck) {
                 Settlement::Complete => done.push((finished.delivery, finished.took)),
                 settlement => others.push((finished.delivery, settlement)),
             }
