@@ -121,8 +121,8 @@ async fn a_standard_webhook_is_forwarded_with_our_signature_in_place_of_its_send
     let inbox = place.gateway().await;
     let mut receiver = Receiver::answering([204]).await;
     let worker = worker(&place, forward(&receiver)).await;
-    let hours_ago = senders::unix_seconds() - 200;
-    let delivery = senders::standard_at(hours_ago, "msg_1", BODY);
+    let minutes_ago = senders::unix_seconds() - 200;
+    let delivery = senders::standard_at(minutes_ago, "msg_1", BODY);
     let (id, _) = inbox.deliver(&delivery).await.stored();
 
     let seen = receiver.next().await;

@@ -11,7 +11,7 @@ use crate::support::{Inbox, Place, QUEUE, eventually};
 const PROMISED: Duration = Duration::from_millis(500);
 /// What a single answer is held to. The promise is the gateway's own timer; on a machine where other tests take all cores, timer
 /// and test may be late together. So every answer must come within this, and the quickest of several within what is promised.
-const TOLERATED: Duration = Duration::from_secs(2);
+const TOLERATED: Duration = Duration::from_millis(1500);
 
 async fn worker(place: &Place) -> Worker {
     let worker = place.client.worker(QUEUE).unwrap();
@@ -22,26 +22,35 @@ async fn worker(place: &Place) -> Worker {
         .unwrap()
 }
 
+/// How long the gateway may give the same answer again.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// One probe's status and checks; none may be late.
 async fn ready(inbox: &Inbox) -> (u16, Value) {
-    let answer = inbox.get("/health/ready").await;
-    (answer.status, answer.json()["checks"].clone())
+    let (status, checks, _) = timed(inbox).await;
+    (status, checks)
 }
 
-/// Probes `count` times and returns what the last one was told; none may be ready, and none late.
-async fn never_ready_and_never_late(inbox: &Inbox, count: usize) -> Value {
-    let mut quickest = Duration::MAX;
-    let mut told = Value::Null;
+async fn timed(inbox: &Inbox) -> (u16, Value, Duration) {
+    let asked = Instant::now();
+    let answer = inbox.get("/health/ready").await;
+    let took = asked.elapsed();
+    assert!(took < TOLERATED, "answered after {took:?}");
+    (answer.status, answer.json()["checks"].clone(), took)
+}
+
+/// Probes `count` times and returns what the last one was told; none may be ready.
+async fn never_ready_and_soon_told(inbox: &Inbox, count: usize) -> Value {
+    let (mut quickest, mut told) = (Duration::MAX, Value::Null);
     for _ in 0..count {
-        let asked = Instant::now();
-        let (status, checks) = ready(inbox).await;
-        let took = asked.elapsed();
+        tokio::time::sleep(FRESH).await; // so that each has to be found out anew
+        let (status, checks, took) = timed(inbox).await;
         assert_eq!(status, 503, "{checks}");
-        assert!(took < TOLERATED, "{took:?}");
         quickest = quickest.min(took);
         told = checks;
         assert_eq!(inbox.get("/health/live").await.status, 200);
     }
-    assert!(quickest < PROMISED, "{quickest:?}");
+    assert!(quickest < PROMISED, "answered after {quickest:?} at best");
     told
 }
 
@@ -65,9 +74,8 @@ async fn without_redis_it_is_alive_and_not_ready_until_redis_is_back() {
     assert_eq!(ready(&inbox).await.0, 200);
 
     place.redis.kill().unwrap();
-    // An answer of before is good for a quarter of a second.
     eventually("not ready", async || ready(&inbox).await.0 == 503).await;
-    let checks = never_ready_and_never_late(&inbox, 10).await;
+    let checks = never_ready_and_soon_told(&inbox, 5).await;
     assert_ne!(checks["redis"], "ok");
 
     place.redis.restart().unwrap();
@@ -83,7 +91,7 @@ async fn while_redis_hangs_it_is_alive_and_not_ready() {
 
     place.redis.freeze().unwrap();
     eventually("not ready", async || ready(&inbox).await.0 == 503).await;
-    let checks = never_ready_and_never_late(&inbox, 10).await;
+    let checks = never_ready_and_soon_told(&inbox, 5).await;
     assert_ne!(checks["redis"], "ok");
 
     place.redis.thaw().unwrap();
@@ -104,7 +112,7 @@ async fn a_worker_pool_that_has_stopped_makes_the_process_unready() {
             worker.stop().await;
         }
         eventually("not ready", async || ready(&inbox).await.0 == 503).await;
-        let checks = never_ready_and_never_late(&inbox, 3).await;
+        let checks = never_ready_and_soon_told(&inbox, 3).await;
         assert_eq!(
             checks,
             json!({"redis": "ok", "workers": "failing", "worker_webhooks": "failing"})
