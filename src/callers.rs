@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::broker::Caller;
-use crate::config;
 
 /// Bounds the calls under way, and numbers them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Callers {
+    calls: usize,
     permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Caller>>>,
 }
@@ -24,20 +24,21 @@ pub(crate) struct Slot {
 }
 
 impl Callers {
-    /// `name` must be new for every process start: numbers begin again.
-    pub(crate) fn new(name: &str) -> Self {
-        let idle = (0..config::CALLS_IN_FLIGHT)
+    /// Up to `calls` at once. `name` must be new for every process start: numbers begin again.
+    pub(crate) fn new(name: &str, calls: usize) -> Self {
+        let idle = (0..calls)
             .map(|slot| Caller::new(format!("{name}/{slot}")))
             .collect();
         Self {
-            permits: Arc::new(Semaphore::new(config::CALLS_IN_FLIGHT)),
+            calls,
+            permits: Arc::new(Semaphore::new(calls)),
             idle: Arc::new(Mutex::new(idle)),
         }
     }
 
     /// True while no call is under way.
     pub(crate) fn are_idle(&self) -> bool {
-        self.permits.available_permits() == config::CALLS_IN_FLIGHT
+        self.permits.available_permits() == self.calls
     }
 
     /// Waits for its turn.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::callers::{Callers, Slot};
+use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
 use crate::job::{Enqueued, NewJob};
@@ -41,7 +42,10 @@ struct Gathered {
 
 impl Coalescer {
     pub(crate) fn new(broker: Broker, durability: Durability, patience: Patience) -> Self {
-        let callers = Callers::new(&uuid::Uuid::now_v7().simple().to_string());
+        let callers = Callers::new(
+            &uuid::Uuid::now_v7().simple().to_string(),
+            config::ENQUEUES_IN_FLIGHT,
+        );
         Self {
             broker,
             patience,

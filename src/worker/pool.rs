@@ -115,7 +115,7 @@ impl Pool {
         let runner = Runner {
             handlers,
             broker: broker.clone(),
-            callers: Callers::new(&consumer),
+            callers: Callers::new(&consumer, config::SETTLEMENTS_IN_FLIGHT),
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
             give_up: CancellationToken::new(),
