@@ -88,6 +88,8 @@ struct Pool {
     program: Handle,
     reader: Reader,
     consumer: String,
+    /// The queue was paused when the worker started.
+    paused: bool,
     stop: CancellationToken,
     health: WorkerHealth,
     reading: Pulse,
@@ -109,6 +111,10 @@ impl Pool {
         let broker = broker.over(redis);
         broker
             .create_groups(Patience::brief(settings.connect_timeout))
+            .await?;
+        // Before the first read, which asks no script and so would not be held back by one.
+        let paused = broker
+            .is_paused(Patience::brief(settings.connect_timeout))
             .await?;
         // New at every start, so that a restarted worker never passes for the one that died.
         let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
@@ -133,6 +139,7 @@ impl Pool {
             program,
             reader,
             consumer,
+            paused,
             stop,
             health,
             reading,
@@ -150,6 +157,7 @@ impl Pool {
             program,
             reader,
             consumer,
+            paused,
             stop,
             health,
             ..
@@ -178,7 +186,7 @@ impl Pool {
 
         // Beats until the last job is settled; then dropped.
         let mut upkeep = JoinSet::new();
-        let (pause, paused) = watch::channel(false);
+        let (pause, paused) = watch::channel(paused);
         upkeep.spawn(heartbeat(
             broker.clone(),
             consumer.clone(),
