@@ -21,6 +21,7 @@ use crate::broker::{Broker, Upkeeper};
 use crate::callers::Callers;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::redis::Listener;
 use crate::redis::reader::Reader;
 use crate::redis::{Patience, Redis};
 use crate::upkeep;
@@ -88,6 +89,8 @@ struct Pool {
     program: Handle,
     reader: Reader,
     consumer: String,
+    /// Subscribed before the worker counts as started, so that no hint is missed from then on.
+    listener: Result<Listener>,
     /// The queue was paused when the worker started.
     paused: bool,
     stop: CancellationToken,
@@ -112,6 +115,7 @@ impl Pool {
         broker
             .create_groups(Patience::brief(settings.connect_timeout))
             .await?;
+        let listener = upkeep::hints::subscribe(&broker).await;
         // Before the first read, which asks no script and so would not be held back by one.
         let paused = broker
             .is_paused(Patience::brief(settings.connect_timeout))
@@ -139,6 +143,7 @@ impl Pool {
             program,
             reader,
             consumer,
+            listener,
             paused,
             stop,
             health,
@@ -157,6 +162,7 @@ impl Pool {
             program,
             reader,
             consumer,
+            listener,
             paused,
             stop,
             health,
@@ -200,7 +206,11 @@ impl Pool {
             pause,
             leases: leases.clone(),
         };
-        upkeep.spawn(upkeep::hints::listen(broker.clone(), hints.clone()));
+        upkeep.spawn(upkeep::hints::listen(
+            broker.clone(),
+            hints.clone(),
+            listener,
+        ));
         upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
 
         // Ends with the claiming.
