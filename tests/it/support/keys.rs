@@ -40,7 +40,8 @@ pub(crate) enum StoredKey {
     Strange(String, Vec<u8>),
 }
 
-type Pending = BTreeMap<String, (String, i64)>;
+/// Entry id -> the consumer that holds it, and how often it was delivered.
+pub(crate) type Pending = BTreeMap<String, (String, i64)>;
 
 impl Fixture {
     /// Every key of the queue, by the last part of its name.
