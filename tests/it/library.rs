@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::Fixture;
+use crate::support::resp::Value;
 
 /// What a loaded machine may take for a thing that takes milliseconds.
 const SLACK: Duration = Duration::from_secs(30);
@@ -57,8 +58,8 @@ impl Program {
     }
 
     async fn until_dead(&self, id: &millstream::JobId) -> serde_json::Value {
-        self.until("the job is dead", |t| t.state_of(id) == Some(State::Dead))
-            .await;
+        let is_dead = |t: &Fixture| t.redis(&["ZSCORE", &t.key("dead"), id.as_str()]) != Value::Nil;
+        self.until("the job is dead", is_dead).await;
         self.t.record_of(id).unwrap()
     }
 
