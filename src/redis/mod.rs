@@ -394,10 +394,12 @@ impl Redis {
             .builder(config::COMMAND_TIMEOUT)
             .build_subscriber_client()
             .map_err(|error| self.inner.address.unreachable(&error))?;
-        client
-            .init()
-            .await
-            .map_err(|error| self.inner.address.unreachable(&error))?;
+        init(
+            &client,
+            &self.inner.address,
+            config::CONNECT_TIMEOUT_DEFAULT,
+        )
+        .await?;
         let messages = client.message_rx();
         client
             .subscribe(channel)

@@ -8,6 +8,8 @@ use tokio::sync::{Notify, watch};
 
 use super::STEP;
 use crate::broker::{Broker, Lane, Place};
+use crate::error::Result;
+use crate::redis::Listener;
 use crate::redis::jittered;
 use crate::worker::lease::Leases;
 
@@ -32,11 +34,17 @@ impl Hints {
     }
 }
 
-/// Hears the queue's channel, and comes back to it after every failure.
-pub(crate) async fn listen(broker: Broker, hints: Hints) {
-    let channel = String::from_utf8_lossy(&broker.keys.wake).into_owned();
+/// Begins to hear the queue's channel.
+pub(crate) async fn subscribe(broker: &Broker) -> Result<Listener> {
+    let channel = String::from_utf8_lossy(&broker.keys.wake);
+    broker.redis.listen(&channel).await
+}
+
+/// Hears the queue's channel, on `first` as long as it lives, and comes back to it after every failure.
+pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>) {
+    let mut subscribed = first;
     loop {
-        match broker.redis.listen(&channel).await {
+        match subscribed {
             Ok(mut listener) => loop {
                 let hint = listener.next().await;
                 match hint.split_once(' ') {
@@ -58,6 +66,10 @@ pub(crate) async fn listen(broker: Broker, hints: Hints) {
             }
         }
         tokio::time::sleep(jittered(Duration::from_secs(5))).await;
+        subscribed = subscribe(&broker).await;
+        // What was said meanwhile was not heard.
+        hints.due.notify_one();
+        hints.look_at_limits(&broker).await;
     }
 }
 

@@ -21,6 +21,7 @@ use crate::broker::{Broker, Upkeeper};
 use crate::callers::Callers;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::redis::Listener;
 use crate::redis::reader::Reader;
 use crate::redis::{Patience, Redis};
 use crate::upkeep;
@@ -88,6 +89,10 @@ struct Pool {
     program: Handle,
     reader: Reader,
     consumer: String,
+    /// Subscribed before the worker counts as started, so that no hint is missed from then on.
+    listener: Result<Listener>,
+    /// The queue was paused when the worker started.
+    paused: bool,
     stop: CancellationToken,
     health: WorkerHealth,
     reading: Pulse,
@@ -109,6 +114,11 @@ impl Pool {
         let broker = broker.over(redis);
         broker
             .create_groups(Patience::brief(settings.connect_timeout))
+            .await?;
+        let listener = upkeep::hints::subscribe(&broker).await;
+        // Before the first read, which asks no script and so would not be held back by one.
+        let paused = broker
+            .is_paused(Patience::brief(settings.connect_timeout))
             .await?;
         // New at every start, so that a restarted worker never passes for the one that died.
         let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
@@ -133,6 +143,8 @@ impl Pool {
             program,
             reader,
             consumer,
+            listener,
+            paused,
             stop,
             health,
             reading,
@@ -150,6 +162,8 @@ impl Pool {
             program,
             reader,
             consumer,
+            listener,
+            paused,
             stop,
             health,
             ..
@@ -178,7 +192,7 @@ impl Pool {
 
         // Beats until the last job is settled; then dropped.
         let mut upkeep = JoinSet::new();
-        let (pause, paused) = watch::channel(false);
+        let (pause, paused) = watch::channel(paused);
         upkeep.spawn(heartbeat(
             broker.clone(),
             consumer.clone(),
@@ -192,7 +206,11 @@ impl Pool {
             pause,
             leases: leases.clone(),
         };
-        upkeep.spawn(upkeep::hints::listen(broker.clone(), hints.clone()));
+        upkeep.spawn(upkeep::hints::listen(
+            broker.clone(),
+            hints.clone(),
+            listener,
+        ));
         upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
 
         // Ends with the claiming.

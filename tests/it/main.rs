@@ -10,6 +10,7 @@ mod durability;
 mod enqueue;
 mod extend;
 mod half_applied;
+mod library;
 mod outage;
 mod pause;
 mod promote;

@@ -111,7 +111,13 @@ async fn foreign_entries_can_be_redriven_and_die_again() {
         let id = t.add_by_hand(fields);
         let delivery = t.claim_one().await;
         t.dead_letter(&delivery, "not ours").await.unwrap();
-        assert_eq!(t.broker.redrive(&[id.clone()], PATIENCE).await.unwrap(), 1);
+        assert_eq!(
+            t.broker
+                .redrive(std::slice::from_ref(&id), PATIENCE)
+                .await
+                .unwrap(),
+            1
+        );
         let again = t.claim_one().await;
         assert_eq!((&again.id, again.name.as_str()), (&id, "foreign entry"));
         t.dead_letter(&again, "still not ours").await.unwrap();

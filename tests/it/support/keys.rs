@@ -40,15 +40,16 @@ pub(crate) enum StoredKey {
     Strange(String, Vec<u8>),
 }
 
-type Pending = BTreeMap<String, (String, i64)>;
+/// Entry id -> the consumer that holds it, and how often it was delivered.
+pub(crate) type Pending = BTreeMap<String, (String, i64)>;
 
 impl Fixture {
-    /// Every key of the queue, by the last part of its name.
+    /// Every key of the queue, by the last part of its name. Key by key, so only while nobody moves jobs.
     pub(crate) fn stored(&self) -> BTreeMap<String, StoredKey> {
         let prefix = self.key("");
         let keys = self.redis(&["KEYS", &format!("{prefix}*")]);
         let keys = keys.list().iter().map(Value::text);
-        keys.map(|key| (key[prefix.len()..].to_owned(), self.read(key)))
+        keys.filter_map(|key| Some((key[prefix.len()..].to_owned(), self.read(key)?)))
             .collect()
     }
 
@@ -63,12 +64,17 @@ impl Fixture {
         StateHash(stored.map(|(key, stored)| (key, digest(stored))).collect())
     }
 
-    fn read(&self, key: &str) -> StoredKey {
-        match self.redis(&["TYPE", key]).text() {
+    /// `None` when the key has run out meanwhile.
+    fn read(&self, key: &str) -> Option<StoredKey> {
+        Some(match self.redis(&["TYPE", key]).text() {
+            "none" => return None,
             "string" => StoredKey::Text {
-                value: self.redis(&["GET", key]).bytes().to_vec(),
                 // A point in time and not a rest, so that it stands still.
                 expires_ms: self.redis(&["PEXPIRETIME", key]).int(),
+                value: match self.redis(&["GET", key]) {
+                    Value::Nil => return None,
+                    value => value.bytes().to_vec(),
+                },
             },
             "hash" => pairs(&self.redis(&["HGETALL", key])),
             "zset" => pairs(&self.redis(&["ZRANGE", key, "0", "-1", "WITHSCORES"])),
@@ -77,7 +83,7 @@ impl Fixture {
                 other.to_owned(),
                 self.redis(&["DUMP", key]).bytes().to_vec(),
             ),
-        }
+        })
     }
 
     fn read_stream(&self, key: &str) -> StoredKey {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use millstream::broker::{Broker, Patience, Upkeeper};
 use millstream::private_redis::{Options, PrivateRedis};
 
-pub(crate) use keys::StoredKey;
+pub(crate) use keys::{Pending, StoredKey};
 use resp::{Connection, Value};
 
 /// For every call to the engine: none of these tests is about a slow Redis, and the machine may be loaded.

@@ -7,7 +7,7 @@ use millstream::JobId;
 use millstream::job::state::State;
 use serde_json::Value as Json;
 
-use super::{Fixture, PATIENCE, StoredKey};
+use super::{Fixture, PATIENCE, Pending, StoredKey};
 
 /// Everything a queue has, by what it means.
 #[derive(Default)]
@@ -161,7 +161,7 @@ impl Scan {
         &mut self,
         lane: &str,
         entries: Vec<(String, Vec<Vec<u8>>)>,
-        groups: Vec<(String, String, BTreeMap<String, (String, i64)>)>,
+        groups: Vec<(String, String, Pending)>,
     ) {
         let mut pending = BTreeMap::new();
         for (group, _, of_group) in groups {

@@ -1,0 +1,620 @@
+//! Whole lives of jobs through the public API.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use millstream::job::state::State;
+use millstream::private_redis::PrivateRedis;
+use millstream::{Backoff, Context, JobError, Millstream, NewJob, Queue, WorkerBuilder};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Barrier, Semaphore};
+
+use crate::support::Fixture;
+use crate::support::resp::Value;
+
+/// What a loaded machine may take for a thing that takes milliseconds.
+const SLACK: Duration = Duration::from_secs(30);
+/// Long enough to see that something does not happen, where no event tells.
+const MOMENT: Duration = Duration::from_millis(300);
+const QUICK: Backoff = Backoff::Fixed(Duration::from_millis(1));
+
+/// A queue as its program sees it, beside the one that looks into Redis.
+struct Program {
+    t: Fixture,
+    client: Millstream,
+    queue: Queue,
+}
+
+impl Program {
+    async fn new() -> Self {
+        Self::over(Fixture::new().await).await
+    }
+
+    async fn over(t: Fixture) -> Self {
+        let client = Millstream::connect(&t.url).await.unwrap();
+        let queue = client.queue(&t.queue).unwrap();
+        Self { t, client, queue }
+    }
+
+    fn worker(&self) -> WorkerBuilder {
+        self.client.worker(&self.t.queue).unwrap().backoff(QUICK)
+    }
+
+    async fn enqueue(&self, job: NewJob) -> millstream::JobId {
+        self.queue.enqueue(job).await.unwrap().id
+    }
+
+    /// Waits until Redis shows what the test waits for.
+    async fn until(&self, what: &str, is_so: impl Fn(&Fixture) -> bool) {
+        let shown = async {
+            while !is_so(&self.t) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(SLACK, shown).await;
+        in_time.unwrap_or_else(|_| panic!("not within {SLACK:?}: {what}"));
+    }
+
+    async fn until_dead(&self, id: &millstream::JobId) -> serde_json::Value {
+        let is_dead = |t: &Fixture| t.redis(&["ZSCORE", &t.key("dead"), id.as_str()]) != Value::Nil;
+        self.until("the job is dead", is_dead).await;
+        self.t.record_of(id).unwrap()
+    }
+
+    async fn until_completed(&self, jobs: i64) {
+        self.until("completed", |t| t.counter("completed") == jobs)
+            .await;
+        self.t.assert_every_job_has_one_home();
+    }
+}
+
+async fn next<T>(hear: &mut UnboundedReceiver<T>) -> T {
+    let heard = tokio::time::timeout(SLACK, hear.recv()).await;
+    heard
+        .expect("a handler was called")
+        .expect("the worker lives")
+}
+
+/// A handler that tells which attempt it was called for, and succeeds.
+fn telling(
+    tell: &UnboundedSender<u32>,
+) -> impl Fn(Context) -> std::future::Ready<Result<(), JobError>> + use<> {
+    let tell = tell.clone();
+    move |job| {
+        let _ = tell.send(job.attempt());
+        std::future::ready(Ok(()))
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Order {
+    id: u64,
+    note: Option<String>,
+}
+
+#[tokio::test]
+async fn jobs_of_every_codec_reach_the_handler_of_their_name() {
+    let p = Program::new().await;
+    let order = || Order {
+        id: u64::MAX,
+        note: Some("ü\0".into()),
+    };
+    let (tell, mut hear) = unbounded_channel();
+    let typed = move |order: Order, job: Context| {
+        let tell = tell.clone();
+        async move {
+            tell.send((job.name().to_owned(), order))?;
+            Ok(())
+        }
+    };
+    let (tell_raw, mut hear_raw) = unbounded_channel();
+    let worker =
+        p.worker()
+            .handle("msgpack", typed.clone())
+            .handle("json", typed)
+            .handle_raw("raw", move |job: Context| {
+                let tell = tell_raw.clone();
+                async move {
+                    Ok(tell.send((job.payload().clone(), job.header("h").map(str::to_owned)))?)
+                }
+            })
+            .start()
+            .await
+            .unwrap();
+
+    p.enqueue(NewJob::new("msgpack", &order()).unwrap()).await;
+    assert_eq!(next(&mut hear).await, ("msgpack".to_owned(), order()));
+    p.enqueue(NewJob::json("json", &order()).unwrap()).await;
+    assert_eq!(next(&mut hear).await, ("json".to_owned(), order()));
+    p.enqueue(NewJob::raw("raw", vec![0, 255]).header("h", "v"))
+        .await;
+    let (payload, header) = next(&mut hear_raw).await;
+    assert_eq!(
+        (&payload[..], header.as_deref()),
+        (&[0, 255][..], Some("v"))
+    );
+
+    p.until_completed(3).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_does_not_decode_is_dead_at_once_with_its_bytes_untouched() {
+    let p = Program::new().await;
+    let never = |_: Order, _: Context| async { panic!("called with a payload that is no order") };
+    let worker = p.worker().handle("order", never).start().await.unwrap();
+    let secret = b"\xc1 card 4111".to_vec();
+
+    let id = p.enqueue(NewJob::raw("order", secret.clone())).await;
+
+    let record = p.until_dead(&id).await;
+    assert_eq!(
+        (&record["reason"], &record["attempt"]),
+        (&"refused".into(), &1.into())
+    );
+    let message = record["errors"][0]["error"].as_str().unwrap();
+    assert!(
+        message.contains("order") && !message.contains("4111"),
+        "{message}"
+    );
+    assert_eq!(p.t.scan().payloads[id.as_str()], secret);
+    p.t.assert_every_job_has_one_home();
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_of_an_unknown_name_is_retried_and_then_dead_and_says_which_names_are_known() {
+    let p = Program::new().await;
+    let (tell, _hear) = unbounded_channel();
+    let builder = p
+        .worker()
+        .handle_raw("welcome", telling(&tell))
+        .handle_raw("goodbye", telling(&tell));
+    let worker = builder.start().await.unwrap();
+
+    let id = p.enqueue(NewJob::raw("wellcome", "").max_attempts(3)).await;
+
+    let record = p.until_dead(&id).await;
+    assert_eq!(
+        (&record["reason"], &record["attempt"]),
+        (&"attempts".into(), &3.into())
+    );
+    assert_eq!(record["errors"].as_array().unwrap().len(), 3);
+    let message = record["errors"][0]["error"].as_str().unwrap();
+    assert!(
+        ["\"wellcome\"", "welcome", "goodbye"]
+            .iter()
+            .all(|name| message.contains(name)),
+        "{message}"
+    );
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_panics_leave_the_worker_at_work_with_all_its_slots() {
+    const SLOTS: usize = 8;
+    let p = Program::new().await;
+    let all_slots = Arc::new(Barrier::new(SLOTS));
+    let worker = p
+        .worker()
+        .concurrency(SLOTS)
+        .handle_raw("bad", |job: Context| {
+            // Half of them before there is a future at all.
+            assert!(job.payload()[0] != 0, "before");
+            async { panic!("within") }
+        })
+        .handle_raw("good", move |_: Context| {
+            let all_slots = Arc::clone(&all_slots);
+            async move {
+                all_slots.wait().await;
+                Ok(())
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+
+    let bad = (0..1000).map(|n: u16| NewJob::raw("bad", vec![(n % 2) as u8]).max_attempts(1));
+    let enqueued = p.queue.enqueue_all(bad.collect()).await.unwrap();
+    p.until("all are dead", |t| t.counter("dead") == 1000).await;
+
+    p.queue
+        .enqueue_all(vec![NewJob::raw("good", ""); SLOTS])
+        .await
+        .unwrap();
+    p.until_completed(SLOTS as i64).await;
+    for (index, said) in [
+        (0, "the handler panicked: before"),
+        (1, "the handler panicked: within"),
+    ] {
+        let record = p.t.record_of(&enqueued[index].id).unwrap();
+        assert_eq!(record["errors"][0]["error"], said);
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_hangs_is_told_and_ended_and_its_job_is_retried() {
+    let p = Program::new().await;
+    let (tell, mut hear) = unbounded_channel();
+    let worker = p
+        .worker()
+        .handle_raw("a", move |job: Context| {
+            let tell = tell.clone();
+            async move {
+                if job.attempt() == 1 {
+                    job.cancelled().cancelled().await;
+                    let _ = tell.send("told");
+                    std::future::pending::<()>().await;
+                }
+                let _ = tell.send("done");
+                Ok(())
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+
+    p.enqueue(NewJob::raw("a", "").timeout(Duration::from_millis(50)))
+        .await;
+
+    assert_eq!(next(&mut hear).await, "told");
+    assert_eq!(next(&mut hear).await, "done");
+    p.until_completed(1).await;
+    assert_eq!(p.t.counter("failed"), 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_jobs_handler_is_told_and_the_job_is_not_retried() {
+    let p = Program::new().await;
+    let (tell, mut hear) = unbounded_channel();
+    let worker = p
+        .worker()
+        .handle_raw("a", move |job: Context| {
+            let tell = tell.clone();
+            async move {
+                tell.send("started")?;
+                job.cancelled().cancelled().await;
+                tell.send("told")?;
+                Err(JobError::failed("interrupted"))
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    let id = p.enqueue(NewJob::raw("a", "").unique("k")).await;
+    assert_eq!(next(&mut hear).await, "started");
+
+    let before = p.client.inspect(&p.t.queue).unwrap().cancel(&id).await;
+
+    assert_eq!(before.unwrap(), State::Running);
+    // Sooner than the next renewal of its lease, which would tell it as well.
+    let told = tokio::time::timeout(Duration::from_secs(8), hear.recv()).await;
+    assert_eq!(told, Ok(Some("told")));
+    worker.stop().await;
+    assert_eq!((p.t.counter("cancelled"), p.t.counter("failed")), (1, 0));
+    assert_eq!((p.t.state_of(&id), p.t.unique_holder("k")), (None, None));
+    p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handler_that_blocks_the_runtime_for_three_leases_keeps_its_job() {
+    let p = Program::new().await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let lease = Duration::from_secs(1);
+    let build = || {
+        let counted = Arc::clone(&counted);
+        let blocking = move |_: Context| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(lease * 3 + lease / 2);
+            std::future::ready(Ok(()))
+        };
+        p.worker()
+            .lease(lease)
+            .sweep(lease / 10)
+            .concurrency(1)
+            .handle_raw("a", blocking)
+    };
+    // A second worker is ready to take over; both have threads of their own, and sweep on.
+    let workers = [
+        build().start().await.unwrap(),
+        build().start().await.unwrap(),
+    ];
+
+    p.enqueue(NewJob::raw("a", "")).await;
+    p.until_completed(1).await;
+
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), p.t.counter("stalled")),
+        (1, 0)
+    );
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_holds_no_more_than_its_slots_and_its_prefetch() {
+    let (slots, prefetch) = (2, 3);
+    let p = Program::new().await;
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let held_up = move |_: Context| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.acquire().await?.forget();
+            Ok(())
+        }
+    };
+    let builder = p
+        .worker()
+        .concurrency(slots)
+        .prefetch(prefetch)
+        .handle_raw("a", held_up);
+    let worker = builder.start().await.unwrap();
+    let held = |t: &Fixture| t.redis(&["XPENDING", &t.key("ready"), "workers"]).list()[0].int();
+
+    p.queue
+        .enqueue_all(vec![NewJob::raw("a", ""); 40])
+        .await
+        .unwrap();
+    for completed in 0..40 {
+        p.until("all slots are taken", |t| {
+            held(t) >= (slots as i64).min(40 - completed)
+        })
+        .await;
+        assert!(
+            held(&p.t) <= (slots + prefetch) as i64,
+            "{} jobs held",
+            held(&p.t)
+        );
+        go.add_permits(1);
+        p.until("one more is done", |t| t.counter("completed") > completed)
+            .await;
+    }
+
+    p.until_completed(40).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_many_tasks_enqueue_at_once_travels_together() {
+    let redis = PrivateRedis::start(Default::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    let calls = || {
+        let stats = p.t.redis(&["INFO", "commandstats"]);
+        let calls = stats
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        calls.map_or(0, |calls| {
+            calls.split(',').next().unwrap().parse::<u64>().unwrap()
+        })
+    };
+    let before = calls();
+
+    let tasks = (0..64).map(|_| {
+        let queue = p.queue.clone();
+        tokio::spawn(async move {
+            for _ in 0..50 {
+                queue.enqueue(NewJob::raw("a", "x")).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+
+    assert_eq!(p.t.redis(&["XLEN", &p.t.key("ready")]).int(), 3200);
+    let made = calls() - before;
+    assert!(made <= 800, "{made} calls for 3,200 jobs");
+    p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_on_a_paused_queue_runs_nothing_until_it_is_resumed() {
+    let p = Program::new().await;
+    let operator = p.client.inspect(&p.t.queue).unwrap();
+    operator.pause().await.unwrap();
+    p.enqueue(NewJob::raw("a", "")).await;
+    let (tell, mut hear) = unbounded_channel();
+
+    let worker = p
+        .worker()
+        .handle_raw("a", telling(&tell))
+        .start()
+        .await
+        .unwrap();
+
+    let ran = tokio::time::timeout(MOMENT, hear.recv()).await;
+    assert!(ran.is_err(), "a job of a paused queue ran");
+    operator.resume().await.unwrap();
+    assert_eq!(next(&mut hear).await, 1);
+    p.until_completed(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_at_work_hears_of_a_pause_and_of_its_end() {
+    let p = Program::new().await;
+    let operator = p.client.inspect(&p.t.queue).unwrap();
+    let (tell, mut hear) = unbounded_channel();
+    let worker = p
+        .worker()
+        .handle_raw("a", telling(&tell))
+        .start()
+        .await
+        .unwrap();
+    p.enqueue(NewJob::raw("a", "")).await;
+    next(&mut hear).await;
+
+    operator.pause().await.unwrap();
+    // It is seen within a second; then nothing is read any more.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    p.enqueue(NewJob::raw("a", "")).await;
+    let ran = tokio::time::timeout(MOMENT, hear.recv()).await;
+    assert!(ran.is_err(), "a job of a paused queue ran");
+
+    operator.resume().await.unwrap();
+    next(&mut hear).await;
+    p.until_completed(2).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopping_worker_finishes_what_runs_and_hands_the_rest_back_without_an_attempt() {
+    let p = Program::new().await;
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let (tell, mut started) = unbounded_channel();
+    let held_up = move |_: Context| {
+        let (gate, tell) = (Arc::clone(&gate), tell.clone());
+        async move {
+            tell.send(())?;
+            gate.acquire().await?.forget();
+            Ok(())
+        }
+    };
+    let builder = p
+        .worker()
+        .concurrency(1)
+        .prefetch(4)
+        .handle_raw("a", held_up);
+    let worker = builder.start().await.unwrap();
+    p.queue
+        .enqueue_all(vec![NewJob::raw("a", ""); 5])
+        .await
+        .unwrap();
+    next(&mut started).await;
+    p.until("some are fetched ahead", |t| {
+        t.redis(&["XPENDING", &t.key("ready"), "workers"]).list()[0].int() >= 3
+    })
+    .await;
+
+    let stopping = tokio::spawn(worker.stop());
+    p.until("they are handed back", |t| t.counter("released") >= 2)
+        .await;
+    go.add_permits(1);
+    let drained = stopping.await.unwrap();
+
+    let released = p.t.counter("released").unsigned_abs() as usize;
+    assert_eq!((drained.finished, drained.released), (1, released));
+    p.until_completed(1).await;
+    let (tell, mut hear) = unbounded_channel();
+    let second = p
+        .worker()
+        .handle_raw("a", telling(&tell))
+        .start()
+        .await
+        .unwrap();
+    for _ in 0..4 {
+        assert_eq!(next(&mut hear).await, 1, "an attempt was charged");
+    }
+    p.until_completed(5).await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_out_of_patience_hands_back_what_still_runs() {
+    let p = Program::new().await;
+    let (tell, mut started) = unbounded_channel();
+    let endless = move |_: Context| {
+        let tell = tell.clone();
+        async move {
+            tell.send(())?;
+            std::future::pending().await
+        }
+    };
+    let builder = p
+        .worker()
+        .shutdown_timeout(Duration::from_millis(100))
+        .handle_raw("a", endless);
+    let worker = builder.start().await.unwrap();
+    let id = p.enqueue(NewJob::raw("a", "")).await;
+    next(&mut started).await;
+
+    let drained = worker.stop().await;
+
+    assert_eq!((drained.finished, drained.released), (0, 1));
+    assert_eq!(p.t.state_of(&id), Some(State::Ready));
+    p.t.assert_every_job_has_one_home();
+    let again = p.t.claim_one().await;
+    assert_eq!((again.id, again.attempt), (id, 1));
+}
+
+#[tokio::test]
+async fn a_snoozed_job_comes_back_as_the_same_attempt_and_a_failed_one_as_the_next() {
+    let p = Program::new().await;
+    let (tell, mut hear) = unbounded_channel();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let worker = p
+        .worker()
+        .handle_raw("a", move |job: Context| {
+            let _ = tell.send(job.attempt());
+            let soon = Duration::from_millis(1);
+            std::future::ready(match calls.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(JobError::snooze(soon)),
+                1 => Err(JobError::failed("boom")),
+                2 => Err(JobError::retry_after(soon, "busy")),
+                _ => Ok(()),
+            })
+        })
+        .start()
+        .await
+        .unwrap();
+
+    p.enqueue(NewJob::raw("a", "")).await;
+
+    for attempt in [1, 1, 2, 3] {
+        assert_eq!(next(&mut hear).await, attempt);
+    }
+    p.until_completed(1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_waited_too_long_is_expired_and_never_run() {
+    let p = Program::new().await;
+    let id = p
+        .enqueue(NewJob::raw("a", "").expires(Duration::from_millis(1)))
+        .await;
+    let expires_ms = p.t.scan().meta_of(id.as_str())["expires_at_ms"]
+        .as_i64()
+        .unwrap();
+    p.until("its time has passed", |t| t.now_us() / 1000 >= expires_ms)
+        .await;
+    let never = |_: Context| async { panic!("an expired job was run") };
+
+    let worker = p.worker().handle_raw("a", never).start().await.unwrap();
+
+    let record = p.until_dead(&id).await;
+    assert_eq!(record["reason"], "expired");
+    assert_eq!(p.t.counter("failed"), 0);
+    p.t.assert_every_job_has_one_home();
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_worker_that_went_silent_run_elsewhere() {
+    let p = Program::new().await;
+    let id = p.enqueue(NewJob::raw("a", "")).await;
+    // Claimed by hand: a worker of which nothing more is heard.
+    let silent = p.t.claim_as("silent", 1).await.remove(0);
+    p.t.let_lease_lapse(&silent);
+    let (tell, mut hear) = unbounded_channel();
+
+    let builder = p
+        .worker()
+        .sweep(Duration::from_millis(100))
+        .handle_raw("a", telling(&tell));
+    let worker = builder.start().await.unwrap();
+
+    assert_eq!(next(&mut hear).await, 1);
+    p.until_completed(1).await;
+    assert_eq!((p.t.state_of(&id), p.t.counter("stalled")), (None, 1));
+    worker.stop().await;
+}
