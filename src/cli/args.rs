@@ -1,0 +1,255 @@
+//! The list of commands, and the flags that all of them take.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use super::{dead, demo, dev, enqueue, jobs, keys, pause, prune, serve, stats};
+
+/// A durable webhook inbox and job worker on Redis Streams.
+///
+/// Settings: flag, then environment, then config file, then default.
+/// Durations are written 250ms, 5s, 2m, 1h30m; sizes 64KiB, 1MiB; rates 50/s, 600/m.
+/// Exit codes: 0 done, 1 failed, 2 usage or configuration.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millstream",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Where Redis is: redis://, rediss://, unix: … [default: the config file's redis.url, else redis://127.0.0.1:6379]
+    // The value may carry a password, so neither help nor errors show it.
+    #[arg(
+        long,
+        global = true,
+        env = "MILLSTREAM_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) redis_url: Option<String>,
+    /// First part of every key [default: the config file's redis.namespace, else millstream]
+    #[arg(long, global = true, env = "MILLSTREAM_NAMESPACE", value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// The TOML config file
+    #[arg(long, global = true, env = "MILLSTREAM_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Accept a Redis whose maxmemory-policy may drop jobs
+    #[arg(long, global = true)]
+    pub(crate) allow_eviction: bool,
+    /// How log lines are written, on stderr
+    #[arg(
+        long,
+        global = true,
+        env = "MILLSTREAM_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) log_format: LogFormat,
+    /// Log more: -v debug, -vv trace. Without it MILLSTREAM_LOG or RUST_LOG decide, if set
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Log less: -q warnings only, -qq errors only
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See it work: a private Redis, a gateway and workers, signed webhooks through all of it, a worker killed on the way
+    Demo(demo::Demo),
+    /// A private Redis and a gateway with workers, for trying things by hand
+    Dev(dev::Dev),
+    /// The gateway and the workers in one process (production)
+    Serve(serve::Serve),
+    /// The gateway alone: take webhooks and store them
+    Gateway(serve::Gateway),
+    /// Workers alone: deliver jobs over HTTP or to a program
+    Worker(serve::Worker),
+    /// Put a job into a queue
+    Enqueue(enqueue::Enqueue),
+    /// Show a queue's counts
+    Stats(stats::Stats),
+    /// List, show, cancel or start unfinished jobs
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    /// List, show, redrive or purge dead jobs
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Let no worker claim from a queue; running jobs run on
+    Pause(pause::Pause),
+    /// Let workers claim from a paused queue again
+    Resume(pause::Resume),
+    /// Remove old completed and dead jobs
+    Prune(prune::Prune),
+    /// Explain every Redis key of a queue
+    Keys(keys::Keys),
+}
+
+impl Command {
+    /// True for commands that run until they are stopped: they log what they do, the others only what goes wrong.
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(
+            self,
+            Self::Dev(_) | Self::Serve(_) | Self::Gateway(_) | Self::Worker(_)
+        )
+    }
+
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        match self {
+            Self::Demo(command) => command.run().await,
+            Self::Dev(command) => command.run(globals).await,
+            Self::Serve(command) => command.run(globals).await,
+            Self::Gateway(command) => command.run(globals).await,
+            Self::Worker(command) => command.run(globals).await,
+            Self::Enqueue(command) => command.run(globals).await,
+            Self::Stats(command) => command.run(globals).await,
+            Self::Jobs(command) => command.run(globals).await,
+            Self::Dead(command) => command.run(globals).await,
+            Self::Pause(command) => command.run(globals).await,
+            Self::Resume(command) => command.run(globals).await,
+            Self::Prune(command) => command.run(globals).await,
+            Self::Keys(command) => command.run(globals).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn refusal(words: &str) -> clap::Error {
+        let words = ["millstream"].into_iter().chain(words.split_whitespace());
+        Cli::try_parse_from(words).expect_err("it was accepted")
+    }
+
+    #[test]
+    fn the_commands_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_of_the_contract_are_there() {
+        for words in [
+            "demo --jobs 1000 --json",
+            "dev --config f --listen 127.0.0.1:0",
+            "serve --config f",
+            "serve --source shop --scheme shopify --secret env:S --queue q --forward http://a/",
+            "gateway --config f --listen 127.0.0.1:0",
+            "worker --queue q --forward http://a/ --concurrency 5 --max-attempts 3 --backoff fixed(1s) --timeout 5s --lease 3s \
+             --prefetch 1 --shutdown-timeout 1s --retain-completed 1h --retain-dead 1d",
+            "worker --queue q --command prog a b --concurrency 5",
+            "worker --queue q --command sh --lease 3s -- -c true",
+            "enqueue q --name n --payload x --delay 5s --unique k --unique-for 1h --max-attempts 2 --timeout 1s --expires 1h --durability replicas:1 --json",
+            "enqueue q --name n --payload-file - --at 2027-01-31T09:00:00Z --count 10",
+            "stats q --json",
+            "stats",
+            "jobs list q --state running --limit 5 --json",
+            "jobs show q 1-0",
+            "jobs cancel q 1-0 2-0",
+            "jobs run-now q 1-0",
+            "dead list q --json",
+            "dead show q 1-0",
+            "dead redrive q --all --name n --rate 50/s --dry-run",
+            "dead redrive q 1-0 2-0 --yes",
+            "dead purge q --all",
+            "pause q --namespace n --redis-url redis://h --log-format json --allow-eviction -v",
+            "resume q",
+            "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
+            "keys q --json",
+        ] {
+            let words = ["millstream"].into_iter().chain(words.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(words.clone()) {
+                panic!("{:?}: {error}", words.collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_exit_code_2_and_named() {
+        for (words, named) in [
+            ("enqueue q --name n --colour red", "--colour"),
+            ("enqueue q --name n --delay 5", "250ms"),
+            (
+                "enqueue q --name n --delay 5s --at 2027-01-31T09:00:00Z",
+                "--at",
+            ),
+            (
+                "enqueue q --name n --payload x --payload-file f",
+                "--payload-file",
+            ),
+            ("enqueue q --name n --at tomorrow", "tomorrow"),
+            ("enqueue q --name n --unique-for 1h", "--unique"),
+            ("enqueue q", "--name"),
+            ("enqueue q --name n --durability replicas:0", "replicas:0"),
+            ("enqueue q --name n --delay 200000d", "--delay"),
+            ("enqueue a/b --name n", "not allowed"),
+            ("worker --queue a{b --forward http://a/", "a{b"),
+            ("worker --forward http://a/", "--queue"),
+            (
+                "worker --queue q --forward http://a/ --command prog",
+                "--command",
+            ),
+            (
+                "worker --queue q --forward http://a/ --lease 1ms",
+                "1s to 1day",
+            ),
+            (
+                "worker --queue q --forward http://a/ --backoff often",
+                "often",
+            ),
+            (
+                "worker --queue q --forward http://a/ --concurrency 0",
+                "1 to 100000",
+            ),
+            ("serve --source shop", "--scheme"),
+            ("dead redrive q", "--all"),
+            ("dead redrive q 1-0 --all", "--all"),
+            ("dead redrive q --all --rate fast", "50/s"),
+            ("prune q", "--dead-older-than"),
+            ("jobs list q --state asleep", "asleep"),
+            ("stats q --watch", "--watch"),
+        ] {
+            let error = refusal(words);
+            assert_eq!(error.exit_code(), 2, "{words}");
+            let said = error.to_string();
+            assert!(
+                said.contains(named),
+                "{words}: {named:?} is not in {said:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_does_not_show_the_password_of_the_environment() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(
+            help.contains("MILLSTREAM_REDIS_URL") && !help.contains("MILLSTREAM_REDIS_URL="),
+            "{help}"
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! `millstream enqueue`: puts a job into a queue.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use jiff::Timestamp;
+use millstream::{Durability, Enqueued, NewJob, QueueName, config};
+
+use super::args::Globals;
+use super::connect::connect;
+use super::failure::usage;
+use super::{output, parse};
+
+/// Put a job into a queue and print its id. The payload is stored as it is given, byte for byte.
+#[derive(Debug, Args)]
+pub(crate) struct Enqueue {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The job's name; workers choose the handler by it
+    #[arg(long)]
+    name: String,
+    /// The payload as text [default: empty]
+    #[arg(long, value_name = "TEXT", conflicts_with = "payload_file")]
+    payload: Option<String>,
+    /// Read the payload from this file, or from stdin for -
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// Run the job no earlier than this from now: 250ms, 5s, 1h30m
+    #[arg(long, value_parser = parse::retention, value_name = "DURATION", conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Run the job no earlier than this moment: 2027-01-31T09:00:00Z; a past moment is now
+    #[arg(long, value_parser = moment, value_name = "RFC3339")]
+    at: Option<Timestamp>,
+    /// Refuse a second job with this key until this one is finished; prints the id of the job that holds the key
+    #[arg(long, value_name = "KEY")]
+    unique: Option<String>,
+    /// Hold the key for this long instead, even after the job has finished
+    #[arg(long, value_parser = parse::window, value_name = "DURATION", requires = "unique")]
+    unique_for: Option<Duration>,
+    /// Attempts in all, the first included [default: the worker's setting, 10]
+    #[arg(long, value_parser = |text: &str| parse::number(text, parse::max_attempts), value_name = "N")]
+    max_attempts: Option<u32>,
+    /// How long one attempt may run [default: the worker's setting, 30s]
+    #[arg(long, value_parser = parse::timeout, value_name = "DURATION")]
+    timeout: Option<Duration>,
+    /// Dead-letter the job if no worker has started it this long from now
+    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
+    expires: Option<Duration>,
+    /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory]
+    #[arg(long, value_parser = parse::durability, value_name = "LEVEL")]
+    durability: Option<Durability>,
+    /// Store this many such jobs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000),
+          conflicts_with = "unique")]
+    count: u64,
+    /// Write JSON, one object a line: id, duplicate
+    #[arg(long)]
+    json: bool,
+}
+
+impl Enqueue {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let job = self.job(Timestamp::now())?;
+        let queue = connect(globals).await?.queue(self.queue.as_str())?;
+        let queue = match self.durability {
+            Some(durability) => queue.with_durability(durability),
+            None => queue,
+        };
+        if self.count == 1 {
+            return self.print(&queue.enqueue(job).await?);
+        }
+        let progress = output::progress(self.count, "enqueueing");
+        let mut stored = 0;
+        while stored < self.count {
+            let chunk = (self.count - stored).min(config::BATCH_JOBS_MAX as u64);
+            let jobs = vec![job.clone(); chunk as usize];
+            let answers = queue.enqueue_all(jobs).await.with_context(|| {
+                format!(
+                    "{stored} of {} jobs are stored, in chunks of 1,000; the next chunk failed",
+                    self.count
+                )
+            })?;
+            for enqueued in &answers {
+                self.print(enqueued)?;
+            }
+            stored += chunk;
+            progress.set_position(stored);
+        }
+        progress.finish_and_clear();
+        Ok(())
+    }
+
+    /// The job as it is described by the flags, at the moment `now` of this machine's clock.
+    fn job(&self, now: Timestamp) -> anyhow::Result<NewJob> {
+        let mut job = NewJob::raw(&self.name, self.read_payload()?);
+        if let Some(delay) = self.delay.or_else(|| self.at.map(|at| until(at, now))) {
+            job = job.delay(delay);
+        }
+        job = match (&self.unique, self.unique_for) {
+            (Some(key), Some(window)) => job.unique_for(key, window),
+            (Some(key), None) => job.unique(key),
+            (None, _) => job,
+        };
+        if let Some(attempts) = self.max_attempts {
+            job = job.max_attempts(attempts);
+        }
+        if let Some(timeout) = self.timeout {
+            job = job.timeout(timeout);
+        }
+        if let Some(expires) = self.expires {
+            job = job.expires(expires);
+        }
+        Ok(job)
+    }
+
+    fn read_payload(&self) -> anyhow::Result<Bytes> {
+        let Some(path) = &self.payload_file else {
+            return Ok(self.payload.clone().unwrap_or_default().into());
+        };
+        // No more than the largest limit there is: the client refuses anything above its own, and names both numbers.
+        let limit = config::PAYLOAD_BYTES_MAX_MAX as u64 + 1;
+        let mut payload = Vec::new();
+        if path.as_os_str() == "-" {
+            io::stdin()
+                .lock()
+                .take(limit)
+                .read_to_end(&mut payload)
+                .context("cannot read the payload from stdin")?;
+        } else {
+            let read = std::fs::File::open(path)
+                .and_then(|file| file.take(limit).read_to_end(&mut payload));
+            read.map_err(|error| usage(format!("--payload-file {}: {error}", path.display())))?;
+        }
+        Ok(payload.into())
+    }
+
+    fn print(&self, enqueued: &Enqueued) -> anyhow::Result<()> {
+        if self.json {
+            output::json_line(enqueued)
+        } else if enqueued.duplicate {
+            output::line(enqueued.id.as_str())?;
+            tracing::warn!(job = %enqueued.id, "the unique key is held by this job: nothing was stored");
+            Ok(())
+        } else {
+            output::line(enqueued.id.as_str())
+        }
+    }
+}
+
+/// Reads an RFC 3339 moment with its offset.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        "write a date, time and offset, like 2027-01-31T09:00:00Z or 2027-01-31T10:00:00+01:00"
+            .into()
+    })
+}
+
+/// From `now` to `at`; nothing if that has passed.
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_until(at)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_becomes_a_delay_and_a_past_one_is_now() {
+        let now = moment("2027-01-31T09:00:00Z").unwrap();
+        assert_eq!(
+            until(moment("2027-01-31T10:00:01+01:00").unwrap(), now),
+            Duration::from_secs(1)
+        );
+        assert_eq!(
+            until(moment("2020-01-01T00:00:00Z").unwrap(), now),
+            Duration::ZERO
+        );
+        for bad in [
+            "",
+            "tomorrow",
+            "2027-01-31",
+            "2027-01-31T09:00:00",
+            "1700000000",
+        ] {
+            assert!(moment(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

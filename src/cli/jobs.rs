@@ -1,0 +1,321 @@
+//! `millstream jobs`: unfinished jobs (and dead ones, by `--state dead`).
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::{Cell, CellAlignment, Color};
+use millstream::inspect::{Inspector, JobView};
+use millstream::job::codec::Codec;
+use millstream::job::state::State;
+use millstream::{JobId, QueueName};
+
+use super::args::Globals;
+use super::connect::connect;
+use super::{output, parse};
+
+/// List, show, cancel or start unfinished jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Jobs {
+    /// List jobs, oldest first
+    List(List),
+    /// Show one job with its payload and what went wrong
+    Show(Show),
+    /// Call jobs off; handlers that run are cancelled
+    Cancel(Cancel),
+    /// Make scheduled jobs ready at once, ahead of the others
+    RunNow(RunNow),
+}
+
+impl Jobs {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        match self {
+            Self::List(command) => command.run(globals).await,
+            Self::Show(command) => command.run(globals).await,
+            Self::Cancel(command) => command.run(globals).await,
+            Self::RunNow(command) => command.run(globals).await,
+        }
+    }
+}
+
+/// The states in which a job can be listed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Listed {
+    Ready,
+    Running,
+    Scheduled,
+    Dead,
+}
+
+/// List jobs, oldest first.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// Only jobs in this state [default: all of them]
+    #[arg(long, value_enum)]
+    state: Option<Listed>,
+    /// Jobs at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Write JSON: a list of objects
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let state = self.state.map(|state| match state {
+            Listed::Ready => State::Ready,
+            Listed::Running => State::Running,
+            Listed::Scheduled => State::Scheduled,
+            Listed::Dead => State::Dead,
+        });
+        let jobs = queue.list(state, self.limit as usize).await?;
+        if self.json {
+            return output::json(&jobs);
+        }
+        let mut table = output::table(&[
+            "id",
+            "name",
+            "state",
+            "attempt",
+            "stalls",
+            "bytes",
+            "when",
+            "last error",
+        ]);
+        for job in &jobs {
+            let colour = match job.state {
+                State::Running => Color::Green,
+                State::Dead => Color::Red,
+                State::Scheduled => Color::Yellow,
+                _ => Color::Reset,
+            };
+            let when = match job.state {
+                State::Scheduled => format!("due {}", output::time(job.due_ms)),
+                State::Dead => format!("died {}", output::time(job.died_ms)),
+                State::Running => format!("renewed {} ago", output::age(job.idle_ms)),
+                _ => "-".into(),
+            };
+            let error = job
+                .errors
+                .last()
+                .map_or("", |last| last.error.lines().next().unwrap_or(""));
+            table.add_row([
+                Cell::new(job.id.as_str()),
+                Cell::new(output::clean(&job.name)),
+                Cell::new(job.state).fg(colour),
+                Cell::new(job.attempt).set_alignment(CellAlignment::Right),
+                Cell::new(job.stalls).set_alignment(CellAlignment::Right),
+                Cell::new(output::count(job.payload_bytes)).set_alignment(CellAlignment::Right),
+                Cell::new(when),
+                Cell::new(output::clean(error)),
+            ]);
+        }
+        output::print(&table, "no such jobs")?;
+        if jobs.len() == self.limit as usize {
+            output::line(format!("the first {}; more with --limit", self.limit))?;
+        }
+        Ok(())
+    }
+}
+
+/// Show one job with its payload and what went wrong.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The job's id
+    id: String,
+    /// Write JSON: the fields of the listing, and payload where it is text, else payload_hex
+    #[arg(long, conflicts_with = "payload")]
+    json: bool,
+    /// Write only the payload, byte for byte
+    #[arg(long)]
+    payload: bool,
+}
+
+impl Show {
+    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let job = queue.show(&self.id.as_str().into()).await?;
+        if self.payload {
+            let bytes = job.payload.unwrap_or_default();
+            return std::io::stdout()
+                .write_all(&bytes)
+                .context("cannot write to stdout");
+        }
+        if self.json {
+            return output::json(&with_payload(&job)?);
+        }
+        print_job(&job)
+    }
+}
+
+/// The job's fields and its payload, as one JSON object.
+fn with_payload(job: &JobView) -> anyhow::Result<serde_json::Value> {
+    let mut object = serde_json::to_value(job).context("cannot write JSON")?;
+    if let Some(bytes) = &job.payload {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => object["payload"] = text.into(),
+            Err(_) => object["payload_hex"] = hex::encode(bytes).into(),
+        }
+    }
+    Ok(object)
+}
+
+fn print_job(job: &JobView) -> anyhow::Result<()> {
+    let mut table = output::table(&["job", job.id.as_str()]);
+    let mut row = |label: &str, value: String| {
+        table.add_row([label.to_owned(), output::clean(&value).into_owned()]);
+    };
+    row("name", job.name.clone());
+    row("state", job.state.to_string());
+    let limit = job
+        .max_attempts
+        .map_or_else(|| "the worker's limit".into(), |limit| limit.to_string());
+    row("attempt", format!("{} of {limit}", job.attempt));
+    row("stalls", job.stalls.to_string());
+    if job.due_ms.is_some() {
+        row("due", output::time(job.due_ms));
+    }
+    if job.died_ms.is_some() {
+        row("died", output::time(job.died_ms));
+    }
+    if let Some(reason) = &job.reason {
+        row("reason", reason.clone());
+    }
+    if let Some(worker) = &job.worker {
+        row("worker", worker.clone());
+        row("lease renewed", format!("{} ago", output::age(job.idle_ms)));
+    }
+    for (name, value) in &job.headers {
+        row(&format!("header {name}"), value.clone());
+    }
+    for error in &job.errors {
+        row(
+            &format!("error of attempt {}", error.attempt),
+            format!("{}\n{}", output::time(Some(error.at_ms)), error.error),
+        );
+    }
+    row(
+        "payload",
+        format!("{} bytes, {}", output::count(job.payload_bytes), job.codec),
+    );
+    output::print(&table, "")?;
+    if let Some(bytes) = &job.payload {
+        output::line(readable(job, bytes))?;
+    }
+    Ok(())
+}
+
+/// The payload for people: text as it is, MessagePack as JSON, anything else by its size.
+fn readable(job: &JobView, bytes: &[u8]) -> String {
+    if job.codec == Codec::MsgPack.name()
+        && let Ok(value) = Codec::MsgPack.decode::<serde_json::Value>(&job.name, bytes)
+    {
+        return output::clean(&format!("{value:#}")).into_owned();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => output::clean(text).into_owned(),
+        Err(_) => "(not text; --payload writes the bytes)".into(),
+    }
+}
+
+/// Call jobs off; handlers that run are cancelled.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The jobs' ids
+    #[arg(required = true)]
+    ids: Vec<String>,
+}
+
+impl Cancel {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        each(&self.ids, "cancelled", async |id| {
+            let was = queue.cancel(id).await?;
+            output::line(format!("{id} cancelled, was {was}"))
+        })
+        .await
+    }
+}
+
+/// Make scheduled jobs ready at once, ahead of the others.
+#[derive(Debug, Args)]
+pub(crate) struct RunNow {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The jobs' ids
+    #[arg(required = true)]
+    ids: Vec<String>,
+}
+
+impl RunNow {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue: Inspector = connect(globals).await?.inspect(self.queue.as_str())?;
+        each(&self.ids, "made ready", async |id| {
+            queue.run_now(id).await?;
+            output::line(format!("{id} is ready"))
+        })
+        .await
+    }
+}
+
+/// Does `one` for every id. One that fails does not keep the others from their turn.
+async fn each(
+    ids: &[String],
+    done: &str,
+    one: impl AsyncFn(&JobId) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut failures = Vec::new();
+    for id in ids {
+        if let Err(error) = one(&id.as_str().into()).await {
+            failures.push(error);
+        }
+    }
+    let failed = failures.len();
+    let Some(first) = failures.into_iter().next() else {
+        return Ok(());
+    };
+    if ids.len() == 1 {
+        return Err(first);
+    }
+    Err(first.context(format!(
+        "{failed} of {} jobs were not {done}; the first because",
+        ids.len()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_bad_id_does_not_keep_the_others_from_their_turn() {
+        let seen = std::cell::RefCell::new(Vec::new());
+        let ids = ["1-0", "bad", "2-0"].map(str::to_owned);
+
+        let result = each(&ids, "cancelled", async |id| {
+            seen.borrow_mut().push(id.to_string());
+            anyhow::ensure!(id.as_str() != "bad", "no job {id}");
+            Ok(())
+        })
+        .await;
+
+        assert_eq!(*seen.borrow(), ids);
+        let said = format!("{:#}", result.unwrap_err());
+        assert!(
+            said.contains("1 of 3") && said.contains("no job bad"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! `millstream prune`: removes old completed and dead jobs.
+
+use std::time::Duration;
+
+use clap::Args;
+use millstream::QueueName;
+
+use super::args::Globals;
+use super::connect::connect;
+use super::{output, parse};
+
+/// Remove old completed and dead jobs. Workers do so by themselves, by retain_completed and retain_dead.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("age").required(true).multiple(true)))]
+pub(crate) struct Prune {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// Completed jobs older than this: 30m, 7d
+    #[arg(long, group = "age", value_parser = parse::duration, value_name = "DURATION")]
+    completed_older_than: Option<Duration>,
+    /// Dead jobs older than this: 12h, 30d
+    #[arg(long, group = "age", value_parser = parse::duration, value_name = "DURATION")]
+    dead_older_than: Option<Duration>,
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Write JSON: completed, dead, producers, dry_run
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prune {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let (completed, dead) = (self.completed_older_than, self.dead_older_than);
+        let spinner = output::spinner("counting");
+        let found = queue.prune(completed, dead, true).await?;
+        spinner.finish_and_clear();
+        let pruned = if self.dry_run {
+            found
+        } else {
+            if found.completed + found.dead > 0 {
+                let question = format!(
+                    "Remove {} completed and {} dead jobs of {} for good?",
+                    output::count(found.completed),
+                    output::count(found.dead),
+                    self.queue
+                );
+                output::confirm(&question, self.yes)?;
+            }
+            let spinner = output::spinner("pruning");
+            let pruned = queue.prune(completed, dead, false).await?;
+            spinner.finish_and_clear();
+            pruned
+        };
+        if self.json {
+            return output::json(&serde_json::json!({
+                "completed": pruned.completed,
+                "dead": pruned.dead,
+                "producers": pruned.producers,
+                "dry_run": self.dry_run,
+            }));
+        }
+        output::line(format!(
+            "{} {} completed jobs, {} dead jobs and {} idle producers",
+            if self.dry_run {
+                "would remove"
+            } else {
+                "removed"
+            },
+            output::count(pruned.completed),
+            output::count(pruned.dead),
+            output::count(pruned.producers),
+        ))
+    }
+}

@@ -1,0 +1,149 @@
+//! `millstream serve`, `gateway` and `worker`: the services.
+
+use clap::Args;
+
+use super::args::Globals;
+use super::failure::usage;
+use super::process::{Plan, ServiceFlags};
+use super::settings::{self, GatewayFlags, Plain, QueueFlags, RedisSettings, SourceFlags};
+
+/// The gateway and the workers in one process, as the config file or the flags say.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    gateway: GatewayFlags,
+    #[command(flatten)]
+    source: SourceFlags,
+    #[command(flatten)]
+    queue: QueueFlags,
+    #[command(flatten)]
+    service: ServiceFlags,
+}
+
+impl Serve {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let file = settings::load(globals)?;
+        let file = file.as_ref();
+        let gateway = settings::gateway(
+            &self.gateway,
+            &self.source,
+            self.queue.queue.as_ref(),
+            file,
+            Plain::Refused,
+        )?;
+        let queues = settings::queues(&self.queue, file, Plain::Refused)?;
+        if gateway.sources.is_empty() && queues.is_empty() {
+            return Err(usage(
+                "nothing to serve: give --config FILE, or --source NAME --scheme S --secret env:VAR --queue Q --forward URL",
+            ));
+        }
+        for (name, source) in &gateway.sources {
+            if !queues
+                .iter()
+                .any(|queue| queue.name.as_str() == source.queue)
+            {
+                tracing::warn!(
+                    source = name,
+                    queue = source.queue,
+                    "no worker of this process works on the queue of this source"
+                );
+            }
+        }
+        let redis = RedisSettings::merge(globals, file);
+        Plan {
+            redis,
+            queues,
+            gateway: Some(gateway),
+            service: self.service,
+        }
+        .run()
+        .await
+    }
+}
+
+/// The gateway alone: takes webhooks and stores them.
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    #[command(flatten)]
+    gateway: GatewayFlags,
+    #[command(flatten)]
+    source: SourceFlags,
+    /// The queue that the jobs of --source go to
+    #[arg(long, value_parser = super::parse::queue, value_name = "QUEUE")]
+    queue: Option<millstream::QueueName>,
+    #[command(flatten)]
+    service: ServiceFlags,
+}
+
+impl Gateway {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let file = settings::load(globals)?;
+        let file = file.as_ref();
+        let gateway = settings::gateway(
+            &self.gateway,
+            &self.source,
+            self.queue.as_ref(),
+            file,
+            Plain::Refused,
+        )?;
+        if gateway.sources.is_empty() {
+            return Err(usage(
+                "no source of webhooks: give --config FILE with [sources.NAME], or --source NAME --scheme S --secret env:VAR --queue Q",
+            ));
+        }
+        let redis = RedisSettings::merge(globals, file);
+        Plan {
+            redis,
+            queues: Vec::new(),
+            gateway: Some(gateway),
+            service: self.service,
+        }
+        .run()
+        .await
+    }
+}
+
+/// Workers alone: claim jobs and deliver them.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    queue: QueueFlags,
+    /// Serve /health/live, /health/ready and /metrics at this address and port [default: not served]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    #[command(flatten)]
+    service: ServiceFlags,
+}
+
+impl Worker {
+    /// What the flags say about queues.
+    #[cfg(test)]
+    pub(crate) fn queue_flags(&self) -> &QueueFlags {
+        &self.queue
+    }
+
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let file = settings::load(globals)?;
+        let file = file.as_ref();
+        let queues = settings::queues(&self.queue, file, Plain::Refused)?;
+        if queues.is_empty() {
+            return Err(usage(
+                "no queue to work on: give --config FILE with [queues.NAME], or --queue Q with --forward URL or --command PROG",
+            ));
+        }
+        let gateway = self
+            .listen
+            .as_deref()
+            .map(settings::health_only)
+            .transpose()?;
+        let redis = RedisSettings::merge(globals, file);
+        Plan {
+            redis,
+            queues,
+            gateway,
+            service: self.service,
+        }
+        .run()
+        .await
+    }
+}

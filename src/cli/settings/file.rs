@@ -1,0 +1,188 @@
+//! The config file as it is written: its sections and keys, each value checked where it stands.
+//! What depends on more than one value is checked by [`super`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use millstream::gateway::signature::{Algorithm, Encoding};
+use millstream::{Backoff, QueueName};
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+
+use crate::cli::parse;
+
+/// `millstream.toml`. An unknown key is an error: it would be a setting that silently does nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sections {
+    pub(crate) redis: RedisSection,
+    pub(crate) gateway: GatewaySection,
+    pub(crate) sources: BTreeMap<String, SourceSection>,
+    pub(crate) queues: BTreeMap<String, QueueSection>,
+}
+
+/// `[redis]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RedisSection {
+    pub(crate) url: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) allow_eviction: bool,
+}
+
+/// `[gateway]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GatewaySection {
+    pub(crate) listen: Option<String>,
+    #[serde(deserialize_with = "max_body")]
+    pub(crate) max_body: Option<usize>,
+}
+
+/// `[sources.NAME]`: one sender of webhooks, at `POST /webhooks/NAME`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceSection {
+    pub(crate) scheme: String,
+    pub(crate) secrets: SecretTexts,
+    #[serde(deserialize_with = "queue")]
+    pub(crate) queue: QueueName,
+    #[serde(default, deserialize_with = "retention")]
+    pub(crate) dedupe: Option<Duration>,
+    /// The header that carries the delivery id, in place of the scheme's.
+    pub(crate) id_header: Option<String>,
+    /// The headers that are stored with the job, in place of the usual ones.
+    pub(crate) keep_headers: Option<Vec<String>>,
+    /// From here on for `scheme = "hmac"` alone, as in [`millstream::gateway::signature::HmacSettings`].
+    pub(crate) header: Option<String>,
+    pub(crate) prefix: Option<String>,
+    pub(crate) encoding: Option<Encoding>,
+    pub(crate) algorithm: Option<Algorithm>,
+    pub(crate) topic_header: Option<String>,
+    pub(crate) timestamp_header: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) tolerance: Option<Duration>,
+    pub(crate) signed: Option<String>,
+    /// Of a later version; refused by name.
+    pub(crate) group: Option<IgnoredAny>,
+}
+
+/// `[queues.NAME]`: what this process does with a queue's jobs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QueueSection {
+    pub(crate) handler: Option<HandlerSection>,
+    #[serde(default, deserialize_with = "concurrency")]
+    pub(crate) concurrency: Option<usize>,
+    #[serde(default, deserialize_with = "prefetch")]
+    pub(crate) prefetch: Option<usize>,
+    #[serde(default, deserialize_with = "max_attempts")]
+    pub(crate) max_attempts: Option<u32>,
+    #[serde(default, deserialize_with = "backoff")]
+    pub(crate) backoff: Option<Backoff>,
+    #[serde(default, deserialize_with = "timeout")]
+    pub(crate) timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "lease")]
+    pub(crate) lease: Option<Duration>,
+    #[serde(default, deserialize_with = "retention")]
+    pub(crate) retain_completed: Option<Duration>,
+    #[serde(default, deserialize_with = "retention")]
+    pub(crate) retain_dead: Option<Duration>,
+    /// Of a later version; refused by name.
+    pub(crate) group_concurrency: Option<IgnoredAny>,
+}
+
+/// `handler = { … }`: exactly one of `forward` and `command`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HandlerSection {
+    pub(crate) forward: Option<String>,
+    /// With `forward`: the secret that signs what is sent.
+    pub(crate) sign_with: Option<SecretTexts>,
+    /// With `forward`: statuses that dead-letter a job at once.
+    pub(crate) dead_on: Option<Vec<u16>>,
+    pub(crate) command: Option<Vec<String>>,
+    /// With `command`: the time between SIGTERM and SIGKILL.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) kill_grace: Option<Duration>,
+}
+
+/// One secret or a list of them, unresolved: `env:NAME`, `file:/path`, or in `dev` the secret itself. Shows nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SecretTexts(pub(crate) Vec<String>);
+
+impl fmt::Debug for SecretTexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretTexts({} hidden)", self.0.len())
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretTexts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // By way of a value, since serde's own messages for a wrong type quote what they found.
+        let refuse = || D::Error::custom("write a list of strings, like [\"env:SHOP_SECRET\"]");
+        let one = |value| match value {
+            toml::Value::String(text) => Ok(text),
+            _ => Err(refuse()),
+        };
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Array(list) => list.into_iter().map(one).collect(),
+            value => one(value).map(|text| vec![text]),
+        }
+        .map(Self)
+    }
+}
+
+/// Reads text by `parse`; the error carries the text.
+fn text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(|reason| D::Error::custom(format!("{text:?}: {reason}")))
+}
+
+/// Checks a whole number by `check`; the error carries the number.
+fn number<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    check: fn(u64) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    // A negative number is out of every range, like the largest one.
+    check(number.try_into().unwrap_or(u64::MAX))
+        .map(Some)
+        .map_err(|reason| D::Error::custom(format!("{number}: {reason}")))
+}
+
+/// `deserialize_with` for one kind of setting.
+macro_rules! read {
+    ($($name:ident -> $type:ty = $reader:ident($check:path);)+) => {$(
+        fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<$type>, D::Error> {
+            $reader(deserializer, $check)
+        }
+    )+};
+}
+
+fn optional<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    text(deserializer, parse).map(Some)
+}
+
+read! {
+    duration -> Duration = optional(parse::duration);
+    lease -> Duration = optional(parse::lease);
+    timeout -> Duration = optional(parse::timeout);
+    retention -> Duration = optional(parse::retention);
+    backoff -> Backoff = optional(parse::backoff);
+    max_body -> usize = optional(parse::max_body);
+    concurrency -> usize = number(parse::concurrency);
+    prefetch -> usize = number(parse::prefetch);
+    max_attempts -> u32 = number(parse::max_attempts);
+}
+
+fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<QueueName, D::Error> {
+    text(deserializer, parse::queue)
+}

@@ -1,0 +1,118 @@
+//! Settings: flag, then environment (clap merges these two), then the config file, then the default.
+//!
+//! Everything is checked here, before the first connection: [`file`] checks each value where it stands, [`queues`] and
+//! [`sources`] what depends on several, [`secret`] resolves secrets. An error names file, line and key, and the way out.
+
+mod file;
+mod place;
+mod queues;
+mod secret;
+mod sources;
+
+use millstream::config;
+
+use super::args::Globals;
+use super::failure::usage;
+use file::Sections;
+use place::SourceText;
+
+pub(crate) use queues::{HandlerSettings, QueueFlags, QueueSettings, merge as queues};
+pub(crate) use secret::Plain;
+pub(crate) use sources::{GatewayFlags, SourceFlags, health_only, merge as gateway};
+
+/// A config file, read and checked as far as it can be without its secrets.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    place: SourceText,
+    sections: Sections,
+}
+
+/// Reads the file that `--config` or `MILLSTREAM_CONFIG` names, if any.
+pub(crate) fn load(globals: &Globals) -> anyhow::Result<Option<ConfigFile>> {
+    let Some(path) = &globals.config else {
+        return Ok(None);
+    };
+    let place = place::read(path).map_err(usage)?;
+    ConfigFile::parse(place).map(Some).map_err(usage)
+}
+
+impl ConfigFile {
+    fn parse(place: SourceText) -> Result<Self, String> {
+        let sections: Sections =
+            toml::from_str(&place.text).map_err(|error| place.refusal(error))?;
+        let file = Self { place, sections };
+        file.check_names()?;
+        file.refuse_groups()?;
+        Ok(file)
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        for name in self.sections.queues.keys() {
+            super::parse::queue(name)
+                .map_err(|reason| format!("{}: {reason}", self.place.at(&["queues", name])))?;
+        }
+        Ok(())
+    }
+
+    /// Groups are part of the file's contract and not of this version. To pass over them would start without the limit that was asked for.
+    fn refuse_groups(&self) -> Result<(), String> {
+        let refuse = |key: &[&str]| {
+            Err(format!(
+                "{}: groups are not available in this version; remove the key",
+                self.place.at(key)
+            ))
+        };
+        for (name, source) in &self.sections.sources {
+            if source.group.is_some() {
+                return refuse(&["sources", name, "group"]);
+            }
+        }
+        for (name, queue) in &self.sections.queues {
+            if queue.group_concurrency.is_some() {
+                return refuse(&["queues", name, "group_concurrency"]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The queues of the file, in order.
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.sections.queues.keys().cloned().collect()
+    }
+}
+
+/// Where Redis is and how its keys begin.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RedisSettings {
+    /// May carry a password; never printed.
+    pub(crate) url: String,
+    pub(crate) namespace: String,
+    pub(crate) allow_eviction: bool,
+}
+
+impl RedisSettings {
+    pub(crate) fn merge(globals: &Globals, file: Option<&ConfigFile>) -> Self {
+        let section = file.map(|file| &file.sections.redis);
+        let of = |flag: &Option<String>, key: Option<&Option<String>>, default: &str| {
+            flag.clone()
+                .or_else(|| key.cloned().flatten())
+                .unwrap_or_else(|| default.to_owned())
+        };
+        Self {
+            url: of(
+                &globals.redis_url,
+                section.map(|s| &s.url),
+                config::REDIS_URL_DEFAULT,
+            ),
+            namespace: of(
+                &globals.namespace,
+                section.map(|s| &s.namespace),
+                config::NAMESPACE_DEFAULT,
+            ),
+            allow_eviction: globals.allow_eviction || section.is_some_and(|s| s.allow_eviction),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

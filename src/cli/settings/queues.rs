@@ -1,0 +1,315 @@
+//! What this process does with the jobs of a queue.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use millstream::deliver::{CommandHandler, CommandSettings, Forward, ForwardSettings};
+use millstream::{Backoff, QueueName, WorkerBuilder};
+
+use super::ConfigFile;
+use super::file::{HandlerSection, QueueSection, SecretTexts};
+use super::secret::{self, Plain};
+use crate::cli::failure::usage;
+use crate::cli::parse::{self, number};
+
+/// Flags that say what a worker does. They win over the config file.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Worker options")]
+pub(crate) struct QueueFlags {
+    /// The queue to work on [default: every queue of the config file]
+    #[arg(long, value_parser = parse::queue, value_name = "QUEUE")]
+    pub(crate) queue: Option<QueueName>,
+    /// Deliver each job by an HTTP POST to this URL; 2xx completes it, 410 dead-letters it
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "queue",
+        conflicts_with = "command"
+    )]
+    pub(crate) forward: Option<String>,
+    /// Sign what is sent by Standard Webhooks, with the secret that env:NAME or file:/path holds
+    #[arg(long, value_name = "SECRET", requires = "forward")]
+    pub(crate) sign_with: Option<String>,
+    /// Answers that dead-letter a job at once, besides 410: 404,422
+    #[arg(
+        long,
+        value_name = "STATUS",
+        requires = "forward",
+        value_delimiter = ','
+    )]
+    pub(crate) dead_on: Vec<u16>,
+    /// Run this program for each job, the payload on its stdin; exit 0 completes it, 65 dead-letters it.
+    /// Arguments that begin with - go to the end, after --: --command sh -- -c 'exit 1'
+    #[arg(long, value_names = ["PROG", "ARG"], num_args = 1.., requires = "queue")]
+    pub(crate) command: Vec<String>,
+    /// More arguments for the program of --command
+    #[arg(last = true, value_name = "ARG", requires = "command")]
+    pub(crate) args: Vec<String>,
+    /// Jobs at once, in this process [default: 10]
+    #[arg(long, value_parser = |text: &str| number(text, parse::concurrency), value_name = "N")]
+    pub(crate) concurrency: Option<usize>,
+    /// Jobs fetched ahead of free slots [default: as many as the concurrency, at most 100]
+    #[arg(long, value_parser = |text: &str| number(text, parse::prefetch), value_name = "N")]
+    pub(crate) prefetch: Option<usize>,
+    /// Attempts of a failing job, the first included [default: 10]
+    #[arg(long, value_parser = |text: &str| number(text, parse::max_attempts), value_name = "N")]
+    pub(crate) max_attempts: Option<u32>,
+    /// Wait after a failed attempt, with jitter: fixed(5s) or exponential(1s, 5m) [default: exponential(1s, 5m)]
+    #[arg(long, value_parser = parse::backoff, value_name = "BACKOFF")]
+    pub(crate) backoff: Option<Backoff>,
+    /// Time limit of one attempt, 1ms to 7d [default: 30s]
+    #[arg(long, value_parser = parse::timeout, value_name = "DURATION")]
+    pub(crate) timeout: Option<Duration>,
+    /// How long this worker may be silent before its jobs are taken away, 1s to 1d [default: 30s]
+    #[arg(long, value_parser = parse::lease, value_name = "DURATION")]
+    pub(crate) lease: Option<Duration>,
+    /// Keep completed jobs in the history for this long [default: 0s, not at all]
+    #[arg(long, value_parser = parse::retention, value_name = "DURATION")]
+    pub(crate) retain_completed: Option<Duration>,
+    /// Keep dead jobs for this long [default: 30d]
+    #[arg(long, value_parser = parse::retention, value_name = "DURATION")]
+    pub(crate) retain_dead: Option<Duration>,
+}
+
+/// A queue to work on, with everything checked. `None` leaves a setting at the engine's default.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueSettings {
+    pub(crate) name: QueueName,
+    pub(crate) handler: HandlerSettings,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) prefetch: Option<usize>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) retain_completed: Option<Duration>,
+    pub(crate) retain_dead: Option<Duration>,
+}
+
+/// What does the jobs.
+#[derive(Clone, Debug)]
+pub(crate) enum HandlerSettings {
+    Forward(Forward),
+    Command(CommandHandler),
+    /// `dev` without a config file: says what came.
+    Print,
+}
+
+impl QueueSettings {
+    /// A queue with every setting at its default.
+    pub(crate) fn new(name: QueueName, handler: HandlerSettings) -> Self {
+        Self {
+            name,
+            handler,
+            concurrency: None,
+            prefetch: None,
+            max_attempts: None,
+            backoff: None,
+            timeout: None,
+            lease: None,
+            retain_completed: None,
+            retain_dead: None,
+        }
+    }
+
+    fn merge(
+        name: QueueName,
+        handler: HandlerSettings,
+        flags: &QueueFlags,
+        section: Option<&QueueSection>,
+    ) -> Self {
+        Self {
+            concurrency: flags.concurrency.or(section.and_then(|s| s.concurrency)),
+            prefetch: flags.prefetch.or(section.and_then(|s| s.prefetch)),
+            max_attempts: flags.max_attempts.or(section.and_then(|s| s.max_attempts)),
+            backoff: flags.backoff.or(section.and_then(|s| s.backoff)),
+            timeout: flags.timeout.or(section.and_then(|s| s.timeout)),
+            lease: flags.lease.or(section.and_then(|s| s.lease)),
+            retain_completed: flags
+                .retain_completed
+                .or(section.and_then(|s| s.retain_completed)),
+            retain_dead: flags.retain_dead.or(section.and_then(|s| s.retain_dead)),
+            ..Self::new(name, handler)
+        }
+    }
+
+    /// Hands these settings to `worker`.
+    pub(crate) fn apply(&self, mut worker: WorkerBuilder) -> WorkerBuilder {
+        if let Some(jobs) = self.concurrency {
+            worker = worker.concurrency(jobs);
+        }
+        if let Some(jobs) = self.prefetch {
+            worker = worker.prefetch(jobs);
+        }
+        if let Some(attempts) = self.max_attempts {
+            worker = worker.max_attempts(attempts);
+        }
+        if let Some(backoff) = self.backoff {
+            worker = worker.backoff(backoff);
+        }
+        if let Some(timeout) = self.timeout {
+            worker = worker.timeout(timeout);
+        }
+        if let Some(lease) = self.lease {
+            worker = worker.lease(lease);
+        }
+        if let Some(age) = self.retain_completed {
+            worker = worker.retain_completed(age);
+        }
+        if let Some(age) = self.retain_dead {
+            worker = worker.retain_dead(age);
+        }
+        worker
+    }
+}
+
+/// The queues that this process works on, by flags and file; empty when neither names one.
+pub(crate) fn merge(
+    flags: &QueueFlags,
+    file: Option<&ConfigFile>,
+    plain: Plain,
+) -> anyhow::Result<Vec<QueueSettings>> {
+    if let Some(handler) = from_flags(flags, plain)? {
+        // clap sees to it that a handler comes with a queue.
+        let name = flags
+            .queue
+            .clone()
+            .ok_or_else(|| usage("which queue? Add --queue QUEUE"))?;
+        let section = file.and_then(|file| file.sections.queues.get(name.as_str()));
+        return Ok(vec![QueueSettings::merge(name, handler, flags, section)]);
+    }
+    let Some(file) = file else {
+        return match &flags.queue {
+            Some(queue) => Err(usage(format!(
+                "--queue {queue}: what is to be done with its jobs? Add --forward URL or --command PROG, or give --config FILE"
+            ))),
+            None => Ok(Vec::new()),
+        };
+    };
+    if let Some(wanted) = &flags.queue
+        && !file.sections.queues.contains_key(wanted.as_str())
+    {
+        return Err(usage(format!(
+            "--queue {wanted}: {} has no [queues.{wanted}], only {}; add it, or --forward URL or --command PROG",
+            file.place.path.display(),
+            match file.queue_names() {
+                names if names.is_empty() => "no queue at all".to_owned(),
+                names => names.join(", "),
+            }
+        )));
+    }
+    let wanted = |name: &str| {
+        flags
+            .queue
+            .as_ref()
+            .is_none_or(|queue| queue.as_str() == name)
+    };
+    file.sections
+        .queues
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, section)| {
+            let handler = from_section(file, name, section, plain)?;
+            Ok(QueueSettings::merge(
+                QueueName::new(name)?,
+                handler,
+                flags,
+                Some(section),
+            ))
+        })
+        .collect()
+}
+
+fn from_flags(flags: &QueueFlags, plain: Plain) -> anyhow::Result<Option<HandlerSettings>> {
+    if let Some(url) = &flags.forward {
+        let mut settings = ForwardSettings::new(url).dead_on(flags.dead_on.iter().copied());
+        if let Some(reference) = &flags.sign_with {
+            let secret = secret::resolve(reference, plain)
+                .map_err(|reason| usage(format!("--sign-with: {reason}")))?;
+            settings = settings.sign_with(secret);
+        }
+        return Ok(Some(HandlerSettings::Forward(Forward::new(settings)?)));
+    }
+    let Some((program, args)) = flags.command.split_first() else {
+        return Ok(None);
+    };
+    let handler = CommandHandler::new(CommandSettings::new(
+        program,
+        args.iter().chain(&flags.args),
+    ))?;
+    Ok(Some(HandlerSettings::Command(handler)))
+}
+
+fn from_section(
+    file: &ConfigFile,
+    name: &str,
+    section: &QueueSection,
+    plain: Plain,
+) -> anyhow::Result<HandlerSettings> {
+    let at = || file.place.at(&["queues", name, "handler"]);
+    let refuse = |reason: &str| usage(format!("{}: {reason}", at()));
+    let either = "write either { forward = \"http://127.0.0.1:3000/hooks\" } or { command = [\"./handle\"] }";
+    match &section.handler {
+        None => Err(refuse(&format!("is missing; {either}"))),
+        Some(HandlerSection {
+            forward: Some(url),
+            sign_with,
+            dead_on,
+            command: None,
+            kill_grace: None,
+        }) => {
+            let mut settings = ForwardSettings::new(url).dead_on(dead_on.iter().flatten().copied());
+            if let Some(reference) = sign_with {
+                settings = settings.sign_with(
+                    signing_secret(reference, plain)
+                        .map_err(|reason| refuse(&format!("sign_with: {reason}")))?,
+                );
+            }
+            Ok(HandlerSettings::Forward(
+                Forward::new(settings).with_context(at)?,
+            ))
+        }
+        Some(HandlerSection {
+            forward: None,
+            sign_with: None,
+            dead_on: None,
+            command: Some(words),
+            kill_grace,
+        }) => {
+            let (program, args) = words
+                .split_first()
+                .ok_or_else(|| refuse("command is empty; write [\"./handle\"]"))?;
+            let mut settings = CommandSettings::new(program, args);
+            if let Some(grace) = *kill_grace {
+                settings = settings.kill_grace(grace);
+            }
+            Ok(HandlerSettings::Command(
+                CommandHandler::new(settings).with_context(at)?,
+            ))
+        }
+        Some(HandlerSection {
+            forward: Some(_),
+            command: Some(_),
+            ..
+        }) => Err(refuse(&format!("has both forward and command; {either}"))),
+        Some(HandlerSection {
+            forward: Some(_), ..
+        }) => Err(refuse("kill_grace belongs to command; remove it")),
+        Some(HandlerSection {
+            command: Some(_), ..
+        }) => Err(refuse(
+            "sign_with and dead_on belong to forward; remove them",
+        )),
+        Some(_) => Err(refuse(&format!(
+            "has neither forward nor command; {either}"
+        ))),
+    }
+}
+
+fn signing_secret(references: &SecretTexts, plain: Plain) -> Result<String, String> {
+    match references.0.as_slice() {
+        [reference] => secret::resolve(reference, plain),
+        _ => Err("write exactly one secret, like \"env:FORWARD_SECRET\"".into()),
+    }
+}

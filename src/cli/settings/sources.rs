@@ -1,0 +1,257 @@
+//! The gateway: where it listens and whose webhooks it takes.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use millstream::QueueName;
+use millstream::gateway::signature::{HmacSettings, Scheme};
+use millstream::gateway::source::{SchemeSettings, SourceSettings};
+use millstream::gateway::{GatewaySettings, LISTEN_DEFAULT};
+
+use super::ConfigFile;
+use super::file::SourceSection;
+use super::secret::{self, Plain};
+use crate::cli::failure::usage;
+use crate::cli::parse;
+
+/// Flags of the gateway. They win over the config file.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Gateway options")]
+pub(crate) struct GatewayFlags {
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "MILLSTREAM_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Largest request body: 64KiB, 1MiB; at most 64MiB [default: 1MiB]
+    #[arg(long, value_parser = parse::max_body, value_name = "SIZE")]
+    pub(crate) max_body: Option<usize>,
+}
+
+/// One source without a config file.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Source options (one source without a config file)")]
+pub(crate) struct SourceFlags {
+    /// Take webhooks at POST /webhooks/NAME; their jobs go to --queue
+    #[arg(long, value_name = "NAME", requires_all = ["scheme", "secret", "queue"])]
+    pub(crate) source: Option<String>,
+    /// How they are signed: shopify, github or standard; hmac needs a config file
+    #[arg(long, value_name = "SCHEME", requires = "source")]
+    pub(crate) scheme: Option<String>,
+    /// The signing secret: env:NAME or file:/path. Several: any of them passes, for rotation
+    #[arg(long, value_name = "SECRET", requires = "source")]
+    pub(crate) secret: Vec<String>,
+    /// How long a delivery id is remembered; a second delivery within it makes no job [default: 72h]
+    #[arg(long, value_parser = parse::retention, value_name = "DURATION", requires = "source")]
+    pub(crate) dedupe: Option<Duration>,
+}
+
+/// A gateway that answers health routes alone.
+pub(crate) fn health_only(listen: &str) -> anyhow::Result<GatewaySettings> {
+    Ok(GatewaySettings::new(address("--listen", listen)?))
+}
+
+/// The gateway by flags and file.
+pub(crate) fn merge(
+    flags: &GatewayFlags,
+    source: &SourceFlags,
+    queue: Option<&QueueName>,
+    file: Option<&ConfigFile>,
+    plain: Plain,
+) -> anyhow::Result<GatewaySettings> {
+    let section = file.map(|file| &file.sections.gateway);
+    let listen = match (
+        &flags.listen,
+        file.zip(section.and_then(|s| s.listen.as_deref())),
+    ) {
+        (Some(listen), _) => address("--listen", listen)?,
+        (None, Some((file, listen))) => address(&file.place.at(&["gateway", "listen"]), listen)?,
+        (None, None) => LISTEN_DEFAULT,
+    };
+    let mut settings = GatewaySettings::new(listen);
+    if let Some(bytes) = flags.max_body.or_else(|| section.and_then(|s| s.max_body)) {
+        settings.max_body = bytes;
+    }
+    let mut sources = BTreeMap::new();
+    if let Some(file) = file {
+        for (name, section) in &file.sections.sources {
+            sources.insert(name.clone(), from_section(file, name, section, plain)?);
+        }
+    }
+    // A source of the flags replaces one of the same name in the file.
+    if let (Some(name), Some(queue)) = (&source.source, queue) {
+        sources.insert(name.clone(), from_flags(source, queue, plain)?);
+    }
+    settings.sources = sources.into_iter().collect();
+    match file {
+        Some(file) => settings
+            .validate()
+            .with_context(|| file.place.path.display().to_string())?,
+        None => settings.validate()?,
+    }
+    Ok(settings)
+}
+
+fn address(setting: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    let refuse = |reason: &str| {
+        usage(format!(
+            "{setting} = {text:?}: {reason}; write an address and a port, like 127.0.0.1:8080 or [::]:8080"
+        ))
+    };
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    // A name like `localhost:8080`, looked up once.
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|error| refuse(&error.to_string()))?;
+    found.next().ok_or_else(|| refuse("no such address"))
+}
+
+fn from_flags(
+    flags: &SourceFlags,
+    queue: &QueueName,
+    plain: Plain,
+) -> anyhow::Result<SourceSettings> {
+    let scheme = match flags.scheme.as_deref() {
+        Some("shopify") => SchemeSettings::Shopify,
+        Some("github") => SchemeSettings::Github,
+        Some("standard") => SchemeSettings::Standard,
+        other => {
+            let given = other.unwrap_or_default();
+            return Err(usage(format!(
+                "--scheme {given:?}: {}",
+                scheme_reason(given, true)
+            )));
+        }
+    };
+    let secrets = secrets("--secret", &flags.secret, &scheme, plain)?;
+    let mut settings = SourceSettings::new(scheme, secrets, queue.as_str());
+    if let Some(dedupe) = flags.dedupe {
+        settings.dedupe = dedupe;
+    }
+    Ok(settings)
+}
+
+fn from_section(
+    file: &ConfigFile,
+    name: &str,
+    section: &SourceSection,
+    plain: Plain,
+) -> anyhow::Result<SourceSettings> {
+    let at = |key: &str| file.place.at(&["sources", name, key]);
+    let scheme = match section.scheme.as_str() {
+        "shopify" => SchemeSettings::Shopify,
+        "github" => SchemeSettings::Github,
+        "standard" => SchemeSettings::Standard,
+        "hmac" => {
+            let here = file.place.at(&["sources", name]);
+            SchemeSettings::Hmac(hmac(&here, section)?)
+        }
+        other => {
+            return Err(usage(format!(
+                "{} = {other:?}: {}",
+                at("scheme"),
+                scheme_reason(other, false)
+            )));
+        }
+    };
+    let generic = matches!(scheme, SchemeSettings::Hmac(_));
+    if !generic && let Some(key) = hmac_key(section) {
+        return Err(usage(format!(
+            "{}: only for scheme = \"hmac\"; remove it",
+            at(key)
+        )));
+    }
+    let secrets = secrets(&at("secrets"), &section.secrets.0, &scheme, plain)?;
+    let mut settings = SourceSettings::new(scheme, secrets, section.queue.as_str());
+    if let Some(dedupe) = section.dedupe {
+        settings.dedupe = dedupe;
+    }
+    if !generic {
+        settings.id_header.clone_from(&section.id_header);
+    }
+    settings.keep_headers.clone_from(&section.keep_headers);
+    Ok(settings)
+}
+
+fn hmac(here: &str, section: &SourceSection) -> anyhow::Result<HmacSettings> {
+    let header = section.header.as_ref().ok_or_else(|| {
+        usage(format!(
+            "{here}.header: is missing; name the header that carries the signature"
+        ))
+    })?;
+    let mut settings = HmacSettings::new(header);
+    settings.prefix = section.prefix.clone().unwrap_or_default();
+    settings.encoding = section.encoding.unwrap_or_default();
+    settings.algorithm = section.algorithm.unwrap_or_default();
+    settings.id_header.clone_from(&section.id_header);
+    settings.topic_header.clone_from(&section.topic_header);
+    settings
+        .timestamp_header
+        .clone_from(&section.timestamp_header);
+    settings.signed.clone_from(&section.signed);
+    if let Some(tolerance) = section.tolerance {
+        settings.tolerance = tolerance;
+    }
+    // The gateway checks this again; here the message can say where in the file it stands.
+    Scheme::hmac(here, &settings)?;
+    Ok(settings)
+}
+
+/// The first key that only the generic scheme has.
+fn hmac_key(section: &SourceSection) -> Option<&'static str> {
+    [
+        ("header", section.header.is_some()),
+        ("prefix", section.prefix.is_some()),
+        ("encoding", section.encoding.is_some()),
+        ("algorithm", section.algorithm.is_some()),
+        ("topic_header", section.topic_header.is_some()),
+        ("timestamp_header", section.timestamp_header.is_some()),
+        ("tolerance", section.tolerance.is_some()),
+        ("signed", section.signed.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(key, given)| given.then_some(key))
+}
+
+fn scheme_reason(given: &str, flag: bool) -> String {
+    let known = "shopify, github, standard and hmac";
+    match given {
+        "stripe" | "slack" => format!("is not available in this version; there are {known}"),
+        "hmac" if flag => {
+            "needs settings of its own; write it into a config file, as [sources.NAME]".into()
+        }
+        _ => format!("there is no such scheme; there are {known}"),
+    }
+}
+
+/// Resolves secrets and has the scheme read them, so that one that is no base64 is refused before anything is connected.
+fn secrets(
+    place: &str,
+    references: &[String],
+    scheme: &SchemeSettings,
+    plain: Plain,
+) -> anyhow::Result<Vec<String>> {
+    let reader = match scheme {
+        SchemeSettings::Shopify => Scheme::shopify(),
+        SchemeSettings::Github => Scheme::github(),
+        SchemeSettings::Standard => Scheme::standard(),
+        SchemeSettings::Hmac(settings) => Scheme::hmac(place, settings)?,
+    };
+    if references.is_empty() {
+        return Err(usage(format!(
+            "{place}: is empty; without a secret anybody could send"
+        )));
+    }
+    let mut secrets = Vec::with_capacity(references.len());
+    for (index, reference) in references.iter().enumerate() {
+        let place = format!("{place}[{index}]");
+        let secret = secret::resolve(reference, plain)
+            .map_err(|reason| usage(format!("{place}: {reason}")))?;
+        reader.secret(&place, &secret)?;
+        secrets.push(secret);
+    }
+    Ok(secrets)
+}
