@@ -58,7 +58,7 @@ pub(crate) struct Enqueue {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000),
           conflicts_with = "unique")]
     count: u64,
-    /// Write JSON, one object a line: id, duplicate
+    /// Write JSON, one object a line: id, duplicate, durability (the level that was reached)
     #[arg(long)]
     json: bool,
 }
@@ -66,13 +66,16 @@ pub(crate) struct Enqueue {
 impl Enqueue {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let job = self.job(Timestamp::now())?;
+        job.check(config::PAYLOAD_BYTES_MAX_DEFAULT)?;
         let queue = connect(globals).await?.queue(self.queue.as_str())?;
         let queue = match self.durability {
             Some(durability) => queue.with_durability(durability),
             None => queue,
         };
         if self.count == 1 {
-            return self.print(&queue.enqueue(job).await?);
+            let enqueued = queue.enqueue(job).await?;
+            self.print(&enqueued)?;
+            return self.confirm(std::slice::from_ref(&enqueued));
         }
         let progress = output::progress(self.count, "enqueueing");
         let mut stored = 0;
@@ -88,11 +91,28 @@ impl Enqueue {
             for enqueued in &answers {
                 self.print(enqueued)?;
             }
+            self.confirm(&answers)?;
             stored += chunk;
             progress.set_position(stored);
         }
         progress.finish_and_clear();
         Ok(())
+    }
+
+    /// Fails when a job is stored, but not as safely as was asked for.
+    fn confirm(&self, answers: &[Enqueued]) -> anyhow::Result<()> {
+        let wanted = self.durability.unwrap_or_default();
+        match answers
+            .iter()
+            .find(|enqueued| enqueued.durability != wanted)
+        {
+            Some(enqueued) => anyhow::bail!(
+                "job {} is stored, but Redis confirmed only {} within a second, not {wanted}: look at its replicas and its disk",
+                enqueued.id,
+                enqueued.durability
+            ),
+            None => Ok(()),
+        }
     }
 
     /// The job as it is described by the flags, at the moment `now` of this machine's clock.

@@ -239,8 +239,11 @@ impl NewJob {
         &self.payload
     }
 
-    /// Checks everything that can be known before Redis is asked.
-    pub(crate) fn check(&self, payload_bytes_max: usize) -> Result<()> {
+    /// Checks everything that can be known before Redis is asked; [`crate::Queue::enqueue`] does so by itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidJob`] names the option, its value and its range; [`Error::PayloadTooLarge`].
+    pub fn check(&self, payload_bytes_max: usize) -> Result<()> {
         let invalid = |field, value: String, reason: String| {
             Err(Error::InvalidJob {
                 field,

@@ -35,6 +35,10 @@ fn wrong_words_are_refused_before_anything_is_connected() {
     refused(&["frobnicate"], &["frobnicate"]);
     refused(&["enqueue", "q"], &["--name"]);
     refused(
+        &["enqueue", "q", "--name", "a\nb"],
+        &["name", "control characters"],
+    );
+    refused(
         &["enqueue", "q", "--name", "a", "--delay", "5 parsecs"],
         &["5 parsecs", "--delay"],
     );

@@ -184,6 +184,22 @@ fn a_unique_key_makes_one_job() {
 }
 
 #[test]
+fn a_durability_that_is_not_reached_is_told_and_the_job_is_stored_all_the_same() {
+    let cli = Cli::new();
+    let args = ["enqueue", "q", "--name", "a", "--durability", "replicas:1"];
+
+    let output = cli.run(&args);
+
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("replicas:1") && text.contains("memory"),
+        "{text}"
+    );
+    assert_eq!(cli.counts(), [1, 0, 0, 0]);
+}
+
+#[test]
 fn a_paused_queue_is_left_alone_until_it_is_resumed() {
     let cli = Cli::new();
     cli.ok(&["pause", "q"]);
