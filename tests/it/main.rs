@@ -11,6 +11,7 @@ mod enqueue;
 mod extend;
 mod half_applied;
 mod library;
+mod lifecycle;
 mod outage;
 mod pause;
 mod promote;
