@@ -108,7 +108,7 @@ impl Gateway {
 pub(crate) struct Worker {
     #[command(flatten)]
     queue: QueueFlags,
-    /// Serve /health/live, /health/ready and /metrics at this address and port [default: not served]
+    /// Serve /health/live and /health/ready at this address and port [default: not served]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     #[command(flatten)]
