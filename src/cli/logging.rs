@@ -5,14 +5,14 @@ use std::env;
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Globals, LogFormat};
+use super::args::{Command, Globals, LogFormat};
 use super::failure::usage;
 
 /// Installs the subscriber, with the bridge for records of the `log` crate (the Redis client writes those).
 ///
-/// A service logs what it does; other commands (`service` false) only what goes wrong, so that their output stays readable.
-pub(crate) fn init(globals: &Globals, service: bool) -> anyhow::Result<()> {
-    let filter = filter(globals, service)?;
+/// A service logs what it does; other commands only what goes wrong, so that their output stays readable.
+pub(crate) fn init(globals: &Globals, command: &Command) -> anyhow::Result<()> {
+    let filter = filter(globals, command)?;
     let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -26,7 +26,7 @@ pub(crate) fn init(globals: &Globals, service: bool) -> anyhow::Result<()> {
 }
 
 /// Flag, then `MILLSTREAM_LOG`, then `RUST_LOG`, then the default.
-fn filter(globals: &Globals, service: bool) -> anyhow::Result<EnvFilter> {
+fn filter(globals: &Globals, command: &Command) -> anyhow::Result<EnvFilter> {
     if globals.verbose == 0 && globals.quiet == 0 {
         for name in ["MILLSTREAM_LOG", "RUST_LOG"] {
             if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
@@ -37,15 +37,17 @@ fn filter(globals: &Globals, service: bool) -> anyhow::Result<EnvFilter> {
             }
         }
     }
-    let level = match (globals.verbose, globals.quiet, service) {
+    let level = match (globals.verbose, globals.quiet, command.is_service()) {
         (0, 0, true) => "info",
         (0, 0 | 1, _) => "warn",
         (0, _, _) => "error",
         (1, _, _) => "debug",
         _ => "trace",
     };
-    // The Redis client warns of every connection that breaks. A service wants to know; a command that fails says so itself.
-    let client = if level == "error" || !service {
+    // The Redis client warns of every connection that breaks. A service wants to know; a command that fails says so itself,
+    // and `dev` stops its own Redis at the end.
+    let steady = command.is_service() && !matches!(command, Command::Dev(_));
+    let client = if level == "error" || !steady {
         "error"
     } else {
         "warn"

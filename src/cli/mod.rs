@@ -42,7 +42,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    logging::init(&cli.globals, cli.command.is_service())?;
+    logging::init(&cli.globals, &cli.command)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

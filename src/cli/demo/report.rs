@@ -9,9 +9,9 @@ use crate::cli::output;
 /// Ids and problems that are shown; the counts tell how many there are.
 const SHOWN: usize = 10;
 
-/// Writes the verdict as one JSON object.
+/// Writes the verdict as one JSON object, on one line.
 pub(super) fn json(verdict: &Verdict) -> anyhow::Result<()> {
-    output::json(&json!({
+    output::json_line(&json!({
         "sent": verdict.sent,
         "accepted": verdict.accepted,
         "refused": verdict.refused,
@@ -103,7 +103,7 @@ pub(super) fn table(verdict: &Verdict) -> anyhow::Result<()> {
     row(
         "enqueue→start p99",
         start(verdict.start_ms.map(|ms| ms.p99)),
-        "with the backlog of the burst",
+        "with the backlog of the burst and the wait for the lease",
         None,
     );
     let lost = verdict.lost.len();
