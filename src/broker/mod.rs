@@ -27,7 +27,7 @@ pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, Upkeeper};
 
 /// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.
-/// Each lane counts for itself, so two lanes may give the same id: what names a delivery is its [`Place`].
+/// Each lane counts for itself, so two lanes may give the same id: what names a delivery is lane and entry id together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct EntryId {
     pub ms: u64,
