@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Broker, Caller, Delivery, EntryId, cut, entry_ids};
+use crate::config;
 use crate::error::{Error, Result};
 use crate::job::millis;
 use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
-use crate::redis::reader::raw_entry;
+use crate::redis::reader::{RawEntry, raw_entry};
 use crate::redis::reply::{Reply, Status, Value, number_of};
 use crate::redis::script::{self, Call};
 
@@ -79,6 +80,17 @@ impl Broker {
             Delivery::read(lane, raw_entry(lane.index(), Value::Array(parts))?)
         });
         Ok(deliveries.collect())
+    }
+
+    /// What was delivered to `consumer` and not settled, whether or not anybody saw it.
+    pub async fn own(&self, consumer: &str, patience: Patience) -> Result<Vec<Delivery>> {
+        let streams = self.lane_keys();
+        let entries = self
+            .redis
+            .read_own(&streams, GROUP, consumer, config::BATCH_JOBS_MAX, patience)
+            .await?;
+        let read = |raw: RawEntry| Delivery::read(Lane::ALL[raw.stream], raw);
+        Ok(entries.into_iter().filter_map(read).collect())
     }
 
     /// Running -> running: renews leases. Returns the deliveries that are no longer live.

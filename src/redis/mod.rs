@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
-use fred::types::{ClusterHash, CustomCommand, Value};
+use fred::types::{ClusterHash, CustomCommand, Key as FredKey, Value};
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -29,6 +29,7 @@ pub(crate) use address::Address;
 pub(crate) use fault::is_no_group;
 use fault::{Fault, fault_of};
 pub(crate) use listener::Listener;
+use reader::{RawEntry, entries_of};
 use reply::{Reply, number_of, text_of};
 use script::Call;
 
@@ -221,6 +222,37 @@ impl Redis {
                 reason: "a list was expected".into(),
             }),
         }
+    }
+
+    /// What was delivered to `consumer` and not settled, up to `count` of each stream.
+    pub(crate) async fn read_own(
+        &self,
+        streams: &[&Key],
+        group: &'static str,
+        consumer: &str,
+        count: usize,
+        patience: Patience,
+    ) -> Result<Vec<RawEntry>> {
+        let first = FredKey::from(streams.first().map(|key| key.0.clone()).unwrap_or_default());
+        let command = CustomCommand::new_static(
+            "XREADGROUP",
+            ClusterHash::Custom(first.cluster_hash()),
+            false,
+        );
+        let mut args: Vec<Value> = vec![
+            "GROUP".into(),
+            group.into(),
+            consumer.into(),
+            "COUNT".into(),
+            count.to_string().into(),
+            "STREAMS".into(),
+        ];
+        args.extend(streams.iter().map(|key| Value::from(key.as_str())));
+        args.extend(streams.iter().map(|_| Value::from("0")));
+        let reply = self
+            .repeat("XREADGROUP", &Request::Command(command, args), patience)
+            .await?;
+        Ok(entries_of(reply, streams))
     }
 
     /// Makes a consumer group that begins with the stream's first entry, and the stream; no harm if both are there.

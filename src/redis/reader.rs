@@ -131,7 +131,7 @@ impl Reader {
 }
 
 /// `[[stream, [[id, [field, value …]] …]] …]`, or nil when the block ended without an entry.
-fn entries_of(value: Value, streams: &[&Key]) -> Vec<RawEntry> {
+pub(super) fn entries_of(value: Value, streams: &[&Key]) -> Vec<RawEntry> {
     let mut entries = Vec::new();
     let Value::Array(replies) = value else {
         return entries;

@@ -22,6 +22,8 @@ use crate::redis::{Patience, is_no_group, jittered};
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
 /// Pause between two orders to end a blocked read.
 const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
+/// Orders after which the connection is cut.
+const UNBLOCK_TRIES: u32 = 10;
 /// Finished but unconfirmed jobs beyond which nothing more is claimed: then Redis takes no settlements.
 const UNSETTLED_MAX: usize = 10_000;
 
@@ -163,13 +165,19 @@ impl Claimer {
             entries = &mut read => return entries,
             () = interrupted => {}
         }
-        // The order may overtake a read that is still on its way, and then ends nothing: it is said until it is heard.
-        loop {
+        // The order may overtake a read that is still on its way, and then ends nothing; and a client that has just
+        // reconnected may not know whom to wake. So it is said until it is heard, and in the end the connection is cut:
+        // what was on its way through it is found again among the own deliveries.
+        for _ in 0..UNBLOCK_TRIES {
             self.reader.unblock().await;
             tokio::select! {
                 entries = &mut read => return entries,
                 () = tokio::time::sleep(UNBLOCK_AGAIN) => {}
             }
+        }
+        tokio::select! {
+            entries = &mut read => entries,
+            () = self.reader.reconnect() => read.await,
         }
     }
 

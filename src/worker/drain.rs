@@ -72,6 +72,19 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
             .or_default()
             .push(job.delivery.entry);
     }
+    // A connection that broke may have been given jobs that nobody saw: they are ours, and they have not started.
+    let unseen = broker.own(&consumer, Patience::brief(Duration::from_millis(300)));
+    if let Ok(Ok(own)) = timeout(Duration::from_millis(500), unseen).await {
+        for delivery in own
+            .into_iter()
+            .filter(|delivery| !leases.holds(delivery.place()))
+        {
+            waiting
+                .entry(delivery.lane)
+                .or_default()
+                .push(delivery.entry);
+        }
+    }
     tracing::info!(queue = %broker.queue, running, waiting = waiting.values().map(Vec::len).sum::<usize>(), "worker stops");
     for (lane, entries) in waiting {
         released += release(&broker, &leases, lane, &entries, deadline + LAST_WORDS).await;
