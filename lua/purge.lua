@@ -17,16 +17,16 @@ check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
 
-local purged = 0
+local purged, last = 0, nil
 for _, job_id in ipairs(ARGV) do
   if redis.call('ZREM', dead, job_id) == 1 then
     redis.call('HDEL', jobs, job_id)
     redis.call('HDEL', payloads, job_id)
-    purged = purged + 1
+    purged, last = purged + 1, job_id
   end
 end
 if purged > 0 then
   redis.call('HINCRBY', stats, 'purged', purged)
-  event(events, 'purged', purged == 1 and ARGV[1] or '', string.format('%d jobs', purged))
+  event(events, 'purged', purged == 1 and last or '', string.format('%d jobs', purged))
 end
 return { OK, purged }

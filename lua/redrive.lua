@@ -19,7 +19,7 @@ check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
 
-local redriven = 0
+local redriven, last = 0, nil
 for _, job_id in ipairs(ARGV) do
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload and record.state == 'dead' then
@@ -30,11 +30,11 @@ for _, job_id in ipairs(ARGV) do
     place(lane, jobs, job_id, record, payload)
     redis.call('HDEL', payloads, job_id)
     redis.call('ZREM', dead, job_id)
-    redriven = redriven + 1
+    redriven, last = redriven + 1, job_id
   end
 end
 if redriven > 0 then
   redis.call('HINCRBY', stats, 'redriven', redriven)
-  event(events, 'redriven', redriven == 1 and ARGV[1] or '', string.format('%d jobs', redriven))
+  event(events, 'redriven', redriven == 1 and last or '', string.format('%d jobs', redriven))
 end
 return { OK, redriven }

@@ -37,7 +37,11 @@ local job = take(lane, group, entry_id)
 if not job then return { STALE } end
 
 local us = now_us()
-local job_id = id_of(job.meta, entry_id)
+local fields = read_meta(job.meta)
+local job_id = fields.id or entry_id
+-- It has started in time; expiry is about the wait before that.
+fields.expires_at_ms = nil
+if job.meta ~= '' then job.meta = cjson.encode(fields) end
 local record = record_of(jobs, job_id, job, 'scheduled')
 if charged then
   add_error(record, ms_of(us), job.attempt, message)

@@ -127,7 +127,8 @@ impl Coalescer {
     }
 
     fn spawn_flush(self: &Arc<Self>) {
-        tokio::spawn(Arc::clone(self).flush());
+        // Not on the caller's runtime, which may end before the others have their answers.
+        self.broker.redis.runtime().spawn(Arc::clone(self).flush());
     }
 
     /// Waits for a slot, then sends what has gathered.

@@ -190,7 +190,10 @@ impl Broker {
         let call = caller
             .sign(call)
             .bytes("entry_id", delivery.entry.bytes())
-            .number("delay_ms", millis(after).cast_signed())
+            .number(
+                "delay_ms",
+                millis(after.min(config::HORIZON_MAX)).cast_signed(),
+            )
             .number("charged", i64::from(error.is_some()))
             .text("error", cut(error.unwrap_or_default()))
             .bytes("wake", keys.wake.clone());

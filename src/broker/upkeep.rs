@@ -144,6 +144,14 @@ impl Broker {
         self.redis.call(call, patience).await.map(drop)
     }
 
+    /// Gives up the upkeep, if it is `worker`'s, so that the next one need not wait until the lock lapses.
+    pub async fn resign(&self, worker: &str, patience: Patience) -> Result<()> {
+        let call = Call::new(&script::UNLOCK)
+            .key("unique", &self.keys.upkeep)
+            .text("ids", worker);
+        self.redis.call(call, patience).await.map(drop)
+    }
+
     /// Completed or dead -> gone, one bounded step. An age of `None` leaves that kind alone.
     pub async fn prune(
         &self,

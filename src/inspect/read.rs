@@ -95,7 +95,8 @@ impl Inspector {
         }
         for lane in Lane::ALL {
             let mut entries = self.entries(lane, entry, entry, 1).await?;
-            if let Some(delivery) = entries.pop() {
+            // Each lane counts for itself: another job may have this entry id on the other one.
+            if let Some(delivery) = entries.pop().filter(|delivery| delivery.id == *id) {
                 let pending = self.pending(lane, entry, entry, 1).await?.pop();
                 let mut view = stream_view(&delivery, pending.map(|(_, pending)| pending));
                 view.payload = Some(delivery.payload);
@@ -117,7 +118,8 @@ impl Inspector {
             return Ok(None);
         }
         for lane in Lane::ALL {
-            if let Some(delivery) = self.entries(lane, id.as_str(), id.as_str(), 1).await?.pop() {
+            let found = self.entries(lane, id.as_str(), id.as_str(), 1).await?.pop();
+            if let Some(delivery) = found.filter(|delivery| delivery.id == *id) {
                 return Ok(delivery.meta.unique);
             }
         }

@@ -115,8 +115,12 @@ fn without_credentials(url: &str) -> String {
     let (scheme, rest) = url
         .split_once("://")
         .map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let rest = rest.split('?').next().unwrap_or_default();
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // An unescaped `/`, `?` or `#` in a password ends the authority too early: then nothing is certain but the scheme.
+    if tail.contains('@') {
+        return format!("{scheme}://(hidden)");
+    }
+    let path = tail.split(['?', '#']).next().unwrap_or_default();
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);

@@ -50,10 +50,23 @@ pub(super) fn fault_of(error: &FredError) -> Fault {
         | ErrorKind::Timeout
         | ErrorKind::Canceled
         | ErrorKind::Routing
-        | ErrorKind::Cluster => Fault::Unknown,
+        | ErrorKind::Cluster
+        | ErrorKind::Protocol
+        | ErrorKind::Parse => Fault::Unknown,
         ErrorKind::Backpressure => Fault::Busy,
+        // The client has words of its own for a connection that failed: "Too many failed write attempts."
+        ErrorKind::Unknown if !is_from_server(text) => Fault::Unknown,
         _ => Fault::Broken,
     }
+}
+
+/// The server's errors begin with a word in capitals: `ERR`, `WRONGTYPE`.
+fn is_from_server(text: &str) -> bool {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    first.len() >= 3
+        && first
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Whether a call failed because the stream or its consumer group is not there.
@@ -81,6 +94,8 @@ mod tests {
             ),
             ("WRONGTYPE Operation against a key", Fault::Broken),
             ("ERR max number of clients reached", Fault::Busy),
+            ("ERR unknown command", Fault::Broken),
+            ("Too many failed write attempts.", Fault::Unknown),
         ] {
             assert_eq!(fault(text), expected, "{text}");
         }

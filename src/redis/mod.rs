@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
-use fred::types::{ClusterHash, CustomCommand, Key as FredKey, Value};
+use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Key as FredKey, Value};
+use tokio::runtime::Handle;
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -81,6 +82,20 @@ struct Inner {
     /// Commands in a row that were not answered in time.
     unanswered: AtomicU32,
     reconnecting: AtomicBool,
+    /// The client lives as long as this task, and not only as long as its handles.
+    task: ConnectHandle,
+    /// Where the connection was made.
+    runtime: Handle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (client, task) = (self.client.clone(), self.task.abort_handle());
+        self.runtime.spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_millis(500), client.quit()).await;
+            task.abort();
+        });
+    }
 }
 
 impl std::fmt::Debug for Redis {
@@ -96,9 +111,11 @@ impl Redis {
             .builder(config::COMMAND_TIMEOUT)
             .build()
             .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
-        init(&client, address, timeout).await?;
+        let task = init(&client, address, timeout).await?;
         let inner = Inner {
             client,
+            task,
+            runtime: Handle::current(),
             address: address.clone(),
             unanswered: AtomicU32::new(0),
             reconnecting: AtomicBool::new(false),
@@ -106,6 +123,11 @@ impl Redis {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// The runtime on which the connection lives; what must outlive its caller runs there.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.runtime
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -310,9 +332,18 @@ impl Redis {
                 let _: () = pipeline
                     .custom(CustomCommand::new(*wait, hash, false), numbers.clone())
                     .await?;
-                pipeline
-                    .try_all::<Value>()
-                    .await
+                let mut answers = pipeline.try_all::<Value>().await;
+                // The job is stored: a server that refuses to wait has confirmed nothing, and that is no failure.
+                if let [Ok(_), Err(error)] = answers.as_slice()
+                    && fault_of(error) == Fault::Broken
+                {
+                    tracing::warn!(
+                        reason = error.details(),
+                        "redis refuses {wait}; the job is in memory"
+                    );
+                    answers[1] = Ok(Value::Integer(0));
+                }
+                answers
                     .into_iter()
                     .collect::<std::result::Result<_, _>>()
                     .map(Value::Array)
@@ -448,15 +479,26 @@ impl Redis {
 }
 
 /// Connects for the first time.
-async fn init<C: ClientLike>(client: &C, address: &Address, timeout: Duration) -> Result<()> {
+async fn init<C: ClientLike + 'static>(
+    client: &C,
+    address: &Address,
+    timeout: Duration,
+) -> Result<ConnectHandle> {
+    // `init` listens before it connects; to connect first and listen then would miss a quick server.
     match tokio::time::timeout(timeout, client.init()).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(address.unreachable(&error)),
-        Err(_) => Err(Error::Unreachable {
-            server: address.shown.clone(),
-            reason: format!("no answer within {}", humantime::format_duration(timeout)),
-        }),
+        Ok(Ok(task)) => return Ok(task),
+        Ok(Err(error)) => return Err(address.unreachable(&error)),
+        Err(_) => {}
     }
+    // It would go on trying.
+    let client = client.clone();
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(Duration::from_millis(500), client.quit()).await;
+    });
+    Err(Error::Unreachable {
+        server: address.shown.clone(),
+        reason: format!("no answer within {}", humantime::format_duration(timeout)),
+    })
 }
 
 /// Between half and all of `pause`.

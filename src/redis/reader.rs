@@ -63,13 +63,16 @@ impl Reader {
     }
 
     /// What was delivered to `consumer` and not settled: after a lost connection, some of it was never seen.
+    /// One page, of the entries behind `after`.
     pub(crate) async fn read_own(
         &self,
-        streams: &[&Key],
+        stream: &Key,
         consumer: &str,
         count: usize,
+        after: &str,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        self.group_read(streams, consumer, count, None, "0").await
+        self.group_read(&[stream], consumer, count, None, after)
+            .await
     }
 
     async fn group_read(

@@ -2,6 +2,7 @@
 //! deadline, and say how it ended.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -136,6 +137,19 @@ impl Runner {
         // The call itself may panic as well as the future that it returns.
         let mut running =
             Box::pin(AssertUnwindSafe(async move { handler.run(context).await }).catch_unwind());
+        let outcome = self.awaited(&mut running, cancel, timeout).await;
+        // A handler that is cut off may panic while it is dropped: that must not end the slot.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(running)));
+        outcome
+    }
+
+    /// Waits for the handler, its deadline, or word that its work is no longer wanted.
+    async fn awaited(
+        &self,
+        mut running: impl Future<Output = std::thread::Result<Result<(), JobError>>> + Unpin,
+        cancel: &CancellationToken,
+        timeout: Duration,
+    ) -> Outcome {
         let result = tokio::select! {
             biased;
             result = &mut running => Some(result),

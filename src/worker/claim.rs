@@ -27,6 +27,9 @@ const UNBLOCK_TRIES: u32 = 10;
 /// Finished but unconfirmed jobs beyond which nothing more is claimed: then Redis takes no settlements.
 const UNSETTLED_MAX: usize = 10_000;
 
+/// Own deliveries per look for unseen ones.
+const OWN_PAGE: usize = 100;
+
 /// How many jobs a worker has in hand, and how many it may have.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -74,9 +77,16 @@ impl Claimer {
     pub(crate) async fn run(mut self) {
         let mut payload_bytes = 1024;
         let mut pause = Duration::from_millis(50);
+        // A read or a claim failed: it may have delivered what nobody saw. That comes first, before anything new.
+        let mut unseen = false;
         while self.room_or_stop().await {
-            match self.read(payload_bytes).await {
+            let read = match unseen {
+                true => self.read_unseen().await,
+                false => self.read(payload_bytes).await,
+            };
+            match read {
                 Ok(entries) => {
+                    unseen = false;
                     self.pulse.beat();
                     pause = Duration::from_millis(50);
                     if !entries.is_empty() {
@@ -86,7 +96,7 @@ impl Claimer {
                             .map(bytes::Bytes::len)
                             .sum();
                         payload_bytes = (payload_bytes + total / entries.len()) / 2 + 1;
-                        self.feed(entries, |_| true);
+                        self.feed(entries);
                     }
                 }
                 Err(failure) => {
@@ -98,7 +108,8 @@ impl Claimer {
                         () = stop.cancelled() => break,
                     }
                     pause = (pause * 2).min(Duration::from_secs(1));
-                    self.heal(&failure).await;
+                    self.heal(&failure, unseen).await;
+                    unseen = true;
                 }
             }
         }
@@ -187,7 +198,8 @@ impl Claimer {
             .claim(
                 &self.consumer,
                 limit,
-                Patience::brief(Duration::from_secs(2)),
+                // Once: a second try would not bring what the first one claimed when its answer was lost.
+                Patience::brief(Duration::ZERO),
             )
             .await?;
         let count = claimed.len();
@@ -196,12 +208,10 @@ impl Claimer {
         Ok(count)
     }
 
-    fn feed(&self, entries: Vec<RawEntry>, wanted: impl Fn(Place) -> bool) {
+    fn feed(&self, entries: Vec<RawEntry>) {
         for raw in entries {
             let lane = Lane::ALL[raw.stream];
-            if let Some(delivery) = Delivery::read(lane, raw)
-                && wanted(delivery.place())
-            {
+            if let Some(delivery) = Delivery::read(lane, raw) {
                 self.take(delivery);
             }
         }
@@ -216,31 +226,49 @@ impl Claimer {
         let _ = self.feed.try_send(Work { delivery, cancel });
     }
 
-    /// After a failed read: makes missing groups, and takes in what was delivered to a connection that then broke.
-    async fn heal(&mut self, failure: &ReadFailure) {
-        if let ReadFailure::NoGroup = failure {
-            if let Err(error) = self
-                .broker
-                .create_groups(Patience::brief(Duration::from_secs(2)))
-                .await
-            {
-                tracing::warn!(queue = %self.broker.queue, %error, "cannot create the consumer group");
+    /// After a failure: makes missing groups, and a new connection when the own list could not be read on the old one.
+    async fn heal(&mut self, failure: &ReadFailure, unseen: bool) {
+        match failure {
+            ReadFailure::NoGroup => {
+                if let Err(error) = self
+                    .broker
+                    .create_groups(Patience::brief(Duration::from_secs(2)))
+                    .await
+                {
+                    tracing::warn!(queue = %self.broker.queue, %error, "cannot create the consumer group");
+                }
             }
-            return;
+            ReadFailure::Lost(_) if unseen => self.reader.reconnect().await,
+            ReadFailure::Lost(_) => {}
         }
+    }
+
+    /// What was delivered to this consumer and never seen, because the connection broke on the way.
+    async fn read_unseen(&self) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         // What is known before Redis answers is ours already, even if it is settled by the time the answer is read.
         let known: HashSet<Place> = self.leases.places().into_iter().collect();
-        let streams = self.broker.lane_keys();
-        match self
-            .reader
-            .read_own(&streams, &self.consumer, config::BATCH_JOBS_MAX)
-            .await
-        {
-            Ok(own) => self.feed(own, |place| {
-                !known.contains(&place) && !self.leases.holds(place)
-            }),
-            Err(ReadFailure::NoGroup) => {}
-            Err(ReadFailure::Lost(_)) => self.reader.reconnect().await,
+        let mut unseen = Vec::new();
+        for lane in Lane::ALL {
+            let mut after = "0".to_owned();
+            loop {
+                let page = self
+                    .reader
+                    .read_own(
+                        self.broker.keys.lane(lane),
+                        &self.consumer,
+                        OWN_PAGE,
+                        &after,
+                    )
+                    .await?;
+                let Some(last) = page.last() else { break };
+                after.clone_from(&last.id);
+                unseen.extend(page.into_iter().filter_map(|mut raw| {
+                    raw.stream = lane.index();
+                    let place = (lane, raw.id.parse().ok()?);
+                    (!known.contains(&place) && !self.leases.holds(place)).then_some(raw)
+                }));
+            }
         }
+        Ok(unseen)
     }
 }

@@ -19,8 +19,13 @@ use crate::config;
 use crate::keys::Lane;
 use crate::redis::Patience;
 
-/// How long the last calls to Redis may take, all together, after running jobs had their time.
-const LAST_WORDS: Duration = Duration::from_millis(1_500);
+/// How long the blocked read may take to end.
+const READ_ENDS: Duration = Duration::from_secs(2);
+/// How long one call that hands jobs back may take.
+const HAND_BACK: Duration = Duration::from_millis(250);
+/// How long handlers that were told to give up, and their settlements, may take after the deadline. All that follows
+/// the deadline takes less than 2 s together.
+const LAST_WORDS: Duration = Duration::from_millis(1_200);
 
 /// What is left of a worker that was told to stop.
 pub(crate) struct Draining {
@@ -51,16 +56,15 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     let running = load.running.load(Ordering::Acquire);
     let mut released = 0;
 
+    // Whoever is next promotes and reclaims at once.
+    let resigned = broker.resign(&consumer, Patience::brief(Duration::ZERO));
+    let _ = timeout(HAND_BACK, resigned).await;
+
     // The blocked read was told to end; what it still brings is in the feed afterwards. The claimer owns the only way
     // into the feed, so the feed closes with it.
     let mut claiming = claiming;
-    if timeout(
-        Duration::from_secs(2).min(patience + LAST_WORDS),
-        &mut claiming,
-    )
-    .await
-    .is_err()
-    {
+    let unread = (Instant::now() + READ_ENDS).min(deadline + HAND_BACK);
+    if timeout_at(unread, &mut claiming).await.is_err() {
         claiming.abort();
     }
     work.close();
@@ -87,18 +91,24 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     }
     tracing::info!(queue = %broker.queue, running, waiting = waiting.values().map(Vec::len).sum::<usize>(), "worker stops");
     for (lane, entries) in waiting {
-        released += release(&broker, &leases, lane, &entries, deadline + LAST_WORDS).await;
+        released += release(
+            &broker,
+            &leases,
+            lane,
+            &entries,
+            (Instant::now() + READ_ENDS).min(deadline + 2 * HAND_BACK),
+        )
+        .await;
     }
 
     let all_settled = wait_until_idle(&load, &leases);
     let in_time = timeout_at(deadline, all_settled).await.is_ok();
-    let last_words = Instant::now() + LAST_WORDS;
-    let mut interrupted = 0;
+    let (mut interrupted, mut kept) = (0, 0);
     if !in_time {
         interrupted = leases.count();
         runner.give_up.cancel();
         leases.cancel_all();
-        let _ = timeout_at(last_words, wait_until_idle(&load, &leases)).await;
+        let _ = timeout_at(deadline + LAST_WORDS, wait_until_idle(&load, &leases)).await;
         // Handlers that block their thread do not hear: their jobs are handed back over their heads.
         let mut deaf: HashMap<Lane, Vec<EntryId>> = HashMap::new();
         leases
@@ -106,14 +116,16 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
             .into_iter()
             .for_each(|(lane, entry)| deaf.entry(lane).or_default().push(entry));
         for (lane, entries) in deaf {
-            release(
-                &broker,
-                &leases,
-                lane,
-                &entries,
-                last_words + Duration::from_millis(300),
-            )
-            .await;
+            // What could not be handed back is not counted as if it were.
+            kept += entries.len()
+                - release(
+                    &broker,
+                    &leases,
+                    lane,
+                    &entries,
+                    deadline + LAST_WORDS + HAND_BACK,
+                )
+                .await;
         }
     }
     settling.abort();
@@ -127,7 +139,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     }
     let drained = Drained {
         finished: running.saturating_sub(interrupted),
-        released: released + interrupted,
+        released: (released + interrupted).saturating_sub(kept),
     };
     tracing::info!(queue = %broker.queue, finished = drained.finished, released = drained.released, "worker stopped");
     drained
