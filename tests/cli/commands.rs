@@ -135,6 +135,22 @@ fn payloads_come_from_arguments_files_and_stdin_byte_for_byte() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_ends_the_printing_and_not_the_storing() {
+    let cli = Cli::new();
+    let mut child = cli
+        .command(&["enqueue", "q", "--name", "a", "--count", "5000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+
+    assert!(child.wait().unwrap().success());
+
+    assert_eq!(cli.counts(), [5000, 0, 0, 0]);
+}
+
+#[test]
 fn a_delayed_job_waits_and_can_be_run_now() {
     let cli = Cli::new();
     let id = cli.enqueued(&["--delay", "1h30m"]);
