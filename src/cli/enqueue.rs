@@ -51,7 +51,8 @@ pub(crate) struct Enqueue {
     /// Dead-letter the job if no worker has started it this long from now
     #[arg(long, value_parser = parse::window, value_name = "DURATION")]
     expires: Option<Duration>,
-    /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory]
+    /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory].
+    /// fsync needs Redis 7.2 or Valkey 7.2 with appendonly yes. A level that is not reached exits 1, although the job is stored
     #[arg(long, value_parser = parse::durability, value_name = "LEVEL")]
     durability: Option<Durability>,
     /// Store this many such jobs
