@@ -76,12 +76,12 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// Unix milliseconds as UTC, or `-`.
+/// Unix milliseconds as UTC with three digits of them, so that columns line up; or `-`.
 pub(crate) fn time(unix_ms: Option<u64>) -> String {
     unix_ms
         .and_then(|ms| i64::try_from(ms).ok())
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| "-".into(), |time| time.to_string())
+        .map_or_else(|| "-".into(), |time| format!("{time:.3}"))
 }
 
 /// Milliseconds as `1h 2m 3s`, or `-`.
@@ -107,6 +107,12 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// `1 job`, `2 jobs`, `1,000 jobs`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", count(number))
 }
 
 /// Asks before something that cannot be undone. Nobody is asked when `yes` was given or stdin is no terminal.
@@ -172,8 +178,15 @@ mod tests {
     }
 
     #[test]
+    fn one_is_singular() {
+        assert_eq!(counted(0, "job"), "0 jobs");
+        assert_eq!(counted(1, "dead job"), "1 dead job");
+        assert_eq!(counted(1_000, "job"), "1,000 jobs");
+    }
+
+    #[test]
     fn times_are_utc_and_ages_are_short() {
-        assert_eq!(time(Some(1_700_000_000_000)), "2023-11-14T22:13:20Z");
+        assert_eq!(time(Some(1_700_000_000_000)), "2023-11-14T22:13:20.000Z");
         assert_eq!(time(None), "-");
         assert_eq!(age(Some(1_250)), "1s 250ms");
         assert_eq!(age(Some(61_999)), "1m 1s");

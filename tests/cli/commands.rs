@@ -280,8 +280,38 @@ async fn dead_jobs_can_be_listed_shown_redriven_and_purged() {
     cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
         .await;
     drop(failing);
-    cli.ok(&["dead", "purge", "q", &id, "--yes"]);
+    let said = cli.ok(&["dead", "purge", "q", &id, "--yes"]);
+    assert_eq!(said, "purged 1 job\n");
     assert_eq!(cli.counts(), [0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn ids_that_are_not_dead_are_told_and_the_others_are_dealt_with() {
+    let cli = Cli::new();
+    let failing = cli.worker_that_exits("65");
+    let dead = cli.enqueued(&[]);
+    cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+    drop(failing);
+    let scheduled = cli.enqueued(&["--delay", "1h"]);
+    let refused = |args: &[&str], named: &str| {
+        let output = cli.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(named), "{args:?}: {said}");
+    };
+    let not_dead = format!("not in the dead letter: {scheduled}\n");
+
+    let shown = format!("job {scheduled} is scheduled, not dead; see `millstream jobs show`");
+    refused(&["dead", "show", "q", &scheduled], &shown);
+    refused(&["dead", "purge", "q", &scheduled], &not_dead);
+    refused(
+        &["dead", "purge", "q", "--dry-run", &dead, &scheduled],
+        &not_dead,
+    );
+    assert_eq!(cli.counts(), [0, 1, 0, 1]);
+    refused(&["dead", "redrive", "q", &dead, &scheduled], &not_dead);
+    assert_eq!(cli.counts(), [1, 1, 0, 0]);
 }
 
 #[tokio::test]
@@ -349,5 +379,11 @@ fn every_command_has_help() {
     ] {
         let help = cli.ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}: {help}");
+    }
+    for words in [&["dead", "redrive"][..], &["dead", "purge"], &["prune"]] {
+        let args: Vec<&str> = words.iter().chain(&["--help"]).copied().collect();
+        let usage = format!("millstream {} [OPTIONS] <QUEUE> ", words.join(" "));
+        let help = cli.ok(&args);
+        assert!(help.contains(&usage), "{words:?}: {help}");
     }
 }
