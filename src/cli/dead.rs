@@ -89,7 +89,8 @@ impl List {
                 Cell::new(output::clean(error)),
             ]);
         }
-        output::print(&table, "no dead jobs")?;
+        let spare = ["bytes", "attempt", "died", "last error", "reason"];
+        output::print_rows(&mut table, Some("last error"), &spare, "no dead jobs")?;
         if jobs.len() == self.limit as usize {
             output::line(format!("the first {}; more with --limit", self.limit))?;
         }

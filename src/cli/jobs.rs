@@ -115,7 +115,8 @@ impl List {
                 Cell::new(output::clean(error)),
             ]);
         }
-        output::print(&table, "no such jobs")?;
+        let spare = ["stalls", "bytes", "attempt", "last error", "when"];
+        output::print_rows(&mut table, Some("last error"), &spare, "no such jobs")?;
         if jobs.len() == self.limit as usize {
             output::line(format!("the first {}; more with --limit", self.limit))?;
         }
