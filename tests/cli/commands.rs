@@ -387,3 +387,53 @@ fn every_command_has_help() {
         assert!(help.contains(&usage), "{words:?}: {help}");
     }
 }
+
+#[test]
+fn dev_names_the_queues_and_the_namespace_of_its_file() {
+    let cli = Cli::new();
+    let file =
+        "[redis]\nnamespace = \"shop\"\n[queues.orders]\nhandler = { command = [\"cat\"] }\n";
+    std::fs::write(cli.dir.path().join("f.toml"), file).unwrap();
+    let args = ["dev", "--config", "f.toml", "--listen", "127.0.0.1:0"];
+
+    // Its stdin is closed, so that it stops as soon as it has begun.
+    let said = cli.ok(&[&args[..], &["--stop-with-stdin"]].concat());
+
+    for hint in [
+        "'shop:*'",
+        "MILLSTREAM_NAMESPACE=shop",
+        "millstream stats orders",
+    ] {
+        assert!(said.contains(hint), "{hint}: {said}");
+    }
+    assert!(!said.contains("demo"), "{said}");
+}
+
+/// The examples as they are, and with every setting that is commented out (`#key`, while prose is `# Text`).
+#[test]
+fn the_example_files_can_be_served() {
+    let cli = Cli::new();
+    for name in ["millstream.toml", "docker.toml"] {
+        let path = format!("{}/examples/{name}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let uncommented = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        let full: Vec<String> = text.lines().map(uncommented).collect();
+        for text in [&text, &full.join("\n")] {
+            std::fs::write(cli.dir.path().join("f.toml"), text).unwrap();
+            let args = ["serve", "--config", "f.toml", "--listen", "127.0.0.1:0"];
+            let output = cli
+                .command(&[&args[..], &["--stop-with-stdin"]].concat())
+                .env("SHOPIFY_SECRET", "secret")
+                .env("BILLING_SECRET", "secret")
+                .env("FORWARD_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}: {said}\n{text}");
+        }
+    }
+}
