@@ -77,10 +77,10 @@ impl Demo {
             }
             anyhow::ensure!(
                 verdict.is_good(),
-                "{} lost, {} doubled, {} other problems",
+                "{} lost, {} doubled, {}",
                 verdict.lost.len(),
                 verdict.doubled.len(),
-                verdict.problems.len()
+                output::counted(verdict.problems.len() as u64, "other problem")
             );
             Ok(())
         };
