@@ -1,5 +1,6 @@
 //! `millstream dead`: the dead letter.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -33,7 +34,7 @@ impl Dead {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         match self {
             Self::List(command) => command.run(globals).await,
-            Self::Show(command) => command.run(globals).await,
+            Self::Show(command) => command.run_dead(globals).await,
             Self::Redrive(command) => command.run(globals).await,
             Self::Purge(command) => command.run(globals).await,
         }
@@ -88,7 +89,8 @@ impl List {
                 Cell::new(output::clean(error)),
             ]);
         }
-        output::print(&table, "no dead jobs")?;
+        let spare = ["bytes", "attempt", "died", "last error", "reason"];
+        output::print_rows(&mut table, Some("last error"), &spare, "no dead jobs")?;
         if jobs.len() == self.limit as usize {
             output::line(format!("the first {}; more with --limit", self.limit))?;
         }
@@ -114,41 +116,91 @@ struct Which {
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask. Nobody is asked either when stdin is no terminal
     #[arg(long, short)]
     yes: bool,
+}
+
+/// Which dead jobs were found, and which of the ids that were named are not dead.
+struct Found {
+    ids: Vec<JobId>,
+    not_dead: Vec<JobId>,
 }
 
 impl Which {
     /// The ids meant. All are gathered before the first is touched: a job that is redriven and dies again
     /// while the command runs must not be redriven for ever.
-    async fn gather(&self, queue: &Inspector) -> anyhow::Result<Vec<JobId>> {
+    async fn gather(&self, queue: &Inspector) -> anyhow::Result<Found> {
         if self.all {
             let spinner = output::spinner("reading the dead letter");
             let ids = find(queue, self.name.as_deref(), usize::MAX, |job| job.id).await?;
             spinner.finish_and_clear();
-            return Ok(ids);
+            let not_dead = Vec::new();
+            return Ok(Found { ids, not_dead });
         }
         let mut ids: Vec<JobId> = self.ids.iter().map(|id| id.as_str().into()).collect();
         ids.sort();
         ids.dedup();
+        let mut not_dead = Vec::new();
         if self.dry_run {
             let dead = find(queue, None, usize::MAX, |job| job.id).await?;
-            ids.retain(|id| dead.contains(id));
+            (ids, not_dead) = ids.into_iter().partition(|id| dead.contains(id));
         }
-        Ok(ids)
+        Ok(Found { ids, not_dead })
+    }
+
+    /// Does `act` to what was found, no faster than `rate`. Returns how many it was done to.
+    ///
+    /// Ids that were named go one by one, to learn which of them are not dead.
+    async fn act(
+        &self,
+        found: &mut Found,
+        doing: &'static str,
+        rate: Option<Rate>,
+        act: impl AsyncFn(&[JobId]) -> anyhow::Result<u64>,
+    ) -> anyhow::Result<u64> {
+        let not_dead = RefCell::new(Vec::new());
+        let done = paced(&found.ids, doing, rate, async |batch| {
+            if self.all {
+                return act(batch).await;
+            }
+            let mut done = 0;
+            for id in batch {
+                match act(std::slice::from_ref(id)).await? {
+                    0 => not_dead.borrow_mut().push(id.clone()),
+                    one => done += one,
+                }
+            }
+            Ok(done)
+        })
+        .await?;
+        found.not_dead.extend(not_dead.into_inner());
+        Ok(done)
+    }
+}
+
+impl Found {
+    /// Fails if ids were named that are not dead. The others have been dealt with.
+    fn all_were_dead(&self) -> anyhow::Result<()> {
+        let ids: Vec<&str> = self.not_dead.iter().map(JobId::as_str).collect();
+        anyhow::ensure!(ids.is_empty(), "not in the dead letter: {}", ids.join(", "));
+        Ok(())
     }
 }
 
 /// Make dead jobs ready again, with all their attempts.
 #[derive(Debug, Args)]
+// clap puts flags that a group requires before the arguments.
+#[command(
+    override_usage = "millstream dead redrive [OPTIONS] <QUEUE> <IDS>...\n       millstream dead redrive [OPTIONS] <QUEUE> --all"
+)]
 pub(crate) struct Redrive {
     #[command(flatten)]
     which: Which,
     /// No faster than this, so that what they failed on is not flooded: 50/s, 600/m
     #[arg(long, value_parser = parse::rate, value_name = "RATE")]
     rate: Option<Rate>,
-    /// Write JSON: matched, redriven, dry_run
+    /// Write JSON: matched, redriven, not_dead, dry_run
     #[arg(long)]
     json: bool,
 }
@@ -157,43 +209,45 @@ impl Redrive {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let which = &self.which;
         let queue = connect(globals).await?.inspect(which.queue.as_str())?;
-        let ids = which.gather(&queue).await?;
+        let mut found = which.gather(&queue).await?;
+        let matched = found.ids.len() as u64;
         let mut redriven = 0;
-        if !which.dry_run && !ids.is_empty() {
+        if !which.dry_run && matched > 0 {
             if which.all {
                 let question = format!(
-                    "Redrive {} dead jobs of {}?",
-                    output::count(ids.len() as u64),
+                    "Redrive {} of {}?",
+                    output::counted(matched, "dead job"),
                     which.queue
                 );
                 output::confirm(&question, which.yes)?;
             }
-            redriven = paced(&ids, "redriving", self.rate, async |batch| {
-                Ok(queue.redrive(batch).await?)
-            })
-            .await?;
+            redriven = which
+                .act(&mut found, "redriving", self.rate, async |batch| {
+                    Ok(queue.redrive(batch).await?)
+                })
+                .await?;
         }
         if self.json {
-            return output::json(&serde_json::json!({
-                "matched": ids.len(), "redriven": redriven, "dry_run": which.dry_run,
-            }));
+            output::json(&serde_json::json!({
+                "matched": matched, "redriven": redriven, "not_dead": found.not_dead, "dry_run": which.dry_run,
+            }))?;
+        } else {
+            report("redrive", "redriven", matched, redriven, which)?;
         }
-        report(
-            "redrive",
-            "redriven",
-            ids.len() as u64,
-            redriven,
-            which.dry_run,
-        )
+        found.all_were_dead()
     }
 }
 
 /// Remove dead jobs for good.
 #[derive(Debug, Args)]
+// clap puts flags that a group requires before the arguments.
+#[command(
+    override_usage = "millstream dead purge [OPTIONS] <QUEUE> <IDS>...\n       millstream dead purge [OPTIONS] <QUEUE> --all"
+)]
 pub(crate) struct Purge {
     #[command(flatten)]
     which: Which,
-    /// Write JSON: matched, purged, dry_run
+    /// Write JSON: matched, purged, not_dead, dry_run
     #[arg(long)]
     json: bool,
 }
@@ -202,26 +256,30 @@ impl Purge {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let which = &self.which;
         let queue = connect(globals).await?.inspect(which.queue.as_str())?;
-        let ids = which.gather(&queue).await?;
+        let mut found = which.gather(&queue).await?;
+        let matched = found.ids.len() as u64;
         let mut purged = 0;
-        if !which.dry_run && !ids.is_empty() {
+        if !which.dry_run && matched > 0 {
             let question = format!(
-                "Remove {} dead jobs of {} for good?",
-                output::count(ids.len() as u64),
+                "Remove {} of {} for good?",
+                output::counted(matched, "dead job"),
                 which.queue
             );
             output::confirm(&question, which.yes)?;
-            purged = paced(&ids, "purging", None, async |batch| {
-                Ok(queue.purge(batch).await?)
-            })
-            .await?;
+            purged = which
+                .act(&mut found, "purging", None, async |batch| {
+                    Ok(queue.purge(batch).await?)
+                })
+                .await?;
         }
         if self.json {
-            return output::json(&serde_json::json!({
-                "matched": ids.len(), "purged": purged, "dry_run": which.dry_run,
-            }));
+            output::json(&serde_json::json!({
+                "matched": matched, "purged": purged, "not_dead": found.not_dead, "dry_run": which.dry_run,
+            }))?;
+        } else {
+            report("purge", "purged", matched, purged, which)?;
         }
-        report("purge", "purged", ids.len() as u64, purged, which.dry_run)
+        found.all_were_dead()
     }
 }
 
@@ -230,15 +288,15 @@ fn report(
     participle: &str,
     matched: u64,
     done: u64,
-    dry_run: bool,
+    which: &Which,
 ) -> anyhow::Result<()> {
-    if dry_run {
-        return output::line(format!("would {verb} {} jobs", output::count(matched)));
+    if which.dry_run {
+        return output::line(format!("would {verb} {}", output::counted(matched, "job")));
     }
-    output::line(format!("{participle} {} jobs", output::count(done)))?;
-    if done < matched {
+    output::line(format!("{participle} {}", output::counted(done, "job")))?;
+    if which.all && done < matched {
         let missed = output::count(matched - done);
-        output::line(format!("{missed} were not in the dead letter (any more)"))?;
+        output::line(format!("{missed} left the dead letter meanwhile"))?;
     }
     Ok(())
 }
@@ -299,8 +357,6 @@ fn batch_jobs(rate: Option<Rate>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
 
     fn ids(count: usize) -> Vec<JobId> {

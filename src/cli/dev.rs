@@ -64,6 +64,12 @@ impl Dev {
             url: server.url(),
             ..RedisSettings::merge(globals, file.as_ref())
         };
+        let commands = Commands {
+            url: redis.url.clone(),
+            namespace: redis.namespace.clone(),
+            queues: queues.iter().map(|queue| queue.name.to_string()).collect(),
+            redis_cli: format!("redis-cli {}", server.cli_args().join(" ")),
+        };
         let plan = Plan {
             redis,
             queues,
@@ -76,9 +82,8 @@ impl Dev {
             .address()
             .map(|address| format!("http://{address}"))
             .unwrap_or_default();
-        let redis_cli = format!("redis-cli {}", server.cli_args().join(" "));
         let demo = file.is_none().then_some(secret.as_str());
-        greet(&base, &names, demo, &server.url(), &redis_cli)?;
+        greet(&base, &names, demo, &commands)?;
         process.run().await
     }
 
@@ -98,13 +103,35 @@ impl Dev {
     }
 }
 
+/// What the commands that are shown need to know.
+struct Commands {
+    url: String,
+    namespace: String,
+    queues: Vec<String>,
+    redis_cli: String,
+}
+
+impl Commands {
+    /// How to point `millstream` in another shell at this Redis, and an example.
+    fn example(&self) -> String {
+        let mut line = format!("export MILLSTREAM_REDIS_URL={}", self.url);
+        if self.namespace != config::NAMESPACE_DEFAULT {
+            line.push_str(&format!(" MILLSTREAM_NAMESPACE={}", self.namespace));
+        }
+        line.push_str("; millstream stats");
+        if let Some(queue) = self.queues.first() {
+            line.push_str(&format!(" {queue}"));
+        }
+        line
+    }
+}
+
 /// Says where everything is, and how to try it. `demo` is the secret of the source that exists without a config file.
 fn greet(
     base: &str,
     sources: &[String],
     demo: Option<&str>,
-    redis_url: &str,
-    redis_cli: &str,
+    commands: &Commands,
 ) -> anyhow::Result<()> {
     output::line(
         "Millstream runs on a Redis of its own. Ctrl-C stops both, and nothing is kept.\n",
@@ -113,14 +140,16 @@ fn greet(
         output::line(format!("  webhooks   POST {base}/webhooks/{source}"))?;
     }
     output::line(format!("  health     {base}/health/ready"))?;
-    output::line(format!("  redis      {redis_url}"))?;
+    let queues = commands.queues.join(", ");
+    if !queues.is_empty() {
+        output::line(format!("  queues     {queues}"))?;
+    }
+    output::line(format!("  redis      {}", commands.url))?;
     output::line(format!(
-        "  look       {redis_cli} --scan --pattern '{}:*'",
-        config::NAMESPACE_DEFAULT
+        "  look       {} --scan --pattern '{}:*'",
+        commands.redis_cli, commands.namespace
     ))?;
-    output::line(format!(
-        "  commands   export MILLSTREAM_REDIS_URL={redis_url}; millstream stats {DEMO}"
-    ))?;
+    output::line(format!("  commands   {}", commands.example()))?;
     if let Some(secret) = demo {
         output::line(format!(
             "  secret     {secret}   (Standard Webhooks, thrown away at the end)"

@@ -12,7 +12,7 @@ use millstream::{Durability, Enqueued, NewJob, QueueName, config};
 
 use super::args::Globals;
 use super::connect::connect;
-use super::failure::usage;
+use super::failure::{is_closed_pipe, usage};
 use super::{output, parse};
 
 /// Put a job into a queue and print its id. The payload is stored as it is given, byte for byte.
@@ -51,7 +51,8 @@ pub(crate) struct Enqueue {
     /// Dead-letter the job if no worker has started it this long from now
     #[arg(long, value_parser = parse::window, value_name = "DURATION")]
     expires: Option<Duration>,
-    /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory]
+    /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory].
+    /// fsync needs Redis 7.2 or Valkey 7.2 with appendonly yes. A level that is not reached exits 1, although the job is stored
     #[arg(long, value_parser = parse::durability, value_name = "LEVEL")]
     durability: Option<Durability>,
     /// Store this many such jobs
@@ -74,11 +75,12 @@ impl Enqueue {
         };
         if self.count == 1 {
             let enqueued = queue.enqueue(job).await?;
-            self.print(&enqueued)?;
+            self.print_all(std::slice::from_ref(&enqueued))?;
             return self.confirm(std::slice::from_ref(&enqueued));
         }
         let progress = output::progress(self.count, "enqueueing");
         let mut stored = 0;
+        let mut read = true;
         while stored < self.count {
             let chunk = (self.count - stored).min(config::BATCH_JOBS_MAX as u64);
             let jobs = vec![job.clone(); chunk as usize];
@@ -88,9 +90,7 @@ impl Enqueue {
                     self.count
                 )
             })?;
-            for enqueued in &answers {
-                self.print(enqueued)?;
-            }
+            read = read && self.print_all(&answers)?;
             self.confirm(&answers)?;
             stored += chunk;
             progress.set_position(stored);
@@ -157,6 +157,17 @@ impl Enqueue {
             read.map_err(|error| usage(format!("--payload-file {}: {error}", path.display())))?;
         }
         Ok(payload.into())
+    }
+
+    /// Prints the answers. False if nobody reads them any more (`| head -1`): that ends the printing, not the storing.
+    fn print_all(&self, answers: &[Enqueued]) -> anyhow::Result<bool> {
+        for enqueued in answers {
+            match self.print(enqueued) {
+                Err(error) if is_closed_pipe(&error) => return Ok(false),
+                printed => printed?,
+            }
+        }
+        Ok(true)
     }
 
     fn print(&self, enqueued: &Enqueued) -> anyhow::Result<()> {

@@ -43,7 +43,8 @@ fn is_usage(error: &anyhow::Error) -> bool {
     })
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
+/// Whoever read our stdout is gone.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()

@@ -115,7 +115,8 @@ impl List {
                 Cell::new(output::clean(error)),
             ]);
         }
-        output::print(&table, "no such jobs")?;
+        let spare = ["stalls", "bytes", "attempt", "last error", "when"];
+        output::print_rows(&mut table, Some("last error"), &spare, "no such jobs")?;
         if jobs.len() == self.limit as usize {
             output::line(format!("the first {}; more with --limit", self.limit))?;
         }
@@ -140,19 +141,39 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    pub(super) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let job = self.read(globals).await?;
+        self.print(&job)
+    }
+
+    /// For `millstream dead show`: a job in another state is not what was asked for.
+    pub(super) async fn run_dead(self, globals: &Globals) -> anyhow::Result<()> {
+        let job = self.read(globals).await?;
+        anyhow::ensure!(
+            job.state == State::Dead,
+            "job {} is {}, not dead; see `millstream jobs show`",
+            job.id,
+            job.state
+        );
+        self.print(&job)
+    }
+
+    async fn read(&self, globals: &Globals) -> anyhow::Result<JobView> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let job = queue.show(&self.id.as_str().into()).await?;
+        Ok(queue.show(&self.id.as_str().into()).await?)
+    }
+
+    fn print(&self, job: &JobView) -> anyhow::Result<()> {
         if self.payload {
-            let bytes = job.payload.unwrap_or_default();
+            let bytes = job.payload.as_deref().unwrap_or_default();
             return std::io::stdout()
-                .write_all(&bytes)
+                .write_all(bytes)
                 .context("cannot write to stdout");
         }
         if self.json {
-            return output::json(&with_payload(&job)?);
+            return output::json(&with_payload(job)?);
         }
-        print_job(&job)
+        print_job(job)
     }
 }
 
@@ -204,7 +225,11 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
     }
     row(
         "payload",
-        format!("{} bytes, {}", output::count(job.payload_bytes), job.codec),
+        format!(
+            "{}, {}",
+            output::counted(job.payload_bytes, "byte"),
+            job.codec
+        ),
     );
     output::print(&table, "")?;
     if let Some(bytes) = &job.payload {

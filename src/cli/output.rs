@@ -7,7 +7,9 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use comfy_table::{Attribute, Cell, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{
+    Attribute, Cell, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -59,6 +61,85 @@ pub(crate) fn print(table: &Table, empty: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Spaces beside the content of a cell, and the one between two columns.
+const CELL_PADDING: usize = 2;
+const COLUMN_GAP: usize = 1;
+/// What the last column of a listing may be cut to.
+const LAST_COLUMN_MIN: usize = 16;
+
+/// Writes a listing: one line a row, and no cell wrapped, so that ids can be copied.
+///
+/// Where the terminal is too narrow, `cut`, a column of long text, is cut short first. Then columns are left out: `spare`
+/// names them, the least important first.
+pub(crate) fn print_rows(
+    table: &mut Table,
+    cut: Option<&str>,
+    spare: &[&str],
+    empty: &str,
+) -> anyhow::Result<()> {
+    let left_out = fit(table, table.width(), cut, spare);
+    print(table, empty)?;
+    if !left_out.is_empty() && !table.is_empty() {
+        line(format!(
+            "left out on this narrow terminal: {}",
+            left_out.join(", ")
+        ))?;
+    }
+    Ok(())
+}
+
+/// Fixes the width of every column for a terminal of `width`. Returns the columns that are left out.
+fn fit<'a>(
+    table: &mut Table,
+    width: Option<u16>,
+    cut: Option<&str>,
+    spare: &[&'a str],
+) -> Vec<&'a str> {
+    let titles: Vec<String> = table.header().map_or_else(Vec::new, |header| {
+        header.cell_iter().map(Cell::content).collect()
+    });
+    let mut widths: Vec<usize> = table
+        .column_max_content_widths()
+        .into_iter()
+        .map(|content| usize::from(content) + CELL_PADDING + COLUMN_GAP)
+        .collect();
+    let at = |title: &str| titles.iter().position(|other| other == title);
+    let cut = cut.and_then(at);
+    let mut left_out = Vec::new();
+    if let Some(width) = width {
+        // The last column has no gap behind it.
+        let room = usize::from(width) + COLUMN_GAP;
+        let shortest = |widths: &[usize]| {
+            let surplus = cut.map_or(0, |cut| widths[cut].saturating_sub(LAST_COLUMN_MIN));
+            widths.iter().sum::<usize>() - surplus
+        };
+        for &title in spare {
+            let Some(index) = at(title) else { continue };
+            if shortest(&widths) > room {
+                widths[index] = 0;
+                left_out.push(title);
+            }
+        }
+        if let Some(cut) = cut {
+            let others = widths.iter().sum::<usize>() - widths[cut];
+            let least = widths[cut].min(LAST_COLUMN_MIN);
+            widths[cut] = widths[cut].min(room.saturating_sub(others)).max(least);
+        }
+    }
+    for (column, &width) in table.column_iter_mut().zip(&widths) {
+        column.set_constraint(match width {
+            0 => ColumnConstraint::Hidden,
+            width => ColumnConstraint::Absolute(Width::Fixed(
+                u16::try_from(width - COLUMN_GAP).unwrap_or(u16::MAX),
+            )),
+        });
+    }
+    for row in table.row_iter_mut() {
+        row.max_height(1);
+    }
+    left_out
+}
+
 /// Text that came from outside, made safe for a terminal: control characters are shown, not obeyed.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| c.is_control() && c != '\n';
@@ -76,12 +157,12 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// Unix milliseconds as UTC, or `-`.
+/// Unix milliseconds as UTC with three digits of them, so that columns line up; or `-`.
 pub(crate) fn time(unix_ms: Option<u64>) -> String {
     unix_ms
         .and_then(|ms| i64::try_from(ms).ok())
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| "-".into(), |time| time.to_string())
+        .map_or_else(|| "-".into(), |time| format!("{time:.3}"))
 }
 
 /// Milliseconds as `1h 2m 3s`, or `-`.
@@ -107,6 +188,12 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// `1 job`, `2 jobs`, `1,000 jobs`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", count(number))
 }
 
 /// Asks before something that cannot be undone. Nobody is asked when `yes` was given or stdin is no terminal.
@@ -171,9 +258,59 @@ mod tests {
         }
     }
 
+    const ID: &str = "1700000000000-12345";
+
+    /// A listing at this width, and what it leaves out.
+    fn listing(width: Option<u16>) -> (String, Vec<&'static str>) {
+        let header = ["id", "name", "state", "bytes", "died", "last error"];
+        let mut table = table(&header);
+        let error = "connection refused by 127.0.0.1:3000, and the rest of a long story";
+        let died = time(Some(1_700_000_000_000));
+        table.add_row([ID, "order.created", "scheduled", "1,024", &died, error]);
+        table.add_row(["2-0", "a", "dead", "5", &died, ""]);
+        let spare = ["bytes", "died", "last error"];
+        let left_out = fit(&mut table, width, Some("last error"), &spare);
+        (table.to_string(), left_out)
+    }
+
+    #[test]
+    fn ids_names_and_states_stay_whole_on_a_narrow_terminal() {
+        for (width, missing) in [
+            (None, &[][..]),
+            (Some(200), &[]),
+            (Some(110), &[]),
+            (Some(80), &["bytes", "died"]),
+            (Some(60), &["bytes", "died", "last error"]),
+            (Some(10), &["bytes", "died", "last error"]),
+        ] {
+            let (text, left_out) = listing(width);
+            assert_eq!(left_out, missing, "{width:?}:\n{text}");
+            let lines: Vec<&str> = text.lines().collect();
+            // Rule, header, rule, two rows, rule.
+            assert_eq!(lines.len(), 6, "{width:?}:\n{text}");
+            for whole in [ID, "order.created", "scheduled"] {
+                assert!(lines[3].contains(whole), "{width:?}:\n{text}");
+            }
+            if let Some(width @ 60..) = width {
+                // The header is bold, by characters that have no width.
+                let plain = lines.iter().filter(|line| !line.contains('\u{1b}'));
+                let longest = plain.map(|line| line.chars().count()).max();
+                assert!(longest <= Some(width.into()), "{width}:\n{text}");
+            }
+        }
+        assert!(listing(None).0.contains("long story"));
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(counted(0, "job"), "0 jobs");
+        assert_eq!(counted(1, "dead job"), "1 dead job");
+        assert_eq!(counted(1_000, "job"), "1,000 jobs");
+    }
+
     #[test]
     fn times_are_utc_and_ages_are_short() {
-        assert_eq!(time(Some(1_700_000_000_000)), "2023-11-14T22:13:20Z");
+        assert_eq!(time(Some(1_700_000_000_000)), "2023-11-14T22:13:20.000Z");
         assert_eq!(time(None), "-");
         assert_eq!(age(Some(1_250)), "1s 250ms");
         assert_eq!(age(Some(61_999)), "1m 1s");

@@ -11,7 +11,11 @@ use super::{output, parse};
 
 /// Remove old completed and dead jobs. Workers do so by themselves, by retain_completed and retain_dead.
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("age").required(true).multiple(true)))]
+#[command(
+    group(clap::ArgGroup::new("age").required(true).multiple(true)),
+    // clap puts flags that a group requires before the arguments.
+    override_usage = "millstream prune [OPTIONS] <QUEUE> <--completed-older-than <DURATION>|--dead-older-than <DURATION>>"
+)]
 pub(crate) struct Prune {
     /// The queue
     #[arg(value_parser = parse::queue)]
@@ -25,7 +29,7 @@ pub(crate) struct Prune {
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask. Nobody is asked either when stdin is no terminal
     #[arg(long, short)]
     yes: bool,
     /// Write JSON: completed, dead, producers, dry_run
@@ -45,9 +49,9 @@ impl Prune {
         } else {
             if found.completed + found.dead > 0 {
                 let question = format!(
-                    "Remove {} completed and {} dead jobs of {} for good?",
-                    output::count(found.completed),
-                    output::count(found.dead),
+                    "Remove {} and {} of {} for good?",
+                    output::counted(found.completed, "completed job"),
+                    output::counted(found.dead, "dead job"),
                     self.queue
                 );
                 output::confirm(&question, self.yes)?;
@@ -66,15 +70,15 @@ impl Prune {
             }));
         }
         output::line(format!(
-            "{} {} completed jobs, {} dead jobs and {} idle producers",
+            "{} {}, {} and {}",
             if self.dry_run {
                 "would remove"
             } else {
                 "removed"
             },
-            output::count(pruned.completed),
-            output::count(pruned.dead),
-            output::count(pruned.producers),
+            output::counted(pruned.completed, "completed job"),
+            output::counted(pruned.dead, "dead job"),
+            output::counted(pruned.producers, "idle producer"),
         ))
     }
 }

@@ -1,11 +1,13 @@
 //! SIGTERM and SIGINT: the first asks for a graceful stop, the second leaves at once.
 
 use anyhow::Context as _;
+use millstream::deliver::command::kill_all_programs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first SIGTERM or SIGINT cancels. From then on a second one ends the process with 128 + its number,
-/// as a shell reports it; jobs that were running then are reclaimed when their lease has run out.
+/// as a shell reports it. The programs of its handlers are killed with it; the jobs that were running then are reclaimed
+/// when their lease has run out.
 ///
 /// With `stdin`, the end of stdin asks as well: whoever holds its other end is gone.
 pub(crate) fn shutdown(stdin: bool) -> anyhow::Result<CancellationToken> {
@@ -31,6 +33,7 @@ pub(crate) fn shutdown(stdin: bool) -> anyhow::Result<CancellationToken> {
             };
             if asked {
                 tracing::warn!(signal = name, "second signal: leaving at once");
+                kill_all_programs();
                 std::process::exit(code);
             }
             asked = true;

@@ -111,5 +111,6 @@ fn many(all: &[inspect::Stats]) -> anyhow::Result<()> {
             state,
         ]);
     }
-    output::print(&table, "no queues yet")
+    let spare = ["held", "oldest ready", "completed", "scheduled"];
+    output::print_rows(&mut table, None, &spare, "no queues yet")
 }

@@ -4,6 +4,7 @@
 //! program wrote to stderr as the error. The program and all that it starts form a process group. When the attempt is over
 //! before the program is, the group gets SIGTERM, and what is left of it after a grace gets SIGKILL.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::future::pending;
@@ -11,7 +12,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -122,7 +123,8 @@ impl CommandHandler {
     /// Waits until no program that this handler started is left.
     ///
     /// A program that is being stopped outlives the attempt by up to its grace. Await this before the process exits, or the
-    /// program is killed without the rest of it (when the runtime is dropped) or left behind (by [`std::process::exit`]).
+    /// program is killed without the rest of it (when the runtime is dropped) or left behind (by [`std::process::exit`],
+    /// unless [`kill_all_programs`] comes first).
     pub async fn finished(&self) {
         self.running.wait().await;
     }
@@ -139,14 +141,14 @@ impl Handler for CommandHandler {
                     recipe.shown
                 )));
             }
-            let child = recipe.command(&job).spawn().map_err(|error| {
+            let (child, group) = GROUPS.start(&mut recipe.command(&job)).map_err(|error| {
                 JobError::failed(format!("cannot start {}: {error}", recipe.shown))
             })?;
             // The worker drops this future at the timeout. The task does not go with it, so that the program still gets its
             // SIGTERM, its grace and its end; the guard tells it.
             let unwanted = job.cancelled().child_token();
             let watch = Watch {
-                group: Group::led_by(&child),
+                group,
                 child,
                 unwanted: unwanted.clone(),
                 deadline: job.deadline().into(),
@@ -161,6 +163,61 @@ impl Handler for CommandHandler {
                 )))
             })
         })
+    }
+}
+
+/// Kills the programs of all handlers in this process, with all that belongs to their groups, and lets no more be started.
+///
+/// For a process that is about to [exit](std::process::exit) without waiting for its handlers: nobody would end their
+/// programs then.
+pub fn kill_all_programs() {
+    GROUPS.kill_all();
+}
+
+/// The groups of this process that run.
+static GROUPS: LazyLock<Groups> = LazyLock::new(Groups::default);
+
+#[derive(Default)]
+struct Groups {
+    /// True once no more may start. Those who start hold it for reading, so that none is missed between start and entry.
+    closed: RwLock<bool>,
+    leaders: Mutex<HashSet<Pid>>,
+}
+
+impl Groups {
+    fn start(&self, command: &mut Command) -> io::Result<(Child, Group)> {
+        // Poison means nothing here: neither lock is ever held over a half-made change.
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(io::Error::other("this process is leaving"));
+        }
+        let child = command.spawn()?;
+        let leader = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        self.change(|leaders| leaders.extend(leader));
+        Ok((child, Group { leader }))
+    }
+
+    fn forget(&self, leader: Pid) {
+        self.change(|leaders| {
+            leaders.remove(&leader);
+        });
+    }
+
+    fn kill_all(&self) {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+        self.change(|leaders| {
+            for leader in leaders.drain() {
+                // A group that is gone already is what was wanted.
+                let _ = kill_process_group(leader, Signal::KILL);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashSet<Pid>)) {
+        change(&mut self.leaders.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -289,17 +346,10 @@ struct Group {
 }
 
 impl Group {
-    fn led_by(child: &Child) -> Self {
-        Self {
-            leader: child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .and_then(Pid::from_raw),
-        }
-    }
-
     fn let_go(&mut self) {
-        self.leader = None;
+        if let Some(leader) = self.leader.take() {
+            GROUPS.forget(leader);
+        }
     }
 
     /// Sends `signal`. A group that is gone already is what was wanted.
@@ -321,6 +371,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+        self.let_go();
     }
 }
 

@@ -121,6 +121,9 @@ fn wrong_words_are_refused_before_anything_is_connected() {
         &["http://x", "redis://"],
     );
     refused(&["--namespace", "a b", "stats", "q"], &["a b", "namespace"]);
+    let own = "starts a Redis of its own";
+    refused(&["dev", "--redis-url", "redis://a"], &[own, "--redis-url"]);
+    refused(&["--redis-url", "redis://a", "demo"], &[own, "--redis-url"]);
 }
 
 #[test]

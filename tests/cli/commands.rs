@@ -135,6 +135,22 @@ fn payloads_come_from_arguments_files_and_stdin_byte_for_byte() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_ends_the_printing_and_not_the_storing() {
+    let cli = Cli::new();
+    let mut child = cli
+        .command(&["enqueue", "q", "--name", "a", "--count", "5000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+
+    assert!(child.wait().unwrap().success());
+
+    assert_eq!(cli.counts(), [5000, 0, 0, 0]);
+}
+
+#[test]
 fn a_delayed_job_waits_and_can_be_run_now() {
     let cli = Cli::new();
     let id = cli.enqueued(&["--delay", "1h30m"]);
@@ -264,8 +280,38 @@ async fn dead_jobs_can_be_listed_shown_redriven_and_purged() {
     cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
         .await;
     drop(failing);
-    cli.ok(&["dead", "purge", "q", &id, "--yes"]);
+    let said = cli.ok(&["dead", "purge", "q", &id, "--yes"]);
+    assert_eq!(said, "purged 1 job\n");
     assert_eq!(cli.counts(), [0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn ids_that_are_not_dead_are_told_and_the_others_are_dealt_with() {
+    let cli = Cli::new();
+    let failing = cli.worker_that_exits("65");
+    let dead = cli.enqueued(&[]);
+    cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+    drop(failing);
+    let scheduled = cli.enqueued(&["--delay", "1h"]);
+    let refused = |args: &[&str], named: &str| {
+        let output = cli.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(named), "{args:?}: {said}");
+    };
+    let not_dead = format!("not in the dead letter: {scheduled}\n");
+
+    let shown = format!("job {scheduled} is scheduled, not dead; see `millstream jobs show`");
+    refused(&["dead", "show", "q", &scheduled], &shown);
+    refused(&["dead", "purge", "q", &scheduled], &not_dead);
+    refused(
+        &["dead", "purge", "q", "--dry-run", &dead, &scheduled],
+        &not_dead,
+    );
+    assert_eq!(cli.counts(), [0, 1, 0, 1]);
+    refused(&["dead", "redrive", "q", &dead, &scheduled], &not_dead);
+    assert_eq!(cli.counts(), [1, 1, 0, 0]);
 }
 
 #[tokio::test]
@@ -333,5 +379,61 @@ fn every_command_has_help() {
     ] {
         let help = cli.ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}: {help}");
+    }
+    for words in [&["dead", "redrive"][..], &["dead", "purge"], &["prune"]] {
+        let args: Vec<&str> = words.iter().chain(&["--help"]).copied().collect();
+        let usage = format!("millstream {} [OPTIONS] <QUEUE> ", words.join(" "));
+        let help = cli.ok(&args);
+        assert!(help.contains(&usage), "{words:?}: {help}");
+    }
+}
+
+#[test]
+fn dev_names_the_queues_and_the_namespace_of_its_file() {
+    let cli = Cli::new();
+    let file =
+        "[redis]\nnamespace = \"shop\"\n[queues.orders]\nhandler = { command = [\"cat\"] }\n";
+    std::fs::write(cli.dir.path().join("f.toml"), file).unwrap();
+    let args = ["dev", "--config", "f.toml", "--listen", "127.0.0.1:0"];
+
+    // Its stdin is closed, so that it stops as soon as it has begun.
+    let said = cli.ok(&[&args[..], &["--stop-with-stdin"]].concat());
+
+    for hint in [
+        "'shop:*'",
+        "MILLSTREAM_NAMESPACE=shop",
+        "millstream stats orders",
+    ] {
+        assert!(said.contains(hint), "{hint}: {said}");
+    }
+    assert!(!said.contains("demo"), "{said}");
+}
+
+/// The examples as they are, and with every setting that is commented out (`#key`, while prose is `# Text`).
+#[test]
+fn the_example_files_can_be_served() {
+    let cli = Cli::new();
+    for name in ["millstream.toml", "docker.toml"] {
+        let path = format!("{}/examples/{name}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let uncommented = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        let full: Vec<String> = text.lines().map(uncommented).collect();
+        for text in [&text, &full.join("\n")] {
+            std::fs::write(cli.dir.path().join("f.toml"), text).unwrap();
+            let args = ["serve", "--config", "f.toml", "--listen", "127.0.0.1:0"];
+            let output = cli
+                .command(&[&args[..], &["--stop-with-stdin"]].concat())
+                .env("SHOPIFY_SECRET", "secret")
+                .env("BILLING_SECRET", "secret")
+                .env("FORWARD_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}: {said}\n{text}");
+        }
     }
 }

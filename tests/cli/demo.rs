@@ -54,12 +54,12 @@ fn the_demo_explains_itself_to_people() {
         .output()
         .unwrap();
 
+    let table = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{}",
+        "{table}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let table = String::from_utf8_lossy(&output.stdout);
     for word in [
         "sent",
         "accepted",

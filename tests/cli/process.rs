@@ -164,6 +164,56 @@ async fn a_second_signal_leaves_at_once() {
     );
 }
 
+#[tokio::test]
+async fn a_second_signal_leaves_no_program_behind() {
+    let cli = Cli::new();
+    let script = "sleep 60 & echo $$ >> log; echo $! >> log; wait";
+    let args = [
+        "worker",
+        "--queue",
+        "q",
+        "--command",
+        "sh",
+        "--",
+        "-c",
+        script,
+    ];
+    let mut worker = Process(
+        cli.command(&args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    cli.enqueue("0", "1");
+    let programs = cli.wait_for_log(2);
+
+    worker.signal("TERM");
+    // A first signal that is still being taken would swallow the second.
+    std::thread::sleep(Duration::from_millis(300));
+    worker.signal("TERM");
+
+    assert_eq!(worker.wait(PATIENCE), Some(143));
+    let began = Instant::now();
+    for program in programs {
+        while is_running(&program) {
+            assert!(began.elapsed() < PATIENCE, "{program} was left running");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// False for a process that has ended, even if nobody has asked how.
+fn is_running(pid: &str) -> bool {
+    let args = ["-o", "stat=", "-p", pid];
+    let ps = std::process::Command::new("ps")
+        .args(args)
+        .output()
+        .unwrap();
+    let stat = String::from_utf8_lossy(&ps.stdout);
+    !stat.is_empty() && !stat.starts_with('Z')
+}
+
 impl Cli {
     /// Waits until the first signal has been taken: from then on the worker claims no more.
     fn wait_for_quiet(&self, worker: &mut Process) {

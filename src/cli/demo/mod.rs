@@ -77,10 +77,10 @@ impl Demo {
             }
             anyhow::ensure!(
                 verdict.is_good(),
-                "{} lost, {} doubled, {} other problems",
+                "{} lost, {} doubled, {}",
                 verdict.lost.len(),
                 verdict.doubled.len(),
-                verdict.problems.len()
+                output::counted(verdict.problems.len() as u64, "other problem")
             );
             Ok(())
         };
@@ -311,6 +311,7 @@ impl Display {
     fn phase(&self, doing: &str) {
         if self.terminal {
             self.bar.set_style(style("{spinner} {msg}"));
+            self.bar.set_position(0);
             self.bar.set_message(doing.to_owned());
         } else {
             self.note(doing);
@@ -319,10 +320,11 @@ impl Display {
 
     /// The bar of the phase that has just begun, from 0 to `total`.
     fn bar(&self, total: usize) -> ProgressBar {
+        // Its numbers before its look: the bar is drawn by another thread, which must not see those of the last phase.
+        self.bar.set_position(0);
+        self.bar.set_length(total as u64);
         self.bar
             .set_style(style("{spinner} {msg} {wide_bar} {human_pos}/{human_len}"));
-        self.bar.set_length(total as u64);
-        self.bar.set_position(0);
         self.bar.clone()
     }
 
