@@ -251,7 +251,7 @@ fn everything_else_that_is_wrong_is_told() {
         |history| history.counts.completed_total += 1,
         "jobs that ended",
     );
-    told(|history| history.counts.retried_total += 1, "retried");
+    told(|history| history.counts.retried_total -= 1, "retried");
     told(|history| drop(history.answers.pop()), "were planned");
     told(
         |history| {
