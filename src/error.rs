@@ -22,7 +22,7 @@ pub enum Error {
         reason: String,
     },
     /// No server answered at the address. Start one, or correct the URL.
-    #[error("cannot reach Redis at {server}: {reason}")]
+    #[error("cannot reach Redis at {server}: {reason}; start one there, or correct the URL")]
     Unreachable {
         /// Host and port or socket path, without credentials.
         server: String,
@@ -162,11 +162,14 @@ impl Error {
         }
     }
 
-    /// True when the fault lies in what the user wrote rather than in the world: the binary exits 2.
+    /// True when the fault lies in what was configured, here or at the server, rather than in the world: the binary exits 2.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Setting { .. } | Self::InvalidJob { .. } | Self::PayloadTooLarge { .. }
+            Self::Setting { .. }
+                | Self::InvalidJob { .. }
+                | Self::PayloadTooLarge { .. }
+                | Self::Unfit { .. }
         )
     }
 }

@@ -105,9 +105,19 @@ impl Address {
     pub(super) fn unreachable(&self, error: &FredError) -> Error {
         Error::Unreachable {
             server: self.shown.clone(),
-            reason: error.details().to_owned(),
+            reason: in_words(error.details()).to_owned(),
         }
     }
+}
+
+/// The client passes the system's errors on as Rust writes them down, `Os { …, message: "Connection refused" }`: the words in it.
+fn in_words(details: &str) -> &str {
+    let quoted = ["message: \"", "error: \""]
+        .iter()
+        .find_map(|mark| details.split_once(mark));
+    quoted
+        .and_then(|(_, rest)| rest.split('"').next())
+        .unwrap_or(details)
 }
 
 /// The URL without user, password and query.
@@ -134,6 +144,26 @@ fn without_credentials(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_errors_are_told_in_words() {
+        for (details, words) in [
+            (
+                r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,
+                "Connection refused",
+            ),
+            (
+                r#"Custom { kind: Uncategorized, error: "failed to lookup" }"#,
+                "failed to lookup",
+            ),
+            (
+                "NOAUTH Authentication required.",
+                "NOAUTH Authentication required.",
+            ),
+        ] {
+            assert_eq!(in_words(details), words);
+        }
+    }
 
     #[test]
     fn credentials_never_show() {

@@ -228,7 +228,7 @@ fn a_redis_that_would_drop_jobs_is_refused_with_the_way_out() {
     let output = stats(&["stats", "q"]);
 
     let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(
         text.contains("allkeys-lru") && text.contains("CONFIG SET maxmemory-policy noeviction"),
         "{text}"

@@ -205,13 +205,15 @@ impl<'a> Noted<'a> {
         noted
     }
 
-    /// True when the handler failed every attempt that the job has.
+    /// True when the handler saw the job's last attempt and never said that it was done. Not every attempt need have been
+    /// answered: one whose connection broke has failed as well.
     fn failed_for_good(&self, job: &str) -> bool {
-        (1..=MAX_ATTEMPTS).all(|attempt| {
-            self.answered
-                .get(&(job, attempt))
-                .is_some_and(|statuses| statuses.contains(&500))
-        })
+        let last = |record: &&Record| record.attempt == MAX_ATTEMPTS;
+        let seen = self
+            .begun
+            .get(job)
+            .is_some_and(|records| records.iter().any(last));
+        seen && !self.done.contains(job)
     }
 }
 
