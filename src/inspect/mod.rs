@@ -128,7 +128,8 @@ impl Inspector {
     pub async fn dead(&self, cursor: Option<u64>, limit: usize) -> Result<DeadPage> {
         let from = cursor.unwrap_or_default();
         let jobs = self.parked(&self.broker.keys.dead, from, limit).await?;
-        let next = (jobs.len() == limit && limit > 0).then(|| from + jobs.len() as u64);
+        // A page may be short because jobs were removed while it was read; only an empty one is the last.
+        let next = (!jobs.is_empty()).then(|| from + jobs.len() as u64);
         Ok(DeadPage { jobs, next })
     }
 
