@@ -1,31 +1,40 @@
 -- cancel: scheduled | ready | running -> cancelled
 -- Calls a job off wherever it is. A running handler learns of it through the wake channel, at the latest when it renews its lease.
 --
--- KEYS[1] scheduled  millstream:{Q}:scheduled   zset, job id -> due (unix ms)
--- KEYS[2] jobs       millstream:{Q}:jobs        hash, job id -> record
--- KEYS[3] payloads   millstream:{Q}:payloads    hash, job id -> payload
--- KEYS[4] stats      millstream:{Q}:stats       hash, lifetime counters
--- KEYS[5] events     millstream:{Q}:events      stream, capped
--- KEYS[6] next       millstream:{Q}:ready:next  stream that is read first
--- KEYS[7] lane       millstream:{Q}:ready       stream for the jobs that may run
--- KEYS[8..] unique   millstream:{Q}:unique:*    string, id of the job that holds the key
+-- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
+-- KEYS[2] jobs       millstream:{Q}:jobs           hash, job id -> record
+-- KEYS[3] payloads   millstream:{Q}:payloads       hash, job id -> payload
+-- KEYS[4] stats      millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[5] events     millstream:{Q}:events         stream, capped
+-- KEYS[6] producers  millstream:{Q}:producers      hash, caller -> last number and answer
+-- KEYS[7] lane       millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[8] next       millstream:{Q}:ready:next     stream that is read first
+-- KEYS[9] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[10..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
 -- ARGV[1] group      consumer group
--- ARGV[2] job_id     the job
--- ARGV[3] wake       channel on which its worker listens
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] job_id     the job
+-- ARGV[5] wake       channel on which its worker listens
 --
--- Returns {OK, state before}, or with nothing changed {WRONG_STATE, state} or {MISSING}. Cost O(log n), n = scheduled jobs.
-local scheduled, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local next_lane, ready_lane = KEYS[6], KEYS[7]
-local group, job_id, wake = ARGV[1], ARGV[2], ARGV[3]
+-- Returns {OK, state before}, or with nothing changed {WRONG_STATE, state} or {MISSING}; {OLD} when a later call of this
+-- caller was carried out. Cost O(log n), n = scheduled jobs.
+local scheduled, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local ready_lane, next_lane, suspects = KEYS[7], KEYS[8], KEYS[9]
+local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local FIRST_UNIQUE = 10
 
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
 check('ZCARD', scheduled)
 check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
-check('XLEN', next_lane)
 check('XLEN', ready_lane)
-for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
+check('XLEN', next_lane)
+check('XLEN', suspects)
+for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 
 local record = read_record(jobs, job_id)
 if record and record.state == 'dead' then return { WRONG_STATE, record.state } end
@@ -40,7 +49,8 @@ else
   -- entry id on the other lane, and a job that came back has an entry id that is not its name.
   local lane, entry = ready_lane, job_id
   if record then
-    lane, entry = record.lane == next_lane and next_lane or ready_lane, record.entry or ''
+    entry = record.entry or ''
+    if record.lane == next_lane or record.lane == suspects then lane = record.lane end
   end
   if not string.find(entry, '^%d+%-%d+$') then return { MISSING } end
   local found = redis.call('XRANGE', lane, entry, entry)[1]
@@ -53,7 +63,8 @@ end
 if not before then return { MISSING } end
 
 redis.call('HDEL', jobs, job_id)
-for i = 8, #KEYS do unlock(KEYS[i], job_id) end
-redis.call('HINCRBY', stats, 'cancelled', 1)
+for i = FIRST_UNIQUE, #KEYS do unlock(KEYS[i], job_id) end
+tally(stats, 'cancelled', 1)
 event(events, 'cancelled', job_id, before)
+remember(producers, caller, number, ms_of(now_us()), before)
 return { OK, before }

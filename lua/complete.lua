@@ -59,8 +59,8 @@ for i = last + 1, #ARGV, STRIDE do
   end
 end
 
-redis.call('HINCRBY', stats, 'completed', count - #lost)
-if #lost > 0 then redis.call('HINCRBY', stats, 'lease_lost', #lost) end
+tally(stats, 'completed', count - #lost)
+if #lost > 0 then tally(stats, 'lease_lost', #lost) end
 answer = table.concat(lost, ' ')
 remember(producers, caller, number, ms_of(now_us()), answer)
 return { OK, answer }

@@ -48,8 +48,8 @@ add_error(record, now, job.attempt, message)
 redis.call('ZADD', dead, now, job_id)
 park(jobs, payloads, job_id, record, job.payload)
 for i = 8, #KEYS do unlock(KEYS[i], job_id) end
-if reason ~= 'expired' then redis.call('HINCRBY', stats, 'failed', 1) end
-redis.call('HINCRBY', stats, 'dead', 1)
+if reason ~= 'expired' then tally(stats, 'failed', 1) end
+tally(stats, 'dead', 1)
 event(events, 'dead', job_id, reason)
 
 answer = string.format('%.0f', now)

@@ -91,6 +91,6 @@ for i = FIRST, #ARGV, STRIDE do
 end
 
 answer = table.concat(ids, ' ')
-redis.call('HINCRBY', stats, 'enqueued', count - duplicates)
+tally(stats, 'enqueued', count - duplicates)
 remember(producers, caller, number, ms_of(us), answer)
 return { OK, answer }

@@ -1,26 +1,34 @@
 -- promote: scheduled -> ready
 -- Moves due jobs to the stream, the longest due first.
 --
--- KEYS[1] scheduled  millstream:{Q}:scheduled  zset, job id -> due (unix ms)
--- KEYS[2] lane       millstream:{Q}:ready      stream for the jobs that may run
--- KEYS[3] jobs       millstream:{Q}:jobs       hash, job id -> record
--- KEYS[4] payloads   millstream:{Q}:payloads   hash, job id -> payload
--- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
--- KEYS[6] lock       millstream:{Q}:upkeep     string, the worker that does the upkeep
+-- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
+-- KEYS[2] lane       millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[3] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[4] dead       millstream:{Q}:dead           zset, job id -> died at (unix ms)
+-- KEYS[5] jobs       millstream:{Q}:jobs           hash, job id -> record
+-- KEYS[6] payloads   millstream:{Q}:payloads       hash, job id -> payload
+-- KEYS[7] stats      millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[8] events     millstream:{Q}:events         stream, capped
+-- KEYS[9] lock       millstream:{Q}:upkeep         string, the worker that does the upkeep
 -- ARGV[1] worker     who asks
 -- ARGV[2] lock_ms    how long the asker keeps the upkeep
 -- ARGV[3] limit      jobs, 1 to 1,000
+-- ARGV[4] wake       channel that hears of a suspect
 --
 -- Returns {OK, promoted, due_in_us}: microseconds until the next job is due, 0 when more are due now, -1 when none is
 -- scheduled. {STANDBY} when another worker does the upkeep. Cost O(limit log n), n = scheduled jobs.
-local scheduled, lane, jobs, payloads, stats, lock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local worker, lock_ms, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
+local worker, lock_ms, limit, wake = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 check('ZCARD', scheduled)
 check('XLEN', lane)
+check('XLEN', suspects)
+check('ZCARD', dead)
 check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
+check('XLEN', events)
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
 local us = now_us()
@@ -29,14 +37,22 @@ local promoted = 0
 for _, job_id in ipairs(due) do
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload then
-    place(lane, jobs, job_id, record, payload)
+    place(lane, suspects, wake, jobs, job_id, record, payload)
     redis.call('HDEL', payloads, job_id)
     promoted = promoted + 1
   else
-    -- Somebody deleted the record or the payload by hand: there is nothing left to run, and the other half goes too.
-    redis.call('HDEL', jobs, job_id)
-    redis.call('HDEL', payloads, job_id)
-    redis.call('HINCRBY', stats, 'orphaned', 1)
+    -- Somebody broke or deleted the record or the payload by hand: nothing can be run. What is left is kept to be looked at.
+    tally(stats, 'orphaned', 1)
+    if record or payload then
+      record = record or { name = 'orphaned payload', attempt = 1, meta = with_id('', job_id) }
+      record.state, record.reason, record.payload_bytes = 'dead', 'orphaned', #(payload or '')
+      redis.call('ZADD', dead, ms_of(us), job_id)
+      park(jobs, payloads, job_id, record, payload or '')
+      tally(stats, 'dead', 1)
+    else
+      redis.call('HDEL', jobs, job_id)
+    end
+    event(events, 'orphaned', job_id, '')
   end
   redis.call('ZREM', scheduled, job_id)
 end

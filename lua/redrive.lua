@@ -1,17 +1,27 @@
 -- redrive: dead -> ready
 -- Dead jobs get another life: all their attempts again, stalls forgotten, their errors kept.
 --
--- KEYS[1] dead      millstream:{Q}:dead      zset, job id -> died at (unix ms)
--- KEYS[2] lane      millstream:{Q}:ready     stream for the jobs that may run
--- KEYS[3] jobs      millstream:{Q}:jobs      hash, job id -> record
--- KEYS[4] payloads  millstream:{Q}:payloads  hash, job id -> payload
--- KEYS[5] stats     millstream:{Q}:stats     hash, lifetime counters
--- KEYS[6] events    millstream:{Q}:events    stream, capped
--- ARGV[1..] ids     job ids, up to 1,000
+-- KEYS[1] dead       millstream:{Q}:dead      zset, job id -> died at (unix ms)
+-- KEYS[2] lane       millstream:{Q}:ready     stream for the jobs that may run
+-- KEYS[3] jobs       millstream:{Q}:jobs      hash, job id -> record
+-- KEYS[4] payloads   millstream:{Q}:payloads  hash, job id -> payload
+-- KEYS[5] stats      millstream:{Q}:stats     hash, lifetime counters
+-- KEYS[6] events     millstream:{Q}:events    stream, capped
+-- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- ARGV[1] caller     who numbers its calls
+-- ARGV[2] number     of this call, counting up
+-- ARGV[3] wake       channel on which workers listen
+-- ARGV[4..] ids      job ids, up to 1,000
 --
--- Returns {OK, redriven}; ids that are not dead are passed over. Cost O(ids log n), n = dead jobs.
+-- Returns {OK, redriven}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
+-- Cost O(ids log n), n = dead jobs.
 local dead, lane, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local producers = KEYS[7]
+local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
+local FIRST = 4
 
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
 check('ZCARD', dead)
 check('XLEN', lane)
 check('HLEN', jobs)
@@ -20,21 +30,23 @@ check('HLEN', stats)
 check('XLEN', events)
 
 local redriven, last = 0, nil
-for _, job_id in ipairs(ARGV) do
+for i = FIRST, #ARGV do
+  local job_id = ARGV[i]
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload and record.state == 'dead' then
     local fields = read_meta(record.meta)
     -- A new life is not bound by the old one's unique key and expiry: both were given up when the job died.
     fields.stalls, fields.unique, fields.expires_at_ms = nil, nil, nil
     record.meta, record.attempt, record.reason = cjson.encode(fields), 1, nil
-    place(lane, jobs, job_id, record, payload)
+    place(lane, lane, wake, jobs, job_id, record, payload)
     redis.call('HDEL', payloads, job_id)
     redis.call('ZREM', dead, job_id)
     redriven, last = redriven + 1, job_id
   end
 end
 if redriven > 0 then
-  redis.call('HINCRBY', stats, 'redriven', redriven)
+  tally(stats, 'redriven', redriven)
   event(events, 'redriven', redriven == 1 and last or '', string.format('%d jobs', redriven))
+  remember(producers, caller, number, ms_of(now_us()), redriven)
 end
 return { OK, redriven }

@@ -46,11 +46,11 @@ local record = record_of(jobs, job_id, job, 'scheduled')
 if charged then
   add_error(record, ms_of(us), job.attempt, message)
   record.attempt = job.attempt + 1
-  redis.call('HINCRBY', stats, 'failed', 1)
-  redis.call('HINCRBY', stats, 'retried', 1)
+  tally(stats, 'failed', 1)
+  tally(stats, 'retried', 1)
   event(events, 'retried', job_id, string.format('attempt %d failed, next in %.0f ms', job.attempt, delay_ms))
 else
-  redis.call('HINCRBY', stats, 'snoozed', 1)
+  tally(stats, 'snoozed', 1)
 end
 park(jobs, payloads, job_id, record, job.payload)
 

@@ -1,25 +1,35 @@
 -- run_now: scheduled -> ready
 -- An operator does not want to wait: the job runs next.
 --
--- KEYS[1] scheduled  millstream:{Q}:scheduled   zset, job id -> due (unix ms)
--- KEYS[2] next       millstream:{Q}:ready:next  stream that is read first
--- KEYS[3] jobs       millstream:{Q}:jobs        hash, job id -> record
--- KEYS[4] payloads   millstream:{Q}:payloads    hash, job id -> payload
--- ARGV[1] job_id     the scheduled job
+-- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
+-- KEYS[2] next       millstream:{Q}:ready:next     stream that is read first
+-- KEYS[3] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[4] jobs       millstream:{Q}:jobs           hash, job id -> record
+-- KEYS[5] payloads   millstream:{Q}:payloads       hash, job id -> payload
+-- KEYS[6] producers  millstream:{Q}:producers      hash, caller -> last number and answer
+-- ARGV[1] caller     who numbers its calls
+-- ARGV[2] number     of this call, counting up
+-- ARGV[3] job_id     the scheduled job
+-- ARGV[4] wake       channel that hears of a suspect
 --
--- Returns {OK}, or with nothing changed {WRONG_STATE, state} or {MISSING}. Cost O(log n), n = scheduled jobs.
-local scheduled, next_lane, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local job_id = ARGV[1]
+-- Returns {OK}, or with nothing changed {WRONG_STATE, state} or {MISSING}; {OLD} when a later call of this caller was
+-- carried out. Cost O(log n), n = scheduled jobs.
+local scheduled, next_lane, suspects, jobs, payloads, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
 check('ZCARD', scheduled)
 check('XLEN', next_lane)
+check('XLEN', suspects)
 check('HLEN', jobs)
 check('HLEN', payloads)
 
 local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
 if not record then return { MISSING } end
 if record.state ~= 'scheduled' or not payload then return { WRONG_STATE, record.state } end
-place(next_lane, jobs, job_id, record, payload)
+place(next_lane, suspects, wake, jobs, job_id, record, payload)
 redis.call('HDEL', payloads, job_id)
 redis.call('ZREM', scheduled, job_id)
+remember(producers, caller, number, ms_of(now_us()), '')
 return { OK }

@@ -32,17 +32,22 @@ pub enum Lane {
     Next,
     /// All others.
     Ready,
+    /// Jobs that are one stall short of a crash loop. A worker holds one of them at a time.
+    Suspect,
 }
 
 impl Lane {
-    /// In the order in which they are read.
-    pub const ALL: [Self; 2] = [Self::Next, Self::Ready];
+    /// Every lane.
+    pub const ALL: [Self; 3] = [Self::Next, Self::Ready, Self::Suspect];
+    /// Those that are read together and as fast as there is room, in the order in which they are read.
+    pub const READ: [Self; 2] = [Self::Next, Self::Ready];
 
     /// The lane's place in [`Lane::ALL`].
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Next => 0,
             Self::Ready => 1,
+            Self::Suspect => 2,
         }
     }
 }
@@ -85,6 +90,12 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "ready:next",
         "stream",
         "the same, read first: handed-back and reclaimed jobs",
+        "XRANGE KEY - + COUNT 10",
+    ),
+    purpose(
+        "ready:suspect",
+        "stream",
+        "the same, one at a time per worker: jobs whose workers went silent twice",
         "XRANGE KEY - + COUNT 10",
     ),
     purpose(
@@ -133,7 +144,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, redriven, purged, paused; about the last 10,000",
+        "retried, stalled, dead, cancelled, redriven, purged, orphaned, paused; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(
@@ -156,6 +167,7 @@ pub(crate) struct Keys {
     prefix: String,
     pub(crate) ready: Key,
     pub(crate) next: Key,
+    pub(crate) suspects: Key,
     pub(crate) scheduled: Key,
     pub(crate) dead: Key,
     pub(crate) held: Key,
@@ -178,6 +190,7 @@ impl Keys {
         Self {
             ready: key("ready"),
             next: key("ready:next"),
+            suspects: key("ready:suspect"),
             scheduled: key("scheduled"),
             dead: key("dead"),
             held: key("held"),
@@ -203,6 +216,7 @@ impl Keys {
         match lane {
             Lane::Next => &self.next,
             Lane::Ready => &self.ready,
+            Lane::Suspect => &self.suspects,
         }
     }
 
@@ -226,6 +240,7 @@ mod tests {
         let named = [
             &keys.ready,
             &keys.next,
+            &keys.suspects,
             &keys.scheduled,
             &keys.dead,
             &keys.held,

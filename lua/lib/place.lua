@@ -1,8 +1,23 @@
 -- place: adds a job to a lane under a new entry id; the record says where.
-local function place(lane, jobs, job_id, record, payload)
+
+-- One stall short of a crash loop, a job is a suspect: it waits on a lane of its own, of which each worker holds one job at
+-- a time. So a job that kills its worker is alone to blame when it does so once more, and takes no other along.
+local SUSPECT_STALLS = 2
+
+local function is_suspect(meta)
+  -- Looked for as text first: hardly any job has ever stalled, and JSON is dear.
+  if not string.find(meta, '"stalls":', 1, true) then return false end
+  local is_json, fields = pcall(cjson.decode, meta)
+  return is_json and type(fields) == 'table' and (tonumber(fields.stalls) or 0) >= SUSPECT_STALLS
+end
+
+-- To `suspects` if it is one, else to `lane`. Workers hear of a suspect through `wake`: their reads do not wait for it.
+local function place(lane, suspects, wake, jobs, job_id, record, payload)
+  local suspect = is_suspect(record.meta)
+  if suspect then lane = suspects end
   local entry = redis.call('XADD', lane, '*',
     'name', record.name, 'payload', payload, 'attempt', record.attempt, 'meta', record.meta)
   record.state, record.lane, record.entry = 'ready', lane, entry
   write_record(jobs, job_id, record)
-  return entry
+  if suspect then redis.call('PUBLISH', wake, 'suspect') end
 end

@@ -5,8 +5,13 @@ local ERRORS_KEPT = 10
 
 local function read_record(jobs, job_id)
   local record = redis.call('HGET', jobs, job_id)
-  if record then return cjson.decode(record) end
-  return nil
+  if not record then return nil end
+  -- What somebody broke by hand must not stop a script that works through many.
+  local is_json, fields = pcall(cjson.decode, record)
+  if not is_json or type(fields) ~= 'table' then return nil end
+  if type(fields.name) ~= 'string' or type(fields.attempt) ~= 'number' or type(fields.meta) ~= 'string' then return nil end
+  if type(fields.errors) ~= 'table' then fields.errors = nil end
+  return fields
 end
 
 local function write_record(jobs, job_id, record)

@@ -6,7 +6,8 @@
 local function replayed(producers, caller, number)
   local last = looked_at(producers, redis.pcall('HGET', producers, caller))
   if not last then return nil end
-  local last_number = tonumber(string.match(last, '^%d+'))
+  -- What is no number was not written here, and proves nothing.
+  local last_number = tonumber(string.match(last, '^%d+')) or -1
   if tonumber(number) > last_number then return nil end
   if tonumber(number) < last_number then return OLD end
   -- Written again, so that a WAIT behind this call waits for what it is about, whichever connection it came by.

@@ -53,16 +53,37 @@ impl Broker {
         Ok(())
     }
 
-    /// Ready -> running, exactly `limit` at most over all lanes. Nothing from a paused queue.
+    /// Ready -> running, exactly `limit` at most over the lanes of [`Lane::READ`]. Nothing from a paused queue.
     pub async fn claim(
         &self,
         consumer: &str,
         limit: usize,
         patience: Patience,
     ) -> Result<Vec<Delivery>> {
+        self.claim_from(&Lane::READ, consumer, limit, patience)
+            .await
+    }
+
+    /// Ready -> running: one suspect, if there is one.
+    pub async fn claim_suspect(
+        &self,
+        consumer: &str,
+        patience: Patience,
+    ) -> Result<Option<Delivery>> {
+        let claimed = self.claim_from(&[Lane::Suspect], consumer, 1, patience);
+        Ok(claimed.await?.pop())
+    }
+
+    async fn claim_from(
+        &self,
+        lanes: &[Lane],
+        consumer: &str,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<Vec<Delivery>> {
         let mut call = Call::new(&script::CLAIM).key("limits", &self.keys.limits);
-        for lane in Lane::ALL {
-            call.push_key("lanes", self.keys.lane(lane));
+        for lane in lanes {
+            call.push_key("lanes", self.keys.lane(*lane));
         }
         let call = call
             .text("group", GROUP)
@@ -75,7 +96,7 @@ impl Broker {
                 return None;
             };
             let lane = number_of(parts.first()?)?;
-            let lane = *Lane::ALL.get(usize::try_from(lane - 1).ok()?)?;
+            let lane = *lanes.get(usize::try_from(lane - 1).ok()?)?;
             parts.remove(0);
             Delivery::read(lane, raw_entry(lane.index(), Value::Array(parts))?)
         });
@@ -84,7 +105,7 @@ impl Broker {
 
     /// What was delivered to `consumer` and not settled, whether or not anybody saw it.
     pub async fn own(&self, consumer: &str, patience: Patience) -> Result<Vec<Delivery>> {
-        let streams = self.lane_keys();
+        let streams = self.lane_keys(Lane::ALL);
         let entries = self
             .redis
             .read_own(&streams, GROUP, consumer, config::BATCH_JOBS_MAX, patience)
@@ -203,6 +224,7 @@ impl Broker {
     /// Running -> ready, read first, no attempt used. Returns the deliveries that were no longer live.
     pub async fn release(
         &self,
+        caller: &mut Caller,
         lane: Lane,
         entries: &[EntryId],
         patience: Patience,
@@ -211,9 +233,12 @@ impl Broker {
         let mut call = Call::new(&script::RELEASE)
             .key("lane", keys.lane(lane))
             .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
             .key("jobs", &keys.jobs)
             .key("stats", &keys.stats)
+            .key("producers", &keys.producers)
             .text("group", GROUP);
+        call = caller.sign(call).bytes("wake", keys.wake.clone());
         entries
             .iter()
             .for_each(|entry| call.push("entries", entry.bytes()));

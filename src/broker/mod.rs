@@ -24,7 +24,7 @@ use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
 pub use deliver::{DeathReason, Done};
 pub use operate::Counts;
-pub use upkeep::{Promotion, PruneStep, Sweep, Upkeeper};
+pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 
 /// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.
 /// Each lane counts for itself, so two lanes may give the same id: what names a delivery is lane and entry id together.
@@ -203,9 +203,9 @@ impl Broker {
         }
     }
 
-    /// The lanes' keys, in the order of [`Lane::ALL`].
-    pub(crate) fn lane_keys(&self) -> [&Key; 2] {
-        Lane::ALL.map(|lane| self.keys.lane(lane))
+    /// The keys of `lanes`, in their order.
+    pub(crate) fn lane_keys<const N: usize>(&self, lanes: [Lane; N]) -> [&Key; N] {
+        lanes.map(|lane| self.keys.lane(lane))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Broker;
+use super::{Broker, Caller};
 use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::job::state::State;
@@ -27,20 +27,26 @@ pub struct Counts {
 
 impl Broker {
     /// Scheduled -> ready, ahead of the others.
-    pub async fn run_now(&self, id: &JobId, patience: Patience) -> Result<()> {
+    pub async fn run_now(&self, caller: &mut Caller, id: &JobId, patience: Patience) -> Result<()> {
         let keys = &self.keys;
         let call = Call::new(&script::RUN_NOW)
             .key("scheduled", &keys.scheduled)
             .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
-            .text("job_id", id.as_str());
+            .key("producers", &keys.producers);
+        let call = caller
+            .sign(call)
+            .text("job_id", id.as_str())
+            .bytes("wake", keys.wake.clone());
         self.moved(&self.redis.call(call, patience).await?, id, "run now")
     }
 
     /// Any unfinished state -> cancelled. `unique`: the key that the job holds, if it holds one. Returns the state before.
     pub async fn cancel(
         &self,
+        caller: &mut Caller,
         id: &JobId,
         unique: Option<&str>,
         patience: Patience,
@@ -52,13 +58,15 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
+            .key("producers", &keys.producers)
+            .key("lane", &keys.ready)
             .key("next", &keys.next)
-            .key("lane", &keys.ready);
+            .key("suspects", &keys.suspects);
         if let Some(unique) = unique {
             call.push_key("unique", &keys.unique(unique));
         }
-        let call = call
-            .text("group", GROUP)
+        let call = caller
+            .sign(call.text("group", GROUP))
             .text("job_id", id.as_str())
             .bytes("wake", keys.wake.clone());
         let reply = self.redis.call(call, patience).await?;
@@ -71,7 +79,12 @@ impl Broker {
     }
 
     /// Dead -> ready, up to 1,000 ids. Returns how many were dead.
-    pub async fn redrive(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+    pub async fn redrive(
+        &self,
+        caller: &mut Caller,
+        ids: &[JobId],
+        patience: Patience,
+    ) -> Result<u64> {
         let keys = &self.keys;
         let call = Call::new(&script::REDRIVE)
             .key("dead", &keys.dead)
@@ -79,19 +92,28 @@ impl Broker {
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
-            .key("events", &keys.events);
+            .key("events", &keys.events)
+            .key("producers", &keys.producers);
+        let call = caller.sign(call).bytes("wake", keys.wake.clone());
         self.counted(call, ids, patience).await
     }
 
     /// Dead -> gone, up to 1,000 ids. Returns how many were dead.
-    pub async fn purge(&self, ids: &[JobId], patience: Patience) -> Result<u64> {
+    pub async fn purge(
+        &self,
+        caller: &mut Caller,
+        ids: &[JobId],
+        patience: Patience,
+    ) -> Result<u64> {
         let keys = &self.keys;
         let call = Call::new(&script::PURGE)
             .key("dead", &keys.dead)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
-            .key("events", &keys.events);
+            .key("events", &keys.events)
+            .key("producers", &keys.producers);
+        let call = caller.sign(call);
         self.counted(call, ids, patience).await
     }
 

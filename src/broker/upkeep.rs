@@ -35,13 +35,21 @@ pub enum Promotion {
 pub enum Sweep {
     /// Another worker does the upkeep.
     Standby,
-    /// `cursor` is `None` at the end of the lane. `unlock`: unique keys of jobs that died, with their jobs.
+    /// `next` is `None` at the end of the last lane. `unlock`: unique keys of jobs that died, with their jobs.
     Swept {
-        cursor: Option<String>,
+        next: Option<SweepCursor>,
         reclaimed: u64,
         dead: u64,
         unlock: Vec<(String, JobId)>,
     },
+}
+
+/// Where a sweep goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepCursor {
+    /// The lane's number, from 1.
+    lane: i64,
+    entry: String,
 }
 
 /// What a prune removed in one step.
@@ -68,13 +76,17 @@ impl Broker {
         let call = Call::new(&script::PROMOTE)
             .key("scheduled", &keys.scheduled)
             .key("lane", &keys.ready)
+            .key("suspects", &keys.suspects)
+            .key("dead", &keys.dead)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
+            .key("events", &keys.events)
             .key("lock", &keys.upkeep)
             .text("worker", &by.worker)
             .number("lock_ms", millis(by.lock).cast_signed())
-            .number("limit", limit as i64);
+            .number("limit", limit as i64)
+            .bytes("wake", keys.wake.clone());
         let reply = self.redis.call(call, patience).await?;
         if reply.status == Status::Standby {
             return Ok(Promotion::Standby);
@@ -88,48 +100,55 @@ impl Broker {
         })
     }
 
-    /// Running -> ready or dead: one step of a sweep over `lane` for deliveries that were not renewed for `lease`.
+    /// Running -> ready or dead: one step of a sweep over all lanes for deliveries that were not renewed for `lease`.
     pub async fn reclaim(
         &self,
         by: &Upkeeper,
-        lane: Lane,
         lease: Duration,
-        cursor: Option<&str>,
+        from: Option<&SweepCursor>,
         patience: Patience,
     ) -> Result<Sweep> {
         let keys = &self.keys;
-        let call = Call::new(&script::RECLAIM)
-            .key("lane", keys.lane(lane))
+        let mut call = Call::new(&script::RECLAIM)
             .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
             .key("dead", &keys.dead)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
-            .key("lock", &keys.upkeep)
+            .key("lock", &keys.upkeep);
+        for lane in Lane::ALL {
+            call.push_key("lanes", keys.lane(lane));
+        }
+        let call = call
             .text("group", GROUP)
             .text("worker", &by.worker)
             .number("lock_ms", millis(by.lock).cast_signed())
             .number("lease_ms", millis(lease).cast_signed())
             .number("stalls", config::STALLS_MAX.into())
-            .text("cursor", cursor.unwrap_or("0-0"))
-            .number("limit", 100);
+            .number("lane", from.map_or(1, |from| from.lane))
+            .text("cursor", from.map_or("0-0", |from| &from.entry))
+            .number("limit", 100)
+            .bytes("wake", keys.wake.clone());
         let reply = self.redis.call(call, patience).await?;
         if reply.status == Status::Standby {
             return Ok(Sweep::Standby);
         }
-        let cursor = Some(reply.text(1)?)
-            .filter(|cursor| *cursor != "0-0")
-            .map(str::to_owned);
+        let lane = reply.number(1)?;
+        let next = (lane > 0).then_some(SweepCursor {
+            lane,
+            entry: reply.text(2)?.to_owned(),
+        });
         let unlock = reply
-            .list(4)?
+            .list(5)?
             .chunks_exact(2)
             .filter_map(|pair| Some((text_of(&pair[0])?.to_owned(), text_of(&pair[1])?.into())))
             .collect();
         Ok(Sweep::Swept {
-            cursor,
-            reclaimed: reply.count(2)?,
-            dead: reply.count(3)?,
+            next,
+            reclaimed: reply.count(3)?,
+            dead: reply.count(4)?,
             unlock,
         })
     }

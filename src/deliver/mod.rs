@@ -52,6 +52,7 @@ mod testing {
             },
             deadline: Instant::now() + Duration::from_secs(3600),
             cancel: CancellationToken::new(),
+            handed_out: Default::default(),
         }
     }
 

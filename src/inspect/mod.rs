@@ -8,6 +8,7 @@ mod view;
 use std::time::Duration;
 
 use crate::broker::Broker;
+use crate::callers::Callers;
 use crate::config;
 use crate::error::Result;
 use crate::job::JobId;
@@ -23,11 +24,17 @@ const PATIENCE: Patience = Patience::brief(Duration::from_secs(5));
 #[derive(Clone, Debug)]
 pub struct Inspector {
     broker: Broker,
+    /// Numbers the calls that move or remove something: one whose answer was lost is sent again and carried out once.
+    callers: Callers,
 }
 
 impl Inspector {
     pub(crate) fn new(broker: Broker) -> Self {
-        Self { broker }
+        let name = format!("operator-{}", uuid::Uuid::now_v7().simple());
+        Self {
+            broker,
+            callers: Callers::new(&name, 1),
+        }
     }
 
     /// The queue's counts, all of the same moment.
@@ -99,7 +106,10 @@ impl Inspector {
     pub async fn cancel(&self, id: &JobId) -> Result<State> {
         // The script may touch only keys that it is given: which unique key the job holds must be known before.
         let unique = self.unique_of(id).await?;
-        self.broker.cancel(id, unique.as_deref(), PATIENCE).await
+        let mut slot = self.callers.take().await;
+        self.broker
+            .cancel(slot.caller(), id, unique.as_deref(), PATIENCE)
+            .await
     }
 
     /// Makes a scheduled job ready at once, ahead of the others.
@@ -107,7 +117,8 @@ impl Inspector {
     /// # Errors
     /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] unless the job is scheduled.
     pub async fn run_now(&self, id: &JobId) -> Result<()> {
-        match self.broker.run_now(id, PATIENCE).await {
+        let mut slot = self.callers.take().await;
+        match self.broker.run_now(slot.caller(), id, PATIENCE).await {
             // The script looks only at jobs that have a record: one that never left its stream has none.
             Err(crate::Error::NotFound { .. }) => {
                 let state = self.show(id).await?.state;
@@ -139,8 +150,9 @@ impl Inspector {
     /// As [`Inspector::stats`].
     pub async fn redrive(&self, ids: &[JobId]) -> Result<u64> {
         let mut redriven = 0;
+        let mut slot = self.callers.take().await;
         for ids in ids.chunks(config::OPERATOR_BATCH) {
-            redriven += self.broker.redrive(ids, PATIENCE).await?;
+            redriven += self.broker.redrive(slot.caller(), ids, PATIENCE).await?;
         }
         Ok(redriven)
     }
@@ -151,8 +163,9 @@ impl Inspector {
     /// As [`Inspector::stats`].
     pub async fn purge(&self, ids: &[JobId]) -> Result<u64> {
         let mut purged = 0;
+        let mut slot = self.callers.take().await;
         for ids in ids.chunks(config::OPERATOR_BATCH) {
-            purged += self.broker.purge(ids, PATIENCE).await?;
+            purged += self.broker.purge(slot.caller(), ids, PATIENCE).await?;
         }
         Ok(purged)
     }

@@ -77,6 +77,7 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "lib/meta.lua",
         "lib/record.lua",
         "lib/schedule.lua",
+        "lib/tally.lua",
         "enqueue.lua"
     ),
     &[
@@ -110,6 +111,7 @@ pub(crate) static COMPLETE: Script = Script::new(
         "lib/check.lua",
         "lib/replay.lua",
         "lib/unique.lua",
+        "lib/tally.lua",
         "complete.lua"
     ),
     &[
@@ -134,6 +136,7 @@ pub(crate) static RETRY: Script = Script::new(
         "lib/schedule.lua",
         "lib/settle.lua",
         "lib/event.lua",
+        "lib/tally.lua",
         "retry.lua"
     ),
     &[
@@ -153,15 +156,18 @@ pub(crate) static RELEASE: Script = Script::new(
     "release",
     lua!(
         "lib/status.lua",
+        "lib/clock.lua",
         "lib/check.lua",
+        "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
         "lib/settle.lua",
+        "lib/tally.lua",
         "release.lua"
     ),
-    &["lane", "next", "jobs", "stats"],
-    &["group", "entries.."],
+    &["lane", "next", "suspects", "jobs", "stats", "producers"],
+    &["group", "caller", "number", "wake", "entries.."],
 );
 pub(crate) static DEAD_LETTER: Script = Script::new(
     "dead_letter",
@@ -175,6 +181,7 @@ pub(crate) static DEAD_LETTER: Script = Script::new(
         "lib/settle.lua",
         "lib/unique.lua",
         "lib/event.lua",
+        "lib/tally.lua",
         "dead_letter.lua"
     ),
     &[
@@ -201,13 +208,14 @@ pub(crate) static RECLAIM: Script = Script::new(
         "lib/settle.lua",
         "lib/event.lua",
         "lib/upkeep.lua",
+        "lib/tally.lua",
         "reclaim.lua"
     ),
     &[
-        "lane", "next", "dead", "jobs", "payloads", "stats", "events", "lock",
+        "next", "suspects", "dead", "jobs", "payloads", "stats", "events", "lock", "lanes..",
     ],
     &[
-        "group", "worker", "lock_ms", "lease_ms", "stalls", "cursor", "limit",
+        "group", "worker", "lock_ms", "lease_ms", "stalls", "lane", "cursor", "limit", "wake",
     ],
 );
 pub(crate) static PROMOTE: Script = Script::new(
@@ -216,36 +224,61 @@ pub(crate) static PROMOTE: Script = Script::new(
         "lib/status.lua",
         "lib/clock.lua",
         "lib/check.lua",
+        "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
+        "lib/event.lua",
         "lib/upkeep.lua",
+        "lib/tally.lua",
         "promote.lua"
     ),
-    &["scheduled", "lane", "jobs", "payloads", "stats", "lock"],
-    &["worker", "lock_ms", "limit"],
+    &[
+        "scheduled",
+        "lane",
+        "suspects",
+        "dead",
+        "jobs",
+        "payloads",
+        "stats",
+        "events",
+        "lock",
+    ],
+    &["worker", "lock_ms", "limit", "wake"],
 );
 pub(crate) static RUN_NOW: Script = Script::new(
     "run_now",
     lua!(
         "lib/status.lua",
+        "lib/clock.lua",
         "lib/check.lua",
+        "lib/replay.lua",
         "lib/record.lua",
         "lib/place.lua",
         "run_now.lua"
     ),
-    &["scheduled", "next", "jobs", "payloads"],
-    &["job_id"],
+    &[
+        "scheduled",
+        "next",
+        "suspects",
+        "jobs",
+        "payloads",
+        "producers",
+    ],
+    &["caller", "number", "job_id", "wake"],
 );
 pub(crate) static CANCEL: Script = Script::new(
     "cancel",
     lua!(
         "lib/status.lua",
+        "lib/clock.lua",
         "lib/check.lua",
+        "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
         "lib/settle.lua",
         "lib/unique.lua",
         "lib/event.lua",
+        "lib/tally.lua",
         "cancel.lua"
     ),
     &[
@@ -254,36 +287,52 @@ pub(crate) static CANCEL: Script = Script::new(
         "payloads",
         "stats",
         "events",
-        "next",
+        "producers",
         "lane",
+        "next",
+        "suspects",
         "unique..",
     ],
-    &["group", "job_id", "wake"],
+    &["group", "caller", "number", "job_id", "wake"],
 );
 pub(crate) static REDRIVE: Script = Script::new(
     "redrive",
     lua!(
         "lib/status.lua",
+        "lib/clock.lua",
         "lib/check.lua",
+        "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
         "lib/event.lua",
+        "lib/tally.lua",
         "redrive.lua"
     ),
-    &["dead", "lane", "jobs", "payloads", "stats", "events"],
-    &["ids.."],
+    &[
+        "dead",
+        "lane",
+        "jobs",
+        "payloads",
+        "stats",
+        "events",
+        "producers",
+    ],
+    &["caller", "number", "wake", "ids.."],
 );
 pub(crate) static PURGE: Script = Script::new(
     "purge",
     lua!(
         "lib/status.lua",
+        "lib/clock.lua",
         "lib/check.lua",
+        "lib/replay.lua",
         "lib/event.lua",
+        "lib/tally.lua",
         "purge.lua"
     ),
-    &["dead", "jobs", "payloads", "stats", "events"],
-    &["ids.."],
+    &["dead", "jobs", "payloads", "stats", "events", "producers"],
+    &["caller", "number", "ids.."],
 );
 pub(crate) static PRUNE: Script = Script::new(
     "prune",

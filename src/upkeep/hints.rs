@@ -1,5 +1,5 @@
 //! Hints from other processes, so that nobody has to wait for the next look: a job has become the earliest due one, the
-//! queue was paused, a running job was cancelled. Any hint may be lost; every one of them is also found by looking.
+//! queue was paused, a running job was cancelled, a suspect waits. Any hint may be lost; every one of them is also found by looking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,7 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
                         }
                     }
                     _ if hint == "due" => hints.due.notify_one(),
+                    _ if hint == "suspect" => hints.leases.suspect_wanted().notify_one(),
                     _ => {
                         hints.due.notify_one();
                         hints.look_at_limits(&broker).await;

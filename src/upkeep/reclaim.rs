@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::STEP;
 use crate::broker::{Broker, Sweep, Upkeeper};
 use crate::error::Result;
-use crate::keys::Lane;
 use crate::redis::{is_no_group, jittered};
 
 /// How often consumers that hold nothing are looked for.
@@ -40,33 +39,27 @@ pub(crate) async fn run(broker: Broker, by: Upkeeper, lease: Duration, sweep: Du
 
 /// One sweep over every lane. `false` when another worker does the upkeep.
 async fn sweep_lanes(broker: &Broker, by: &Upkeeper, lease: Duration) -> Result<bool> {
-    for lane in Lane::ALL {
-        let mut from = None;
-        loop {
-            match broker
-                .reclaim(by, lane, lease, from.as_deref(), STEP)
-                .await?
-            {
-                Sweep::Standby => return Ok(false),
-                Sweep::Swept {
-                    cursor,
-                    reclaimed,
-                    dead,
-                    unlock,
-                } => {
-                    if reclaimed + dead > 0 {
-                        tracing::warn!(queue = %broker.queue, reclaimed, dead, "took jobs from workers that went silent");
-                    }
-                    if !unlock.is_empty() {
-                        broker.unlock(&unlock, STEP).await?;
-                    }
-                    match cursor {
-                        Some(cursor) => from = Some(cursor),
-                        None => break,
-                    }
+    let mut from = None;
+    loop {
+        match broker.reclaim(by, lease, from.as_ref(), STEP).await? {
+            Sweep::Standby => return Ok(false),
+            Sweep::Swept {
+                next,
+                reclaimed,
+                dead,
+                unlock,
+            } => {
+                if reclaimed + dead > 0 {
+                    tracing::warn!(queue = %broker.queue, reclaimed, dead, "took jobs from workers that went silent");
                 }
+                if !unlock.is_empty() {
+                    broker.unlock(&unlock, STEP).await?;
+                }
+                if next.is_none() {
+                    return Ok(true);
+                }
+                from = next;
             }
         }
     }
-    Ok(true)
 }

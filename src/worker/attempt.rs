@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use once_cell::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::{Attempt, Context, Handler, JobError};
@@ -120,6 +121,7 @@ impl Runner {
                 meta: delivery.meta.clone(),
                 deadline: Instant::now() + timeout,
                 cancel: cancel.clone(),
+                handed_out: OnceCell::new(),
             }),
         };
         self.guarded(handler.as_ref(), context, &cancel, timeout)

@@ -70,6 +70,8 @@ pub(crate) struct Claimer {
     pub(crate) paused: watch::Receiver<bool>,
     pub(crate) stop: CancellationToken,
     pub(crate) pulse: Pulse,
+    /// There may be a suspect to take.
+    pub(crate) look_for_suspect: bool,
 }
 
 impl Claimer {
@@ -89,7 +91,10 @@ impl Claimer {
                     unseen = false;
                     self.pulse.beat();
                     pause = Duration::from_millis(50);
-                    if !entries.is_empty() {
+                    if entries.is_empty() {
+                        // A hint may have been lost; an idle moment costs nothing.
+                        self.look_for_suspect = true;
+                    } else {
                         let total: usize = entries
                             .iter()
                             .flat_map(|entry| &entry.fields)
@@ -147,17 +152,25 @@ impl Claimer {
             .room()
             .min(config::BATCH_BYTES_MAX / payload_bytes)
             .clamp(1, config::BATCH_JOBS_MAX);
+        // Each of the claims below is sent once: a second try would not bring what the first one claimed when its answer
+        // was lost. Then the own list does.
+        let once = Patience::brief(Duration::ZERO);
+        if self.look_for_suspect && !self.leases.holds_suspect() {
+            self.look_for_suspect = false;
+            let suspect = self.broker.claim_suspect(&self.consumer, once).await;
+            if self.take_claimed(suspect)? > 0 {
+                return Ok(Vec::new());
+            }
+        }
         if room == 1 {
             // One place, two lanes: look without waiting first, with a count that holds over both. Only a job that
             // comes into each lane in the moment before the read below could make it one too many.
-            match self.claim_exactly(1).await {
-                Ok(0) => {}
-                Ok(_) => return Ok(Vec::new()),
-                Err(error) if is_no_group(&error) => return Err(ReadFailure::NoGroup),
-                Err(error) => return Err(ReadFailure::Lost(error.to_string())),
+            let claimed = self.broker.claim(&self.consumer, 1, once).await;
+            if self.take_claimed(claimed)? > 0 {
+                return Ok(Vec::new());
             }
         }
-        let streams = self.broker.lane_keys();
+        let streams = self.broker.lane_keys(Lane::READ);
         let read = self.reader.read(
             &streams,
             &self.consumer,
@@ -170,6 +183,7 @@ impl Claimer {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 _ = self.paused.wait_for(|paused| *paused) => {}
+                () = self.leases.suspect_wanted().notified() => self.look_for_suspect = true,
             }
         };
         tokio::select! {
@@ -192,18 +206,19 @@ impl Claimer {
         }
     }
 
-    async fn claim_exactly(&self, limit: usize) -> Result<usize> {
-        let claimed = self
-            .broker
-            .claim(
-                &self.consumer,
-                limit,
-                // Once: a second try would not bring what the first one claimed when its answer was lost.
-                Patience::brief(Duration::ZERO),
-            )
-            .await?;
-        let count = claimed.len();
-        claimed.into_iter().for_each(|delivery| self.take(delivery));
+    /// Takes what a claim brought; returns how many.
+    fn take_claimed(
+        &self,
+        claimed: Result<impl IntoIterator<Item = Delivery>>,
+    ) -> std::result::Result<usize, ReadFailure> {
+        let claimed = claimed.map_err(|error| match is_no_group(&error) {
+            true => ReadFailure::NoGroup,
+            false => ReadFailure::Lost(error.to_string()),
+        })?;
+        let count = claimed
+            .into_iter()
+            .map(|delivery| self.take(delivery))
+            .count();
         (self.staff)();
         Ok(count)
     }

@@ -14,7 +14,7 @@ use super::Drained;
 use super::attempt::{Runner, Work};
 use super::claim::Load;
 use super::lease::Leases;
-use crate::broker::{Broker, EntryId};
+use crate::broker::{Broker, Caller, EntryId};
 use crate::config;
 use crate::keys::Lane;
 use crate::redis::Patience;
@@ -55,6 +55,8 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     let deadline = Instant::now() + patience;
     let running = load.running.load(Ordering::Acquire);
     let mut released = 0;
+    // Not one of those that settle: while Redis is away, they are all under way.
+    let mut caller = Caller::new(format!("{consumer}/stop"));
 
     // Whoever is next promotes and reclaims at once.
     let resigned = broker.resign(&consumer, Patience::brief(Duration::ZERO));
@@ -93,6 +95,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     for (lane, entries) in waiting {
         released += release(
             &broker,
+            &mut caller,
             &leases,
             lane,
             &entries,
@@ -120,6 +123,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
             kept += entries.len()
                 - release(
                     &broker,
+                    &mut caller,
                     &leases,
                     lane,
                     &entries,
@@ -161,6 +165,7 @@ async fn wait_until_idle(load: &Load, leases: &Leases) {
 /// Hands deliveries back; returns how many were still ours.
 async fn release(
     broker: &Broker,
+    caller: &mut Caller,
     leases: &Leases,
     lane: Lane,
     entries: &[EntryId],
@@ -169,7 +174,7 @@ async fn release(
     let mut released = 0;
     for chunk in entries.chunks(config::BATCH_JOBS_MAX) {
         let patience = Patience::brief(deadline.saturating_duration_since(Instant::now()));
-        match timeout_at(deadline, broker.release(lane, chunk, patience)).await {
+        match timeout_at(deadline, broker.release(caller, lane, chunk, patience)).await {
             Ok(Ok(lost)) => released += chunk.len() - lost.len(),
             Ok(Err(error)) => {
                 tracing::warn!(queue = %broker.queue, %error, jobs = chunk.len(), "cannot hand jobs back; they run elsewhere when their leases end")

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use once_cell::sync::OnceCell;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,8 @@ pub(crate) struct Attempt {
     pub(crate) meta: Meta,
     pub(crate) deadline: Instant,
     pub(crate) cancel: CancellationToken,
+    /// What the handler is given of it, once it asks: cancelling that must not look like the engine's word.
+    pub(crate) handed_out: OnceCell<CancellationToken>,
 }
 
 impl Context {
@@ -126,7 +129,10 @@ impl Context {
     /// Fires when this attempt's work is no longer wanted: the job was cancelled, its lease was lost,
     /// its time is up, or the worker's shutdown deadline has come.
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.inner.cancel
+        let attempt = &self.inner;
+        attempt
+            .handed_out
+            .get_or_init(|| attempt.cancel.child_token())
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::health::Pulse;
@@ -27,11 +28,27 @@ struct Lease {
 
 /// Every lease of one worker. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Leases(Arc<Mutex<HashMap<Place, Lease>>>);
+pub(crate) struct Leases(Arc<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    leases: Mutex<HashMap<Place, Lease>>,
+    suspect_wanted: Notify,
+}
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, HashMap<Place, Lease>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fires when it is worth looking for a suspect: one has come, or the one in hand is settled.
+    pub(crate) fn suspect_wanted(&self) -> &Notify {
+        &self.0.suspect_wanted
+    }
+
+    /// Whether a suspect is in hand: then no other may be.
+    pub(crate) fn holds_suspect(&self) -> bool {
+        self.lock().keys().any(|(lane, _)| *lane == Lane::Suspect)
     }
 
     /// Notes a delivery; the token fires when the job is to be given up.
@@ -65,6 +82,9 @@ impl Leases {
         let mut held = self.lock();
         for place in places {
             held.remove(&place);
+            if place.0 == Lane::Suspect {
+                self.0.suspect_wanted.notify_one();
+            }
         }
     }
 
@@ -87,6 +107,9 @@ impl Leases {
         }
         if let Some(lease) = held.remove(&place) {
             lease.cancel.cancel();
+        }
+        if place.0 == Lane::Suspect {
+            self.0.suspect_wanted.notify_one();
         }
         true
     }

@@ -266,6 +266,7 @@ impl Pool {
             paused,
             stop: stop.clone(),
             pulse: self.reading,
+            look_for_suspect: true,
         };
         let claiming = tokio::spawn(claimer.run());
         stop.cancelled().await;

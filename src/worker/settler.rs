@@ -122,7 +122,7 @@ impl Settler {
                     .map(drop)
             }
             Settlement::Release => broker
-                .release(delivery.lane, &[delivery.entry], Patience::ENDLESS)
+                .release(caller, delivery.lane, &[delivery.entry], Patience::ENDLESS)
                 .await
                 .map(drop),
             Settlement::Complete | Settlement::Nothing => Ok(()),

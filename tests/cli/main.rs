@@ -3,5 +3,6 @@
 mod bad_input;
 mod commands;
 mod demo;
+mod poison;
 mod process;
 mod support;

@@ -1,6 +1,7 @@
 //! scheduled | ready | running -> cancelled
 
 use millstream::Error;
+use millstream::broker::Caller;
 use millstream::job::state::State;
 
 use crate::support::verbs::{FOREIGN, plain};
@@ -11,7 +12,10 @@ async fn a_scheduled_job_is_called_off_with_all_it_had() {
     let t = Fixture::new().await;
     let id = t.enqueue(plain().delay(LATER).unique("k")).await;
 
-    let before = t.broker.cancel(&id, Some("k"), PATIENCE).await;
+    let before = t
+        .broker
+        .cancel(&mut t.caller(), &id, Some("k"), PATIENCE)
+        .await;
 
     assert_eq!(before.unwrap(), State::Scheduled);
     assert_eq!((t.state_of(&id), t.unique_holder("k")), (None, None));
@@ -26,7 +30,7 @@ async fn a_ready_job_is_called_off_whether_or_not_it_ever_left_the_stream() {
     let fresh = t.enqueue(plain().unique("fresh")).await;
     assert_eq!(
         t.broker
-            .cancel(&fresh, Some("fresh"), PATIENCE)
+            .cancel(&mut t.caller(), &fresh, Some("fresh"), PATIENCE)
             .await
             .unwrap(),
         State::Ready
@@ -36,7 +40,7 @@ async fn a_ready_job_is_called_off_whether_or_not_it_ever_left_the_stream() {
 
     assert_eq!(
         t.broker
-            .cancel(&back.id, Some("back"), PATIENCE)
+            .cancel(&mut t.caller(), &back.id, Some("back"), PATIENCE)
             .await
             .unwrap(),
         State::Ready
@@ -56,7 +60,10 @@ async fn a_running_job_is_called_off_and_its_worker_is_told_and_cannot_settle() 
     let mut heard = t.listen();
     let delivery = t.running(plain()).await;
 
-    let before = t.broker.cancel(&delivery.id, None, PATIENCE).await;
+    let before = t
+        .broker
+        .cancel(&mut t.caller(), &delivery.id, None, PATIENCE)
+        .await;
 
     assert_eq!(before.unwrap(), State::Running);
     assert_eq!(
@@ -109,7 +116,7 @@ async fn a_job_with_the_same_entry_id_on_the_other_lane_is_left_alone() {
     t.assert_every_job_has_one_home();
 
     t.broker
-        .cancel(&"7-0".into(), None, PATIENCE)
+        .cancel(&mut t.caller(), &"7-0".into(), None, PATIENCE)
         .await
         .unwrap();
 
@@ -117,7 +124,7 @@ async fn a_job_with_the_same_entry_id_on_the_other_lane_is_left_alone() {
     assert_eq!(t.state_of(&"5-0".into()), Some(State::Ready));
     t.assert_every_job_has_one_home();
     t.broker
-        .cancel(&"5-0".into(), None, PATIENCE)
+        .cancel(&mut t.caller(), &"5-0".into(), None, PATIENCE)
         .await
         .unwrap();
     assert!(t.scan().homes.is_empty());
@@ -135,7 +142,7 @@ async fn an_entry_id_is_no_name_for_the_job_that_came_back_under_it() {
 
     let reply = t
         .broker
-        .cancel(&entry.as_str().into(), None, PATIENCE)
+        .cancel(&mut t.caller(), &entry.as_str().into(), None, PATIENCE)
         .await;
 
     assert!(matches!(reply, Err(Error::NotFound { .. })), "{reply:?}");
@@ -150,13 +157,19 @@ async fn a_dead_a_finished_and_an_unknown_job_cannot_be_called_off() {
     t.complete(&[&done]).await;
     let before = t.state_hash();
 
-    let reply = t.broker.cancel(&dead, None, PATIENCE).await;
+    let reply = t
+        .broker
+        .cancel(&mut t.caller(), &dead, None, PATIENCE)
+        .await;
     assert!(
         matches!(reply, Err(Error::WrongState { ref state, .. }) if state == "dead"),
         "{reply:?}"
     );
     for unknown in [done.id.as_str(), "no such job", "", "1-", "9-9"] {
-        let reply = t.broker.cancel(&unknown.into(), None, PATIENCE).await;
+        let reply = t
+            .broker
+            .cancel(&mut t.caller(), &unknown.into(), None, PATIENCE)
+            .await;
         assert!(
             matches!(reply, Err(Error::NotFound { .. })),
             "{unknown:?}: {reply:?}"
@@ -172,7 +185,10 @@ async fn a_unique_key_of_another_job_survives() {
     let holder = t.enqueue(plain().unique("k")).await;
     let id = t.enqueue(plain()).await;
 
-    t.broker.cancel(&id, Some("k"), PATIENCE).await.unwrap();
+    t.broker
+        .cancel(&mut t.caller(), &id, Some("k"), PATIENCE)
+        .await
+        .unwrap();
 
     assert_eq!(t.unique_holder("k").as_deref(), Some(holder.as_str()));
     t.assert_every_job_has_one_home();
@@ -183,9 +199,24 @@ async fn foreign_entries_can_be_called_off() {
     let t = Fixture::new().await;
     for fields in FOREIGN {
         let id = t.add_by_hand(fields);
-        let before = t.broker.cancel(&id, None, PATIENCE).await;
+        let before = t.broker.cancel(&mut t.caller(), &id, None, PATIENCE).await;
         assert_eq!(before.unwrap(), State::Ready, "{fields:?}");
     }
     assert_eq!(t.claim(100).await.len(), 0);
     t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_cancel_sent_again_acts_once_and_answers_the_same() {
+    let t = Fixture::new().await;
+    let id = t.running(plain()).await.id;
+    let (mut first, mut again) = (Caller::new("o"), Caller::new("o"));
+
+    let before = t.broker.cancel(&mut first, &id, None, PATIENCE).await;
+    assert_eq!(before.unwrap(), State::Running);
+    let after = t.state_hash();
+    let before = t.broker.cancel(&mut again, &id, None, PATIENCE).await;
+
+    assert_eq!(before.unwrap(), State::Running);
+    assert_eq!(t.state_hash(), after);
 }

@@ -357,7 +357,7 @@ async fn an_event_about_one_job_names_the_job_that_moved() {
     let ready = t.enqueue(job()).await;
 
     t.broker
-        .redrive(&[ready, dead.clone()], BROKER_PATIENCE)
+        .redrive(&mut t.caller(), &[ready, dead.clone()], BROKER_PATIENCE)
         .await
         .unwrap();
 

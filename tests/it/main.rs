@@ -24,4 +24,5 @@ mod redrive;
 mod release;
 mod retry;
 mod run_now;
+mod suspect;
 mod wire;

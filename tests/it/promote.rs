@@ -169,20 +169,54 @@ async fn a_promotion_stands_by_while_another_worker_does_the_upkeep() {
 }
 
 #[tokio::test]
-async fn a_job_whose_record_or_payload_was_deleted_by_hand_is_counted_and_passed_over() {
+async fn a_job_that_somebody_broke_by_hand_ends_dead_with_what_is_left_of_it() {
     let t = Fixture::new().await;
-    for lost in ["jobs", "payloads"] {
+    let broken = |field: &'static str, value: &'static str| (field, value);
+    for (field, value) in [
+        broken("jobs", ""),
+        broken("payloads", ""),
+        broken("jobs", "no json"),
+        broken("jobs", r#"{"name":5,"attempt":1,"meta":""}"#),
+        broken("jobs", r#"{"name":"a","attempt":1}"#),
+    ] {
         let id = t.enqueue(plain().delay(LATER)).await;
         t.make_due(&id);
-        t.redis(&["HDEL", &t.key(lost), id.as_str()]);
-        t.expect_unbooked(-1);
+        match value {
+            "" => t.redis(&["HDEL", &t.key(field), id.as_str()]),
+            _ => t.redis(&["HSET", &t.key(field), id.as_str(), value]),
+        };
+        let before = t.counter("orphaned");
+
+        assert_eq!(count_of(t.promote().await), 0, "{field} {value}");
+
+        let record = t.record_of(&id).unwrap();
+        assert_eq!(record["reason"], "orphaned", "{field} {value}");
+        let kept = &t.scan().payloads[id.as_str()];
+        let expected: &[u8] = if field == "payloads" { b"" } else { b"payload" };
+        assert_eq!(kept, expected, "{field} {value}");
+        assert_eq!(t.counter("orphaned"), before + 1);
+        assert_eq!(
+            t.events().last(),
+            Some(&("orphaned".to_owned(), id.to_string()))
+        );
     }
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_due_time_without_a_job_is_counted_and_passed_over() {
+    let t = Fixture::new().await;
+    let lost = t.enqueue(plain().delay(LATER)).await;
+    t.make_due(&lost);
+    t.redis(&["HDEL", &t.key("jobs"), lost.as_str()]);
+    t.redis(&["HDEL", &t.key("payloads"), lost.as_str()]);
+    t.expect_unbooked(-1);
     let id = t.enqueue(plain().delay(LATER)).await;
     t.make_due(&id);
 
     assert_eq!(count_of(t.promote().await), 1);
 
-    assert_eq!(t.counter("orphaned"), 2);
+    assert_eq!(t.counter("orphaned"), 1);
     assert_eq!(t.claim_one().await.id, id);
     t.assert_every_job_has_one_home();
 }

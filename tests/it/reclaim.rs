@@ -74,7 +74,7 @@ async fn the_key_of_a_crash_looped_job_is_released_only_for_its_holder() {
     let second = t.take_over(&first).await;
     let third = t.take_over(&second).await;
     t.let_lease_lapse(&third);
-    let swept = t.sweep_step(&upkeeper("upkeep"), third.lane, None).await;
+    let swept = t.sweep_step(&upkeeper("upkeep"), None).await;
     let Sweep::Swept {
         dead: 1, unlock, ..
     } = swept
@@ -127,16 +127,12 @@ async fn a_sweep_stands_by_while_another_worker_does_the_upkeep() {
     t.let_lease_lapse(&delivery);
     let before = t.state_hash();
 
-    let sweep = t
-        .sweep_step(&upkeeper("another"), delivery.lane, None)
-        .await;
+    let sweep = t.sweep_step(&upkeeper("another"), None).await;
 
     assert_eq!(sweep, Sweep::Standby);
     assert_eq!(t.state_hash(), before);
     t.redis(&["DEL", &t.key("upkeep")]);
-    let sweep = t
-        .sweep_step(&upkeeper("another"), delivery.lane, None)
-        .await;
+    let sweep = t.sweep_step(&upkeeper("another"), None).await;
     assert!(
         matches!(sweep, Sweep::Swept { reclaimed: 1, .. }),
         "{sweep:?}"
@@ -151,10 +147,10 @@ async fn a_sweep_goes_in_bounded_steps_and_finds_every_job() {
         t.let_lease_lapse(&delivery);
     }
 
-    let step = t.sweep_step(&upkeeper("upkeep"), Lane::Ready, None).await;
+    let step = t.sweep_step(&upkeeper("upkeep"), None).await;
 
     let Sweep::Swept {
-        cursor: Some(cursor),
+        next: Some(next),
         reclaimed,
         ..
     } = step
@@ -162,9 +158,7 @@ async fn a_sweep_goes_in_bounded_steps_and_finds_every_job() {
         panic!("{step:?}");
     };
     assert_eq!(reclaimed, 100);
-    let step = t
-        .sweep_step(&upkeeper("upkeep"), Lane::Ready, Some(&cursor))
-        .await;
+    let step = t.sweep_step(&upkeeper("upkeep"), Some(&next)).await;
     assert!(
         matches!(step, Sweep::Swept { reclaimed: 100, .. }),
         "{step:?}"
@@ -189,10 +183,7 @@ async fn two_sweeps_at_once_take_each_job_once() {
     }
     let by = upkeeper("upkeep");
 
-    let (one, two) = tokio::join!(
-        t.sweep_step(&by, Lane::Ready, None),
-        t.sweep_step(&by, Lane::Ready, None)
-    );
+    let (one, two) = tokio::join!(t.sweep_step(&by, None), t.sweep_step(&by, None));
 
     let count = |sweep| match sweep {
         Sweep::Swept { reclaimed, .. } => reclaimed,
@@ -238,4 +229,29 @@ async fn an_entry_that_was_deleted_by_hand_while_it_ran_is_counted_and_forgotten
 
     assert_eq!(t.counter("orphaned"), 1);
     t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_grace_from_before_the_clock_was_set_back_holds_nothing_up() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    assert_eq!(t.sweep().await, (0, 0));
+    t.let_lease_lapse(&delivery);
+    // Given while the clock was an hour ahead.
+    let ahead = (t.now_us() / 1000 + 3_600_000).to_string();
+    let stats = t.key("stats");
+    t.redis(&["HSET", &stats, "swept_ms", &ahead, "grace_until_ms", &ahead]);
+
+    assert_eq!(t.sweep().await, (1, 0));
+}
+
+#[tokio::test]
+async fn what_somebody_wrote_over_the_times_of_a_sweep_stops_none() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    t.let_lease_lapse(&delivery);
+    let stats = t.key("stats");
+    t.redis(&["HSET", &stats, "swept_ms", "soon", "grace_until_ms", "{}"]);
+
+    assert_eq!(t.sweep().await, (1, 0));
 }

@@ -1,5 +1,6 @@
 //! dead -> ready
 
+use millstream::broker::Caller;
 use millstream::job::state::State;
 use millstream::{JobId, NewJob};
 
@@ -22,7 +23,7 @@ async fn a_redriven_job_has_all_its_attempts_again_and_its_errors_still() {
 
     assert_eq!(
         t.broker
-            .redrive(std::slice::from_ref(&id), PATIENCE)
+            .redrive(&mut t.caller(), std::slice::from_ref(&id), PATIENCE)
             .await
             .unwrap(),
         1
@@ -52,7 +53,10 @@ async fn payloads_come_back_from_the_dead_byte_for_byte() {
     let t = Fixture::new().await;
     for payload in awkward_payloads() {
         let id = t.dead(NewJob::raw("a", payload.clone())).await;
-        t.broker.redrive(&[id], PATIENCE).await.unwrap();
+        t.broker
+            .redrive(&mut t.caller(), &[id], PATIENCE)
+            .await
+            .unwrap();
         let again = t.claim_one().await;
         assert!(again.payload == payload, "{} bytes changed", payload.len());
     }
@@ -73,12 +77,24 @@ async fn what_is_not_dead_is_passed_over() {
         dead.clone(),
     ];
 
-    assert_eq!(t.broker.redrive(&ids, PATIENCE).await.unwrap(), 1);
+    assert_eq!(
+        t.broker
+            .redrive(&mut t.caller(), &ids, PATIENCE)
+            .await
+            .unwrap(),
+        1
+    );
 
     assert_eq!(t.state_of(&scheduled), Some(State::Scheduled));
     t.assert_every_job_has_one_home();
     let before = t.state_hash();
-    assert_eq!(t.broker.redrive(&ids, PATIENCE).await.unwrap(), 0);
+    assert_eq!(
+        t.broker
+            .redrive(&mut t.caller(), &ids, PATIENCE)
+            .await
+            .unwrap(),
+        0
+    );
     assert_eq!(t.state_hash(), before);
 }
 
@@ -92,7 +108,13 @@ async fn a_thousand_dead_jobs_come_back_in_one_call() {
         ids.push(delivery.id);
     }
 
-    assert_eq!(t.broker.redrive(&ids, PATIENCE).await.unwrap(), 1000);
+    assert_eq!(
+        t.broker
+            .redrive(&mut t.caller(), &ids, PATIENCE)
+            .await
+            .unwrap(),
+        1000
+    );
 
     let again: Vec<_> = t
         .claim(1000)
@@ -113,7 +135,7 @@ async fn foreign_entries_can_be_redriven_and_die_again() {
         t.dead_letter(&delivery, "not ours").await.unwrap();
         assert_eq!(
             t.broker
-                .redrive(std::slice::from_ref(&id), PATIENCE)
+                .redrive(&mut t.caller(), std::slice::from_ref(&id), PATIENCE)
                 .await
                 .unwrap(),
             1
@@ -123,5 +145,25 @@ async fn foreign_entries_can_be_redriven_and_die_again() {
         t.dead_letter(&again, "still not ours").await.unwrap();
         assert_eq!(t.state_of(&id), Some(State::Dead));
     }
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_redrive_sent_again_acts_once_and_answers_the_same() {
+    let t = Fixture::new().await;
+    let ids = [t.dead(plain()).await, t.dead(plain()).await];
+    let (mut first, mut again) = (Caller::new("o"), Caller::new("o"));
+
+    assert_eq!(
+        t.broker.redrive(&mut first, &ids, PATIENCE).await.unwrap(),
+        2
+    );
+    let after = t.state_hash();
+    assert_eq!(
+        t.broker.redrive(&mut again, &ids, PATIENCE).await.unwrap(),
+        2
+    );
+
+    assert_eq!(t.state_hash(), after);
     t.assert_every_job_has_one_home();
 }

@@ -1,6 +1,6 @@
 //! running -> ready, without an attempt
 
-use millstream::broker::Lane;
+use millstream::broker::{Caller, Lane};
 use millstream::job::state::State;
 
 use crate::support::verbs::{FOREIGN, plain};
@@ -64,7 +64,10 @@ async fn a_thousand_jobs_are_handed_back_in_order_but_for_one_that_is_stale() {
     ids.remove(500);
     let entries: Vec<_> = deliveries.iter().map(|delivery| delivery.entry).collect();
 
-    let lost = t.broker.release(Lane::Ready, &entries, PATIENCE).await;
+    let lost = t
+        .broker
+        .release(&mut t.caller(), Lane::Ready, &entries, PATIENCE)
+        .await;
 
     assert_eq!(lost.unwrap(), [entries[500]]);
     let again: Vec<_> = t
@@ -92,7 +95,10 @@ async fn a_ready_job_cannot_be_handed_back() {
         .unwrap();
     let before = t.state_hash();
 
-    let lost = t.broker.release(Lane::Next, &[waiting], PATIENCE).await;
+    let lost = t
+        .broker
+        .release(&mut t.caller(), Lane::Next, &[waiting], PATIENCE)
+        .await;
 
     assert_eq!(lost.unwrap(), [waiting]);
     assert_eq!(t.state_hash(), before);
@@ -110,5 +116,22 @@ async fn foreign_entries_are_handed_back_with_all_they_said() {
         let said: Vec<String> = rmp_serde::from_slice(&again.payload).unwrap();
         assert_eq!(said, *fields);
     }
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_hand_back_whose_answer_was_lost_is_told_as_done() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    let (mut first, mut again) = (Caller::new("w"), Caller::new("w"));
+    let (lane, entries) = (delivery.lane, [delivery.entry]);
+
+    let lost = t.broker.release(&mut first, lane, &entries, PATIENCE).await;
+    assert_eq!(lost.unwrap(), []);
+    let after = t.state_hash();
+    let lost = t.broker.release(&mut again, lane, &entries, PATIENCE).await;
+
+    assert_eq!(lost.unwrap(), []);
+    assert_eq!(t.state_hash(), after);
     t.assert_every_job_has_one_home();
 }

@@ -172,13 +172,20 @@ async fn payload_and_meta_come_through_every_step_untouched() {
                 "reclaim" => delivery = t.take_over(&delivery).await,
                 "snooze" => {
                     t.snooze(&delivery, LATER).await.unwrap();
-                    t.broker.run_now(&delivery.id, PATIENCE).await.unwrap();
+                    t.broker
+                        .run_now(&mut t.caller(), &delivery.id, PATIENCE)
+                        .await
+                        .unwrap();
                     delivery = t.claim_one().await;
                 }
                 _ => {
                     t.dead_letter(&delivery, "no").await.unwrap();
                     t.broker
-                        .redrive(std::slice::from_ref(&delivery.id), PATIENCE)
+                        .redrive(
+                            &mut t.caller(),
+                            std::slice::from_ref(&delivery.id),
+                            PATIENCE,
+                        )
                         .await
                         .unwrap();
                     delivery = t.claim_one().await;

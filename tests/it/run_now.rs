@@ -1,7 +1,7 @@
 //! scheduled -> ready, because an operator says so
 
 use millstream::Error;
-use millstream::broker::Lane;
+use millstream::broker::{Caller, Lane};
 use millstream::job::state::State;
 
 use crate::support::verbs::plain;
@@ -14,7 +14,10 @@ async fn a_scheduled_job_runs_ahead_of_those_that_wait() {
     t.retry(&delivery, LATER, "boom").await.unwrap();
     t.enqueue_many(3).await;
 
-    t.broker.run_now(&delivery.id, PATIENCE).await.unwrap();
+    t.broker
+        .run_now(&mut t.caller(), &delivery.id, PATIENCE)
+        .await
+        .unwrap();
 
     assert_eq!(t.state_of(&delivery.id), Some(State::Ready));
     t.assert_every_job_has_one_home();
@@ -35,13 +38,16 @@ async fn only_a_scheduled_job_can_be_run_now() {
     let before = t.state_hash();
 
     for (id, expected) in [(&dead, "dead"), (&back.id, "ready")] {
-        let reply = t.broker.run_now(id, PATIENCE).await;
+        let reply = t.broker.run_now(&mut t.caller(), id, PATIENCE).await;
         assert!(
             matches!(reply, Err(Error::WrongState { ref state, .. }) if state == expected),
             "{reply:?}"
         );
     }
-    let reply = t.broker.run_now(&"no such job".into(), PATIENCE).await;
+    let reply = t
+        .broker
+        .run_now(&mut t.caller(), &"no such job".into(), PATIENCE)
+        .await;
     assert!(matches!(reply, Err(Error::NotFound { .. })), "{reply:?}");
 
     assert_eq!(t.state_hash(), before);
@@ -51,11 +57,28 @@ async fn only_a_scheduled_job_can_be_run_now() {
 async fn a_job_that_is_run_now_twice_runs_once() {
     let t = Fixture::new().await;
     let id = t.enqueue(plain().delay(LATER)).await;
-    t.broker.run_now(&id, PATIENCE).await.unwrap();
+    t.broker
+        .run_now(&mut t.caller(), &id, PATIENCE)
+        .await
+        .unwrap();
 
-    let reply = t.broker.run_now(&id, PATIENCE).await;
+    let reply = t.broker.run_now(&mut t.caller(), &id, PATIENCE).await;
 
     assert!(matches!(reply, Err(Error::WrongState { .. })), "{reply:?}");
     assert_eq!(t.claim(10).await.len(), 1);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_run_now_sent_again_succeeds_and_acts_once() {
+    let t = Fixture::new().await;
+    let id = t.enqueue(plain().delay(LATER)).await;
+    let (mut first, mut again) = (Caller::new("o"), Caller::new("o"));
+
+    t.broker.run_now(&mut first, &id, PATIENCE).await.unwrap();
+    let after = t.state_hash();
+    t.broker.run_now(&mut again, &id, PATIENCE).await.unwrap();
+
+    assert_eq!(t.state_hash(), after);
     t.assert_every_job_has_one_home();
 }

@@ -107,7 +107,7 @@ impl Scan {
     fn take(&mut self, suffix: String, stored: StoredKey) {
         match (suffix.as_str(), stored) {
             (
-                "ready" | "ready:next",
+                "ready" | "ready:next" | "ready:suspect",
                 StoredKey::Stream {
                     entries, groups, ..
                 },

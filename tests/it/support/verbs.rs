@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millstream::broker::{
-    Caller, DeathReason, Delivery, Done, EntryId, Lane, Promotion, Sweep, Upkeeper,
+    Caller, DeathReason, Delivery, Done, EntryId, Lane, Promotion, Sweep, SweepCursor, Upkeeper,
 };
 use millstream::{Enqueued, JobId, NewJob, Result};
 
@@ -139,7 +139,12 @@ impl Fixture {
 
     pub(crate) async fn release(&self, delivery: &Delivery) -> Vec<EntryId> {
         self.broker
-            .release(delivery.lane, &[delivery.entry], PATIENCE)
+            .release(
+                &mut self.caller(),
+                delivery.lane,
+                &[delivery.entry],
+                PATIENCE,
+            )
             .await
             .expect("a release")
     }
@@ -176,39 +181,44 @@ impl Fixture {
         self.key(match lane {
             Lane::Next => "ready:next",
             Lane::Ready => "ready",
+            Lane::Suspect => "ready:suspect",
         })
     }
 
-    /// One sweep over both lanes, to its end; returns how many jobs were made ready and how many died.
+    pub(crate) async fn claim_suspect(&self, worker: &str) -> Option<Delivery> {
+        self.broker
+            .claim_suspect(worker, PATIENCE)
+            .await
+            .expect("a claim")
+    }
+
+    /// One sweep over every lane, to its end; returns how many jobs were made ready and how many died.
     pub(crate) async fn sweep(&self) -> (u64, u64) {
         let by = upkeeper("upkeep");
         let mut total = (0, 0);
-        for lane in Lane::ALL {
-            let mut from = None;
-            loop {
-                match self.sweep_step(&by, lane, from.as_deref()).await {
-                    Sweep::Standby => panic!("somebody else does the upkeep"),
-                    Sweep::Swept {
-                        cursor,
-                        reclaimed,
-                        dead,
-                        unlock,
-                    } => {
-                        total = (total.0 + reclaimed, total.1 + dead);
-                        self.broker.unlock(&unlock, PATIENCE).await.expect("unlock");
-                        from = cursor;
-                    }
-                }
-                if from.is_none() {
-                    break;
+        let mut from = None;
+        loop {
+            match self.sweep_step(&by, from.as_ref()).await {
+                Sweep::Standby => panic!("somebody else does the upkeep"),
+                Sweep::Swept {
+                    next,
+                    reclaimed,
+                    dead,
+                    unlock,
+                } => {
+                    total = (total.0 + reclaimed, total.1 + dead);
+                    self.broker.unlock(&unlock, PATIENCE).await.expect("unlock");
+                    from = next;
                 }
             }
+            if from.is_none() {
+                return total;
+            }
         }
-        total
     }
 
-    pub(crate) async fn sweep_step(&self, by: &Upkeeper, lane: Lane, from: Option<&str>) -> Sweep {
-        let sweep = self.broker.reclaim(by, lane, LEASE, from, PATIENCE).await;
+    pub(crate) async fn sweep_step(&self, by: &Upkeeper, from: Option<&SweepCursor>) -> Sweep {
+        let sweep = self.broker.reclaim(by, LEASE, from, PATIENCE).await;
         sweep.expect("a sweep")
     }
 
@@ -216,7 +226,10 @@ impl Fixture {
     pub(crate) async fn take_over(&self, delivery: &Delivery) -> Delivery {
         self.let_lease_lapse(delivery);
         assert_eq!(self.sweep().await, (1, 0));
-        let second = self.claim_as("worker-b", 1).await.pop().expect("the job");
+        let second = match self.claim_as("worker-b", 1).await.pop() {
+            Some(second) => second,
+            None => self.claim_suspect("worker-b").await.expect("the job"),
+        };
         assert_eq!(second.id, delivery.id);
         second
     }
