@@ -95,8 +95,9 @@ impl Address {
             ],
             ..ConnectionConfig::default()
         });
-        // Full jitter is not to be had; half the first wait as jitter keeps a hundred workers apart.
-        let mut policy = ReconnectPolicy::new_exponential(0, 50, 2_000, 2);
+        // Seven tries in the first ten seconds, and never more than 2.5 s between a server's return and the next.
+        // Full jitter is not to be had; as much as the first wait keeps a hundred workers apart.
+        let mut policy = ReconnectPolicy::new_exponential(0, 50, 2_500, 3);
         policy.set_jitter(50);
         builder.set_policy(policy);
         builder

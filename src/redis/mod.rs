@@ -6,6 +6,7 @@
 
 mod address;
 mod fault;
+mod link;
 mod listener;
 pub(crate) mod reader;
 pub(crate) mod reply;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fred::clients::{Client, SubscriberClient};
+use fred::clients::SubscriberClient;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Key as FredKey, Value};
@@ -29,6 +30,7 @@ use crate::keys::Key;
 pub(crate) use address::Address;
 pub(crate) use fault::is_no_group;
 use fault::{Fault, fault_of};
+use link::Link;
 pub(crate) use listener::Listener;
 use reader::{RawEntry, entries_of};
 use reply::{Reply, number_of, text_of};
@@ -62,6 +64,9 @@ impl Patience {
     };
 }
 
+/// Least time that an answer is waited for: below it nothing but luck would bring one.
+const ANSWER_MIN: Duration = Duration::from_millis(100);
+
 /// What is sent, kept until it is answered.
 enum Request {
     Script(Call),
@@ -77,48 +82,25 @@ pub(crate) struct Redis {
 }
 
 struct Inner {
-    client: Client,
-    address: Address,
+    link: Link,
     /// Commands in a row that were not answered in time.
     unanswered: AtomicU32,
-    reconnecting: AtomicBool,
-    /// The client lives as long as this task, and not only as long as its handles.
-    task: ConnectHandle,
-    /// Where the connection was made.
-    runtime: Handle,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let (client, task) = (self.client.clone(), self.task.abort_handle());
-        self.runtime.spawn(async move {
-            let _ = tokio::time::timeout(Duration::from_millis(500), client.quit()).await;
-            task.abort();
-        });
-    }
+    reviving: AtomicBool,
 }
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redis({})", self.inner.address.shown)
+        write!(f, "Redis({})", self.inner.link.address().shown)
     }
 }
 
 impl Redis {
     /// Connects within `timeout`; the connection heals itself afterwards. Lives on the current runtime.
     pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
-        let client = address
-            .builder(config::COMMAND_TIMEOUT)
-            .build()
-            .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
-        let task = init(&client, address, timeout).await?;
         let inner = Inner {
-            client,
-            task,
-            runtime: Handle::current(),
-            address: address.clone(),
+            link: Link::connect(address, config::COMMAND_TIMEOUT, timeout).await?,
             unanswered: AtomicU32::new(0),
-            reconnecting: AtomicBool::new(false),
+            reviving: AtomicBool::new(false),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -126,12 +108,12 @@ impl Redis {
     }
 
     /// The runtime on which the connection lives; what must outlive its caller runs there.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.inner.runtime
+    pub(crate) fn runtime(&self) -> Handle {
+        self.inner.link.runtime()
     }
 
     pub(crate) fn address(&self) -> &Address {
-        &self.inner.address
+        self.inner.link.address()
     }
 
     /// Runs a script, and runs it again while the answer is missing or Redis is busy, until `patience` ends.
@@ -302,7 +284,7 @@ impl Redis {
         request: &Request,
         by_text: bool,
     ) -> std::result::Result<Value, FredError> {
-        let client = &self.inner.client;
+        let client = self.inner.link.client();
         match request {
             Request::Script(Call { script, keys, args }) if by_text => {
                 client.eval(script.source, keys.clone(), args.clone()).await
@@ -352,6 +334,25 @@ impl Redis {
         }
     }
 
+    /// Sends once and waits no longer than `left`, unless that is nothing: whoever has no patience asks once, with a
+    /// command's time.
+    async fn send_within(
+        &self,
+        left: Duration,
+        request: &Request,
+        by_text: bool,
+    ) -> std::result::Result<Value, FredError> {
+        let sent = self.send(request, by_text);
+        if left.is_zero() || left >= config::COMMAND_TIMEOUT {
+            return sent.await;
+        }
+        match tokio::time::timeout(left.max(ANSWER_MIN), sent).await {
+            Ok(answer) => answer,
+            // Not of the kind that counts towards a new connection: it was the caller who had little time.
+            Err(_) => Err(FredError::new(ErrorKind::Canceled, "no answer in time")),
+        }
+    }
+
     async fn repeat(
         &self,
         operation: &'static str,
@@ -361,7 +362,8 @@ impl Redis {
         let began = Instant::now();
         let (mut by_text, mut perhaps_done, mut pause) = (false, false, Duration::from_millis(10));
         loop {
-            let error = match self.send(request, by_text).await {
+            let left = patience.total.saturating_sub(began.elapsed());
+            let error = match self.send_within(left, request, by_text).await {
                 Ok(value) => {
                     self.inner.unanswered.store(0, Ordering::Relaxed);
                     return Ok(value);
@@ -409,22 +411,18 @@ impl Redis {
             return;
         }
         let unanswered = self.inner.unanswered.fetch_add(1, Ordering::Relaxed) + 1;
-        if unanswered >= 2 && !self.inner.reconnecting.swap(true, Ordering::Relaxed) {
+        if unanswered >= 2 && !self.inner.reviving.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                server = self.inner.address.shown,
+                server = self.address().shown,
                 unanswered,
                 "redis does not answer; connecting anew"
             );
             let inner = Arc::clone(&self.inner);
-            tokio::spawn(async move {
-                // Bounded, because a client stuck in a large write never comes back from this.
-                let _ = tokio::time::timeout(
-                    config::CONNECT_TIMEOUT_DEFAULT,
-                    inner.client.force_reconnection(),
-                )
-                .await;
+            // Where the connection lives: the caller's runtime may end before.
+            self.runtime().spawn(async move {
+                inner.link.revive().await;
                 inner.unanswered.store(0, Ordering::Relaxed);
-                inner.reconnecting.store(false, Ordering::Relaxed);
+                inner.reviving.store(false, Ordering::Relaxed);
             });
         }
     }
@@ -452,22 +450,16 @@ impl Redis {
     /// Hears messages on `channel` until the receiver is dropped. They are hints: any may be lost.
     pub(crate) async fn listen(&self, channel: &str) -> Result<Listener> {
         let client: SubscriberClient = self
-            .inner
-            .address
+            .address()
             .builder(config::COMMAND_TIMEOUT)
             .build_subscriber_client()
-            .map_err(|error| self.inner.address.unreachable(&error))?;
-        init(
-            &client,
-            &self.inner.address,
-            config::CONNECT_TIMEOUT_DEFAULT,
-        )
-        .await?;
+            .map_err(|error| self.address().unreachable(&error))?;
+        init(&client, self.address(), config::CONNECT_TIMEOUT_DEFAULT).await?;
         let messages = client.message_rx();
         client
             .subscribe(channel)
             .await
-            .map_err(|error| self.inner.address.unreachable(&error))?;
+            .map_err(|error| self.address().unreachable(&error))?;
         // Subscribes again after a lost connection.
         let manager = client.manage_subscriptions();
         Ok(Listener {

@@ -5,15 +5,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::Client;
 use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
 use fred::types::ClientUnblockFlag;
 use fred::types::Value;
 use fred::types::config::Options;
 
+use super::link::Link;
 use super::reply::{bytes_of, text_of};
-use super::{Address, Fault, fault_of, init};
-use crate::error::{Error, Result};
+use super::{Address, Fault, fault_of};
+use crate::error::Result;
 use crate::keys::{GROUP, Key};
 
 /// One entry as it was delivered, fields in stream order.
@@ -37,17 +37,13 @@ pub(crate) enum ReadFailure {
 }
 
 pub(crate) struct Reader {
-    client: Client,
+    link: Link,
 }
 
 impl Reader {
     pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
-        let client = address
-            .builder(Duration::ZERO)
-            .build()
-            .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
-        init(&client, address, timeout).await?;
-        Ok(Self { client })
+        let link = Link::connect(address, Duration::ZERO, timeout).await?;
+        Ok(Self { link })
     }
 
     /// Reads up to `count` new entries from each of `streams`, waiting up to `block` for the first.
@@ -97,7 +93,8 @@ impl Reader {
         let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
         let ids: Vec<&str> = vec![from; streams.len()];
         let reply: std::result::Result<Value, _> = self
-            .client
+            .link
+            .client()
             .with_options(&options)
             .xreadgroup(
                 GROUP,
@@ -118,18 +115,18 @@ impl Reader {
 
     /// Ends a read that is blocked, so that it returns what it has. Returns quickly in every case.
     pub(crate) async fn unblock(&self) {
-        let unblock = self.client.unblock_self(Some(ClientUnblockFlag::Timeout));
+        let client = self.link.client();
+        let unblock = client.unblock_self(Some(ClientUnblockFlag::Timeout));
         let _ = tokio::time::timeout(Duration::from_millis(500), unblock).await;
     }
 
     /// Makes a new connection, for one that no longer answers.
     pub(crate) async fn reconnect(&self) {
-        let _ =
-            tokio::time::timeout(Duration::from_secs(5), self.client.force_reconnection()).await;
+        self.link.revive().await;
     }
 
     pub(crate) async fn close(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.link.client().quit()).await;
     }
 }
 

@@ -1,0 +1,114 @@
+//! One connection, and a new one in its place when it cannot be revived.
+
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::ConnectHandle;
+use tokio::runtime::Handle;
+
+use super::Address;
+use super::init;
+use crate::config;
+use crate::error::{Error, Result};
+
+/// How long the client library may take to begin a reconnection. It returns at once, or not at all: a client that is stuck
+/// in a large write hears nothing.
+const REVIVE: Duration = Duration::from_secs(1);
+
+/// A connection that heals itself, and is replaced when it does not.
+pub(super) struct Link {
+    live: ArcSwap<Live>,
+    address: Address,
+    /// Zero: none, for blocking reads.
+    command_timeout: Duration,
+}
+
+struct Live {
+    client: Client,
+    /// The client lives as long as this task, and not only as long as its handles.
+    task: ConnectHandle,
+    /// Where the connection was made.
+    runtime: Handle,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let (client, task) = (self.client.clone(), self.task.abort_handle());
+        self.runtime.spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_millis(500), client.quit()).await;
+            task.abort();
+        });
+    }
+}
+
+impl Live {
+    async fn connect(
+        address: &Address,
+        command_timeout: Duration,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let client = address
+            .builder(command_timeout)
+            .build()
+            .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
+        let task = init(&client, address, timeout).await?;
+        let runtime = Handle::current();
+        Ok(Self {
+            client,
+            task,
+            runtime,
+        })
+    }
+}
+
+impl Link {
+    /// Connects within `timeout`. Lives on the current runtime.
+    pub(super) async fn connect(
+        address: &Address,
+        command_timeout: Duration,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let live = Live::connect(address, command_timeout, timeout).await?;
+        Ok(Self {
+            live: ArcSwap::from_pointee(live),
+            address: address.clone(),
+            command_timeout,
+        })
+    }
+
+    /// The connection as it is now.
+    pub(super) fn client(&self) -> Client {
+        self.live.load().client.clone()
+    }
+
+    /// The runtime on which the connection lives; what must outlive its caller runs there.
+    pub(super) fn runtime(&self) -> Handle {
+        self.live.load().runtime.clone()
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Makes a new connection, for one that no longer answers: within the client if it still listens, else with a new one.
+    /// Bounded; while Redis cannot be reached the old client goes on trying.
+    pub(super) async fn revive(&self) {
+        let begun = tokio::time::timeout(REVIVE, self.client().force_reconnection()).await;
+        if matches!(begun, Ok(Ok(()))) {
+            return;
+        }
+        let timeout = config::CONNECT_TIMEOUT_DEFAULT;
+        match Live::connect(&self.address, self.command_timeout, timeout).await {
+            Ok(live) => {
+                tracing::warn!(
+                    server = self.address.shown(),
+                    "a connection that could not be revived was replaced"
+                );
+                self.live.store(live.into());
+            }
+            Err(error) => tracing::debug!(%error, "no new connection yet"),
+        }
+    }
+}
