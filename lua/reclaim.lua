@@ -2,8 +2,8 @@
 -- Takes jobs from workers that have stopped renewing their leases. They run next; one that is a stall short of a crash loop
 -- waits among the suspects, and one that has stalled too often kills its workers and goes to the dead letter.
 --
--- When nobody has swept for half a lease, Redis itself was away, or every worker was: then the living get half a lease
--- to renew before anything is taken from them.
+-- When nobody has asked for half a lease, Redis itself was away, or every worker was: then the living get half a lease
+-- to renew before anything is taken from them. Whoever stands by has asked too: the end of one worker is no silence of all.
 --
 -- KEYS[1] next       millstream:{Q}:ready:next     stream that is read first
 -- KEYS[2] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
@@ -40,12 +40,14 @@ check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
 for i = FIRST_LANE, #KEYS do check('XLEN', KEYS[i]) end
-if not leads(lock, worker, lock_ms) then return { STANDBY } end
-
 local now = ms_of(now_us())
 local times = redis.call('HMGET', stats, 'swept_ms', 'grace_until_ms')
 local swept, grace_until = tonumber(times[1]), tonumber(times[2])
-redis.call('HSET', stats, 'swept_ms', now)
+local leading = leads(lock, worker, lock_ms)
+-- Redis may have no memory for it; whoever leads has written before and is not asked.
+redis.pcall('HSET', stats, 'swept_ms', now)
+if not leading then return { STANDBY } end
+
 if swept and now - swept > lease_ms / 2 then
   grace_until = now + lease_ms / 2
   redis.call('HSET', stats, 'grace_until_ms', string.format('%.0f', grace_until))

@@ -4,5 +4,5 @@
 -- old          a later call of the same caller was carried out already; nothing was changed
 -- missing      there is no such job; nothing was changed
 -- wrong_state  the job is not in a state from which this transition starts; nothing was changed
--- standby      another worker does the upkeep at the moment; nothing was changed
+-- standby      another worker does the upkeep at the moment; no job was moved
 local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY = 'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby'

@@ -49,7 +49,7 @@ pub struct WorkerBuilder {
     settings: Settings,
     /// Unless given: as many as the concurrency, at most 100.
     prefetch: Option<usize>,
-    /// Unless given: 5 s, or a third of a shorter lease.
+    /// Unless given: 5 s, or a sixth of a shorter lease.
     sweep: Option<Duration>,
     handlers: Handlers,
 }
@@ -130,7 +130,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often silent workers are looked for, 100 ms to a third of the lease. Default 5 s.
+    /// How often silent workers are looked for, 100 ms to a third of the lease. Default 5 s, or a sixth of a shorter lease.
     #[must_use]
     pub fn sweep(mut self, sweep: Duration) -> Self {
         self.sweep = Some(sweep);
@@ -270,7 +270,7 @@ impl WorkerBuilder {
             .unwrap_or(settings.concurrency.min(config::PREFETCH_DEFAULT_MAX));
         settings.sweep = self
             .sweep
-            .unwrap_or(config::SWEEP_DEFAULT.min(settings.lease / 3));
+            .unwrap_or(config::SWEEP_DEFAULT.min(settings.lease / 6));
         settings
     }
 

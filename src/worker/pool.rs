@@ -26,6 +26,11 @@ use crate::redis::reader::Reader;
 use crate::redis::{Patience, Redis};
 use crate::upkeep;
 
+/// How long one worker keeps the upkeep without renewing it: as long as due jobs may wait when it dies. Not shorter, or
+/// a busy machine would make it change hands without need.
+const LOCK_MIN: Duration = Duration::from_millis(200);
+const LOCK_MAX: Duration = Duration::from_secs(5);
+
 /// A running pool as its owner sees it.
 pub(crate) struct Running {
     pub(crate) health: WorkerHealth,
@@ -217,7 +222,7 @@ impl Pool {
         let mut housekeeping = JoinSet::new();
         let by = Upkeeper {
             worker: consumer.clone(),
-            lock: settings.sweep.max(Duration::from_secs(1)),
+            lock: settings.sweep.clamp(LOCK_MIN, LOCK_MAX),
         };
         let leading = upkeep::Leading::default();
         housekeeping.spawn(upkeep::promote::run(
