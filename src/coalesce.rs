@@ -68,16 +68,22 @@ impl Coalescer {
                 .enqueue(slot.caller(), jobs, self.patience)
                 .await;
         }
-        let broker = self.waiting.get_or_try_init(|| self.connect()).await?;
+        let connected = self.waiting.get_or_try_init(|| async {
+            // Where the other connection lives, and not on the caller's runtime, which may end before this queue.
+            let connecting = Self::connect(self.broker.clone(), self.durability, self.patience);
+            let runtime = self.broker.redis.runtime();
+            runtime.spawn(connecting).await.map_err(|_| stopped())?
+        });
+        let broker = connected.await?;
         broker
             .enqueue_durably(slot.caller(), jobs, self.durability, self.patience)
             .await
     }
 
-    async fn connect(&self) -> Result<Broker> {
-        let redis = Redis::connect(self.broker.redis.address(), self.patience.total).await?;
-        redis.check_durability(self.durability).await?;
-        Ok(self.broker.over(redis))
+    async fn connect(broker: Broker, durability: Durability, patience: Patience) -> Result<Broker> {
+        let redis = Redis::connect(broker.redis.address(), patience.total).await?;
+        redis.check_durability(durability).await?;
+        Ok(broker.over(redis))
     }
 
     /// Sends `jobs` as one call of their own.

@@ -94,8 +94,20 @@ impl Runner {
                 "this entry was not written by Millstream: its fields are kept as the payload";
             return Outcome::Failed(JobError::refuse(advice));
         }
-        if delivery.meta.expires_at_ms.is_some() && self.expired(delivery).await {
-            return Outcome::Gone;
+        if delivery.meta.expires_at_ms.is_some() {
+            let expired = tokio::select! {
+                expired = self.expired(delivery) => expired,
+                // While Redis is away, nobody can tell; a worker that must stop does not wait for it.
+                () = cancel.cancelled() => {
+                    return match self.give_up.is_cancelled() {
+                        true => Outcome::Interrupted,
+                        false => Outcome::Gone,
+                    };
+                }
+            };
+            if expired {
+                return Outcome::Gone;
+            }
         }
         let Some(handler) = self.handlers.find(&delivery.name) else {
             // Not refused: during a deploy, a worker that knows the name may be about to start.
