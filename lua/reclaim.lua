@@ -2,7 +2,7 @@
 -- Takes jobs from workers that have stopped renewing their leases. They run next; one that is a stall short of a crash loop
 -- waits among the suspects, and one that has stalled too often kills its workers and goes to the dead letter.
 --
--- When nobody has asked for half a lease, Redis itself was away, or every worker was: then the living get half a lease
+-- When nobody has asked for half a lease, or ever, Redis itself was away, or every worker was: then the living get half a lease
 -- to renew before anything is taken from them. Whoever stands by has asked too: the end of one worker is no silence of all.
 --
 -- KEYS[1] next       millstream:{Q}:ready:next     stream that is read first
@@ -48,7 +48,7 @@ local leading = leads(lock, worker, lock_ms)
 redis.pcall('HSET', stats, 'swept_ms', now)
 if not leading then return { STANDBY } end
 
-if swept and now - swept > lease_ms / 2 then
+if not swept or now - swept > lease_ms / 2 then
   grace_until = now + lease_ms / 2
   redis.call('HSET', stats, 'grace_until_ms', string.format('%.0f', grace_until))
 end

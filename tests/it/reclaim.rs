@@ -135,6 +135,18 @@ async fn the_end_of_the_worker_that_swept_is_no_silence_of_all() {
 }
 
 #[tokio::test]
+async fn where_nobody_ever_swept_the_living_get_time_to_renew() {
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    t.let_lease_lapse(&delivery);
+    // Its worker had just begun when Redis was away.
+    t.redis(&["HDEL", &t.key("stats"), "swept_ms"]);
+
+    assert_eq!(t.sweep().await, (0, 0));
+    assert_eq!(t.extend(&delivery).await, []);
+}
+
+#[tokio::test]
 async fn a_sweep_stands_by_while_another_worker_does_the_upkeep() {
     let t = Fixture::new().await;
     let delivery = t.running(plain()).await;
@@ -269,5 +281,8 @@ async fn what_somebody_wrote_over_the_times_of_a_sweep_stops_none() {
     let stats = t.key("stats");
     t.redis(&["HSET", &stats, "swept_ms", "soon", "grace_until_ms", "{}"]);
 
+    // What is no time proves nothing, so the living get theirs; then everything is as before.
+    assert_eq!(t.sweep().await, (0, 0));
+    t.redis(&["HSET", &stats, "grace_until_ms", "1"]);
     assert_eq!(t.sweep().await, (1, 0));
 }
