@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::timeout;
 
+use crate::backlog::Backlog;
 use crate::broker::Broker;
 use crate::callers::{Callers, Slot};
 use crate::config;
@@ -30,6 +31,7 @@ pub(crate) struct Coalescer {
     /// For calls that wait for replicas or the disk: the broker over a connection that serves nothing else.
     waiting: OnceCell<Broker>,
     callers: Callers,
+    backlog: Backlog,
     gathered: Mutex<Gathered>,
 }
 
@@ -52,6 +54,7 @@ impl Coalescer {
             durability,
             waiting: OnceCell::new(),
             callers,
+            backlog: Backlog::new(),
             gathered: Mutex::default(),
         }
     }
@@ -62,6 +65,14 @@ impl Coalescer {
     }
 
     async fn send(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
+        let sent = self.send_once(slot, jobs).await;
+        if !matches!(sent, Err(Error::Ambiguous { .. })) {
+            self.backlog.answered();
+        }
+        sent
+    }
+
+    async fn send_once(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
         if self.durability == Durability::Memory {
             return self
                 .broker
@@ -88,6 +99,7 @@ impl Coalescer {
 
     /// Sends `jobs` as one call of their own.
     pub(crate) async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
+        let _underway = self.backlog.admit(jobs)?;
         let sent = async {
             let mut slot = self.callers.take().await;
             self.send(&mut slot, jobs).await
@@ -97,6 +109,7 @@ impl Coalescer {
 
     /// Sends `job` at once when nobody else is sending, together with others when somebody is.
     pub(crate) async fn enqueue(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
+        let _underway = self.backlog.admit(std::slice::from_ref(&job))?;
         self.in_time(self.enqueue_in_turn(job)).await
     }
 

@@ -46,6 +46,17 @@ pub enum Error {
         /// Redis's own words.
         reason: String,
     },
+    /// Redis has been silent for a second, and enough jobs of this program wait for it already. Nothing was sent; tell your
+    /// own caller to come back later.
+    #[error(
+        "{waiting} jobs with {bytes} bytes of payload wait for Redis, which does not answer: this one was not sent"
+    )]
+    Backpressure {
+        /// Jobs of this queue that wait for an answer.
+        waiting: usize,
+        /// Their payloads together, bytes.
+        bytes: usize,
+    },
     /// No answer came in time. The call may or may not have been carried out.
     #[error(
         "no answer to {operation} within {waited:?}: it may or may not have been carried out ({reason})"

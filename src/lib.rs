@@ -61,7 +61,8 @@
 //! `tls`: `rediss://` and `https://`. `private-redis`: a server of one's own for tests. A library user who wants only
 //! queues and workers takes `default-features = false`.
 
-pub mod backoff;
+pub mod backlog;
+mod backoff;
 #[doc(hidden)]
 pub mod broker;
 mod callers;

@@ -190,7 +190,7 @@ fn checks(redis: &'static str, pools: &[Pool]) -> Checks {
 
 fn word_for(error: &Error) -> &'static str {
     match error {
-        Error::Ambiguous { .. } => "no answer",
+        Error::Ambiguous { .. } | Error::Backpressure { .. } => "no answer",
         Error::Refused { .. } => "refuses writes",
         Error::Unreachable { .. } => "unreachable",
         Error::Unfit { .. } => "unfit",
