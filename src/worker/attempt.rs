@@ -89,6 +89,10 @@ impl Runner {
         cancel: CancellationToken,
         max_attempts: u32,
     ) -> Outcome {
+        if cancel.is_cancelled() {
+            // Lost or cancelled while it waited for a slot.
+            return self.unwanted();
+        }
         if delivery.foreign {
             let advice =
                 "this entry was not written by Millstream: its fields are kept as the payload";
@@ -98,15 +102,10 @@ impl Runner {
             let expired = tokio::select! {
                 expired = self.expired(delivery) => expired,
                 // While Redis is away, nobody can tell; a worker that must stop does not wait for it.
-                () = cancel.cancelled() => {
-                    return match self.give_up.is_cancelled() {
-                        true => Outcome::Interrupted,
-                        false => Outcome::Gone,
-                    };
-                }
+                () = cancel.cancelled() => return self.unwanted(),
             };
             if expired {
-                return Outcome::Gone;
+                return Outcome::Settled;
             }
         }
         let Some(handler) = self.handlers.find(&delivery.name) else {
@@ -138,6 +137,14 @@ impl Runner {
         };
         self.guarded(handler.as_ref(), context, &cancel, timeout)
             .await
+    }
+
+    /// How an attempt ends that was told to give up.
+    fn unwanted(&self) -> Outcome {
+        match self.give_up.is_cancelled() {
+            true => Outcome::Interrupted,
+            false => Outcome::Gone,
+        }
     }
 
     /// Runs the handler so that neither a panic nor a hang leaves this function.
@@ -180,12 +187,13 @@ impl Runner {
             // Told to give up: what it still says within a moment counts, for the job may be done all the same.
             None => match tokio::time::timeout(TIDY_UP, &mut running).await {
                 Ok(Ok(Ok(()))) => return Outcome::Done,
-                _ if self.give_up.is_cancelled() => return Outcome::Interrupted,
-                _ => return Outcome::Gone,
+                _ => return self.unwanted(),
             },
         };
         match result {
             Ok(Ok(())) => Outcome::Done,
+            // It stopped because it was told to: that is not the job's fault.
+            _ if cancel.is_cancelled() => self.unwanted(),
             Ok(Err(error)) => Outcome::Failed(error),
             Err(panic) => Outcome::Failed(JobError::failed(format!(
                 "the handler panicked: {}",

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,10 @@ pub(crate) struct Claimer {
     pub(crate) pulse: Pulse,
     /// There may be a suspect to take.
     pub(crate) look_for_suspect: bool,
+    /// How long a read waits for a job, at most [`BLOCK`].
+    pub(crate) block: Duration,
+    /// Leases count from before the call that brought them, not from when its answer was read.
+    pub(crate) strict: bool,
 }
 
 impl Claimer {
@@ -82,6 +86,7 @@ impl Claimer {
         // A read or a claim failed: it may have delivered what nobody saw. That comes first, before anything new.
         let mut unseen = false;
         while self.room_or_stop().await {
+            let asked = Instant::now();
             let read = match unseen {
                 true => self.read_unseen().await,
                 false => self.read(payload_bytes).await,
@@ -101,7 +106,7 @@ impl Claimer {
                             .map(bytes::Bytes::len)
                             .sum();
                         payload_bytes = (payload_bytes + total / entries.len()) / 2 + 1;
-                        self.feed(entries);
+                        self.feed(entries, asked);
                     }
                 }
                 Err(failure) => {
@@ -157,16 +162,18 @@ impl Claimer {
         let once = Patience::brief(Duration::ZERO);
         if self.look_for_suspect && !self.leases.holds_suspect() {
             self.look_for_suspect = false;
+            let asked = Instant::now();
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
-            if self.take_claimed(suspect)? > 0 {
+            if self.take_claimed(suspect, asked)? > 0 {
                 return Ok(Vec::new());
             }
         }
         if room == 1 {
             // One place, two lanes: look without waiting first, with a count that holds over both. Only a job that
             // comes into each lane in the moment before the read below could make it one too many.
+            let asked = Instant::now();
             let claimed = self.broker.claim(&self.consumer, 1, once).await;
-            if self.take_claimed(claimed)? > 0 {
+            if self.take_claimed(claimed, asked)? > 0 {
                 return Ok(Vec::new());
             }
         }
@@ -175,7 +182,7 @@ impl Claimer {
             &streams,
             &self.consumer,
             room.div_ceil(2).max(1).min(room),
-            BLOCK,
+            self.block,
         );
         tokio::pin!(read);
         // The read is never dropped: what it brings after it was told to end is ours.
@@ -210,6 +217,7 @@ impl Claimer {
     fn take_claimed(
         &self,
         claimed: Result<impl IntoIterator<Item = Delivery>>,
+        asked: Instant,
     ) -> std::result::Result<usize, ReadFailure> {
         let claimed = claimed.map_err(|error| match is_no_group(&error) {
             true => ReadFailure::NoGroup,
@@ -217,25 +225,26 @@ impl Claimer {
         })?;
         let count = claimed
             .into_iter()
-            .map(|delivery| self.take(delivery))
+            .map(|delivery| self.take(delivery, asked))
             .count();
         (self.staff)();
         Ok(count)
     }
 
-    fn feed(&self, entries: Vec<RawEntry>) {
+    fn feed(&self, entries: Vec<RawEntry>, asked: Instant) {
         for raw in entries {
             let lane = Lane::ALL[raw.stream];
             if let Some(delivery) = Delivery::read(lane, raw) {
-                self.take(delivery);
+                self.take(delivery, asked);
             }
         }
         (self.staff)();
     }
 
     /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.
-    fn take(&self, delivery: Delivery) {
-        let cancel = self.leases.hold(delivery.place());
+    fn take(&self, delivery: Delivery, asked: Instant) {
+        let since = if self.strict { asked } else { Instant::now() };
+        let cancel = self.leases.hold(delivery.place(), since);
         self.load.buffered.fetch_add(1, Ordering::AcqRel);
         // The channel is unbounded and closes only after this loop has ended.
         let _ = self.feed.try_send(Work { delivery, cancel });

@@ -24,6 +24,8 @@ struct Lease {
     cancel: CancellationToken,
     /// The handler is through and the settlement is on its way: from now on the entry may vanish at any moment.
     settling: bool,
+    /// The handler was told to stop, because Redis has not confirmed the lease for too long.
+    given_up: bool,
 }
 
 /// Every lease of one worker. Cheap to clone.
@@ -51,15 +53,16 @@ impl Leases {
         self.lock().keys().any(|(lane, _)| *lane == Lane::Suspect)
     }
 
-    /// Notes a delivery; the token fires when the job is to be given up.
-    pub(crate) fn hold(&self, place: Place) -> CancellationToken {
+    /// Notes a delivery that was made no earlier than at `since`; the token fires when the job is to be given up.
+    pub(crate) fn hold(&self, place: Place, since: Instant) -> CancellationToken {
         let cancel = CancellationToken::new();
         self.lock().insert(
             place,
             Lease {
-                confirmed: Instant::now(),
+                confirmed: since,
                 cancel: cancel.clone(),
                 settling: false,
+                given_up: false,
             },
         );
         cancel
@@ -117,6 +120,26 @@ impl Leases {
     /// Tells every handler to give up, without giving up the leases.
     pub(crate) fn cancel_all(&self) {
         self.lock().values().for_each(|lease| lease.cancel.cancel());
+    }
+
+    /// Tells the handlers of what was not confirmed within `age` to stop; the leases are kept, so that the jobs are handed
+    /// back if they are still ours. Returns which, and how long it will be at least until there can be more.
+    fn give_up_unconfirmed(&self, age: Duration) -> (Vec<Place>, Duration) {
+        let (mut given_up, mut next) = (Vec::new(), age);
+        for (place, lease) in self.lock().iter_mut() {
+            if lease.settling || lease.given_up {
+                continue;
+            }
+            let left = age.saturating_sub(lease.confirmed.elapsed());
+            if left.is_zero() {
+                lease.given_up = true;
+                lease.cancel.cancel();
+                given_up.push(*place);
+            } else {
+                next = next.min(left);
+            }
+        }
+        (given_up, next)
     }
 
     /// What `lane` holds that was not confirmed within `age`.
@@ -178,6 +201,23 @@ pub(crate) async fn heartbeat(
     }
 }
 
+/// How long a strict lease is trusted without word from Redis. What is left of it is for the handler to stop.
+pub(crate) fn trusted(lease: Duration) -> Duration {
+    lease - lease / 6
+}
+
+/// Strict leases: a job whose lease may have lapsed, by this machine's own clock, is given up before another worker can have
+/// it. Runs until it is dropped.
+pub(crate) async fn fence(broker: Broker, leases: Leases, lease: Duration) {
+    loop {
+        let (given_up, next) = leases.give_up_unconfirmed(trusted(lease));
+        for (_, entry) in given_up {
+            tracing::warn!(queue = %broker.queue, %entry, "lease not renewed in time: the job was given up");
+        }
+        tokio::time::sleep(next).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +228,8 @@ mod tests {
         // Two lanes may give the same id.
         let entry = EntryId { ms: 1, seq: 0 };
         let (a, b) = ((Lane::Ready, entry), (Lane::Next, entry));
-        let (lost, settled) = (leases.hold(a), leases.hold(b));
+        let now = Instant::now();
+        let (lost, settled) = (leases.hold(a, now), leases.hold(b, now));
 
         leases.settling([b]);
         assert!(leases.lose(a) && !leases.lose(a) && !leases.lose(b));
@@ -202,10 +243,33 @@ mod tests {
     fn only_what_is_old_enough_is_renewed() {
         let leases = Leases::default();
         let entry = EntryId { ms: 1, seq: 0 };
-        leases.hold((Lane::Ready, entry));
+        leases.hold((Lane::Ready, entry), Instant::now());
 
         assert_eq!(leases.due(Lane::Ready, Duration::from_secs(60)), []);
         assert_eq!(leases.due(Lane::Ready, Duration::ZERO), [entry]);
         assert_eq!(leases.due(Lane::Next, Duration::ZERO), []);
+    }
+
+    #[test]
+    fn a_strict_lease_is_given_up_when_it_may_have_lapsed_unless_it_is_being_settled() {
+        let leases = Leases::default();
+        let place = |seq| (Lane::Ready, EntryId { ms: 1, seq });
+        let ago = |seconds| {
+            let then = Instant::now().checked_sub(Duration::from_secs(seconds));
+            then.expect("an uptime")
+        };
+        let old = leases.hold(place(0), ago(20));
+        let fresh = leases.hold(place(1), ago(5));
+        let settling = leases.hold(place(2), ago(20));
+        leases.settling([place(2)]);
+
+        let (given_up, next) = leases.give_up_unconfirmed(Duration::from_secs(10));
+
+        assert_eq!(given_up, [place(0)]);
+        assert!(old.is_cancelled() && !fresh.is_cancelled() && !settling.is_cancelled());
+        assert!(
+            next <= Duration::from_secs(5) && next > Duration::from_secs(3),
+            "{next:?}"
+        );
     }
 }

@@ -36,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
     pub(crate) lease: Duration,
+    pub(crate) strict_lease: bool,
     pub(crate) sweep: Duration,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) retain_completed: Duration,
@@ -72,6 +73,7 @@ impl WorkerBuilder {
             backoff: Backoff::default(),
             timeout: config::TIMEOUT_DEFAULT,
             lease: config::LEASE_DEFAULT,
+            strict_lease: false,
             sweep: config::SWEEP_DEFAULT,
             shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
             retain_completed: Duration::ZERO,
@@ -127,6 +129,16 @@ impl WorkerBuilder {
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
+        self
+    }
+
+    /// What becomes of a running job when Redis cannot be reached to renew its lease. `false`, the default: it runs on, and
+    /// its settlement decides; another worker may have begun the job meanwhile. `true`: its handler is cancelled at five
+    /// sixths of the lease, by this machine's own clock, so that two workers never run the job at once as long as handlers
+    /// stop within the last sixth.
+    #[must_use]
+    pub fn strict_lease(mut self, strict: bool) -> Self {
+        self.settings.strict_lease = strict;
         self
     }
 

@@ -14,7 +14,7 @@ use super::attempt::{Finished, Handlers, Runner, Work};
 use super::claim::{BLOCK, Claimer, Load};
 use super::drain::{Draining, drain};
 use super::health::{Pulse, WorkerHealth};
-use super::lease::{Leases, heartbeat};
+use super::lease::{Leases, fence, heartbeat};
 use super::settler::Settler;
 use super::{Drained, Settings};
 use crate::broker::{Broker, Upkeeper};
@@ -205,6 +205,9 @@ impl Pool {
             settings.lease,
             self.renewing,
         ));
+        if settings.strict_lease {
+            upkeep.spawn(fence(broker.clone(), leases.clone(), settings.lease));
+        }
         let due = Arc::new(Notify::new());
         let hints = upkeep::hints::Hints {
             due: Arc::clone(&due),
@@ -272,6 +275,12 @@ impl Pool {
             stop: stop.clone(),
             pulse: self.reading,
             look_for_suspect: true,
+            block: if settings.strict_lease {
+                BLOCK.min(settings.lease / 6)
+            } else {
+                BLOCK
+            },
+            strict: settings.strict_lease,
         };
         let claiming = tokio::spawn(claimer.run());
         stop.cancelled().await;

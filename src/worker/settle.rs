@@ -15,8 +15,10 @@ pub(crate) enum Outcome {
     Failed(JobError),
     /// Our shutdown, not the job's fault.
     Interrupted,
-    /// The job is no longer ours: cancelled, reclaimed, or settled on the way.
+    /// The job was given up: cancelled, reclaimed, or out of reach.
     Gone,
+    /// It was settled before its handler was called.
+    Settled,
 }
 
 /// What one script makes of it.
@@ -42,7 +44,7 @@ pub(crate) fn settle(
     match outcome {
         Outcome::Done => Settlement::Complete,
         Outcome::Interrupted => Settlement::Release,
-        Outcome::Gone => Settlement::Nothing,
+        Outcome::Gone | Outcome::Settled => Settlement::Nothing,
         Outcome::Failed(JobError {
             kind: JobErrorKind::Snoozed { after },
             ..

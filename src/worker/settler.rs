@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::attempt::Finished;
 use super::lease::Leases;
-use super::settle::{Settlement, settle};
+use super::settle::{Outcome, Settlement, settle};
 use crate::backoff::Backoff;
 use crate::broker::{Broker, Delivery, Done};
 use crate::callers::{Callers, Slot};
@@ -58,7 +58,14 @@ impl Settler {
         let mut others = Vec::new();
         for finished in batch {
             let (attempt, max_attempts) = (finished.delivery.attempt, finished.max_attempts);
-            match settle(attempt, max_attempts, finished.outcome, &self.backoff, luck) {
+            let outcome = match finished.outcome {
+                // Nobody took it: it was given up here, under a strict lease.
+                Outcome::Gone if self.leases.holds(finished.delivery.place()) => {
+                    Outcome::Interrupted
+                }
+                outcome => outcome,
+            };
+            match settle(attempt, max_attempts, outcome, &self.backoff, luck) {
                 Settlement::Complete => done.push((finished.delivery, finished.took)),
                 settlement => others.push((finished.delivery, settlement)),
             }

@@ -143,6 +143,31 @@ async fn a_worker_out_of_patience_hands_back_what_still_runs() {
 }
 
 #[tokio::test]
+async fn a_handler_that_fails_because_it_was_told_to_stop_has_used_no_attempt() {
+    let p = Program::new().await;
+    let (tell, mut started) = unbounded_channel();
+    let obedient = move |job: Context| {
+        let tell = tell.clone();
+        async move {
+            tell.send(())?;
+            job.cancelled().cancelled().await;
+            Err::<(), _>(JobError::failed("stopped half-way"))
+        }
+    };
+    let builder = p.worker().shutdown_timeout(Duration::from_millis(100));
+    let worker = builder.handle_raw("a", obedient).start().await.unwrap();
+    let id = p.enqueue(NewJob::raw("a", "").max_attempts(1)).await;
+    next(&mut started).await;
+
+    let drained = worker.stop().await;
+
+    assert_eq!((drained.finished, drained.released), (0, 1));
+    let again = p.t.claim_one().await;
+    assert_eq!((again.id, again.attempt), (id, 1));
+    assert_eq!((p.t.counter("failed"), p.t.counter("stalled")), (0, 0));
+}
+
+#[tokio::test]
 async fn a_snoozed_job_comes_back_as_the_same_attempt_and_a_failed_one_as_the_next() {
     let p = Program::new().await;
     let (tell, mut hear) = unbounded_channel();

@@ -1,11 +1,13 @@
 //! Redis goes away and comes back: workers work again by themselves, and nothing is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::prelude::{Builder, Client, ClientLike, Config, Value};
 use fred::types::{ClusterHash, CustomCommand};
 use millstream::private_redis::{Options, Persistence, PrivateRedis};
 use millstream::{Context, Error, JobError, Millstream, NewJob, Queue, Worker};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -237,4 +239,127 @@ async fn health_tells_of_a_worker_that_cannot_read_and_of_its_recovery() {
     timeout(RECOVERED + SLACK, recovered)
         .await
         .expect("a worker that reads again is well");
+}
+
+/// A worker with a short lease whose job is running, and what it tells: `began`, `cancelled`, `finished`.
+async fn running_job(
+    redis: &PrivateRedis,
+    strict: bool,
+) -> (Worker, UnboundedReceiver<&'static str>, Arc<Notify>) {
+    let client = Millstream::connect(&redis.url()).await.unwrap();
+    let (tell, heard) = unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let waiting = Arc::clone(&go_on);
+    let handler = move |job: Context| {
+        let (tell, waiting) = (tell.clone(), Arc::clone(&waiting));
+        async move {
+            let _ = tell.send("began");
+            tokio::select! {
+                () = job.cancelled().cancelled() => drop(tell.send("cancelled")),
+                () = waiting.notified() => drop(tell.send("finished")),
+            }
+            Err::<(), _>(JobError::failed("never mind"))
+        }
+    };
+    let worker = client
+        .worker("q")
+        .unwrap()
+        .lease(Duration::from_secs(1))
+        .strict_lease(strict);
+    let worker = worker.handle_raw("a", handler).start().await.unwrap();
+    let queue = client.queue("q").unwrap();
+    queue
+        .enqueue(NewJob::raw("a", "").max_attempts(1))
+        .await
+        .unwrap();
+    (worker, heard, go_on)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_strict_lease_a_handler_is_cancelled_while_redis_is_still_away() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let (_worker, mut heard, _) = running_job(&redis, true).await;
+    let mut next = async || {
+        timeout(SLACK, heard.recv())
+            .await
+            .expect("word of the handler")
+    };
+    assert_eq!(next().await, Some("began"));
+
+    redis.freeze().unwrap();
+    assert_eq!(next().await, Some("cancelled"));
+
+    // It is handed back as soon as that can be, without having used an attempt or counted as a stall.
+    redis.thaw().unwrap();
+    assert_eq!(next().await, Some("began"));
+    let client = Millstream::connect(&redis.url()).await.unwrap();
+    let stats = client.inspect("q").unwrap().stats().await.unwrap();
+    assert_eq!((stats.failed_total, stats.stalled_total), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_strict_leases_a_job_outlives_an_outage_and_is_settled_once() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let (worker, mut heard, go_on) = running_job(&redis, false).await;
+    let mut next = async || {
+        timeout(SLACK, heard.recv())
+            .await
+            .expect("word of the handler")
+    };
+    assert_eq!(next().await, Some("began"));
+
+    redis.freeze().unwrap();
+    // Two leases long.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    redis.thaw().unwrap();
+    go_on.notify_one();
+    assert_eq!(next().await, Some("finished"));
+
+    let client = Millstream::connect(&redis.url()).await.unwrap();
+    let inspector = client.inspect("q").unwrap();
+    let dead = async {
+        while inspector.stats().await.unwrap().dead == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SLACK, dead).await.expect("the settlement arrives");
+    assert_eq!(inspector.stats().await.unwrap().stalled_total, 0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_lets_only_so_many_jobs_wait_and_refuses_the_rest_at_once() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let client = Millstream::builder(&redis.url()).enqueue_timeout(Duration::from_secs(60));
+    let queue = client.connect().await.unwrap().queue("q").unwrap();
+    redis.freeze().unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..millstream::config::BACKLOG_JOBS_MAX {
+        let queue = queue.clone();
+        waiting.spawn(async move { queue.enqueue(NewJob::raw("a", "")).await });
+    }
+
+    // Those that come while Redis may still be about to answer are let in; after a second of silence nobody is.
+    let refused = async {
+        loop {
+            let one_more = timeout(
+                Duration::from_millis(100),
+                queue.enqueue(NewJob::raw("a", "")),
+            );
+            if let Ok(Err(Error::Backpressure { waiting, .. })) = one_more.await {
+                return waiting;
+            }
+        }
+    };
+    let count = timeout(SLACK, refused).await.expect("a refusal");
+    assert!(count >= millstream::config::BACKLOG_JOBS_MAX, "{count}");
+
+    redis.thaw().unwrap();
+    let stored = waiting.join_all().await;
+    assert!(
+        stored.iter().all(Result::is_ok),
+        "{:?}",
+        stored.iter().find(|one| one.is_err())
+    );
+    queue.enqueue(NewJob::raw("a", "")).await.unwrap();
 }

@@ -85,6 +85,8 @@ pub(crate) struct QueueSection {
     pub(crate) timeout: Option<Duration>,
     #[serde(default, deserialize_with = "lease")]
     pub(crate) lease: Option<Duration>,
+    #[serde(default)]
+    pub(crate) strict_lease: bool,
     #[serde(default, deserialize_with = "retention")]
     pub(crate) retain_completed: Option<Duration>,
     #[serde(default, deserialize_with = "retention")]

@@ -64,6 +64,9 @@ pub(crate) struct QueueFlags {
     /// How long this worker may be silent before its jobs are taken away, 1s to 1d [default: 30s]
     #[arg(long, value_parser = parse::lease, value_name = "DURATION")]
     pub(crate) lease: Option<Duration>,
+    /// Cancel a handler whose lease cannot be renewed, before another worker can have its job
+    #[arg(long)]
+    pub(crate) strict_lease: bool,
     /// Keep completed jobs in the history for this long [default: 0s, not at all]
     #[arg(long, value_parser = parse::retention, value_name = "DURATION")]
     pub(crate) retain_completed: Option<Duration>,
@@ -83,6 +86,7 @@ pub(crate) struct QueueSettings {
     pub(crate) backoff: Option<Backoff>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) lease: Option<Duration>,
+    pub(crate) strict_lease: bool,
     pub(crate) retain_completed: Option<Duration>,
     pub(crate) retain_dead: Option<Duration>,
 }
@@ -108,6 +112,7 @@ impl QueueSettings {
             backoff: None,
             timeout: None,
             lease: None,
+            strict_lease: false,
             retain_completed: None,
             retain_dead: None,
         }
@@ -126,6 +131,7 @@ impl QueueSettings {
             backoff: flags.backoff.or(section.and_then(|s| s.backoff)),
             timeout: flags.timeout.or(section.and_then(|s| s.timeout)),
             lease: flags.lease.or(section.and_then(|s| s.lease)),
+            strict_lease: flags.strict_lease || section.is_some_and(|s| s.strict_lease),
             retain_completed: flags
                 .retain_completed
                 .or(section.and_then(|s| s.retain_completed)),
@@ -154,6 +160,7 @@ impl QueueSettings {
         if let Some(lease) = self.lease {
             worker = worker.lease(lease);
         }
+        worker = worker.strict_lease(self.strict_lease);
         if let Some(age) = self.retain_completed {
             worker = worker.retain_completed(age);
         }
