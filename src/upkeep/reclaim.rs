@@ -6,18 +6,30 @@ use super::STEP;
 use crate::broker::{Broker, Sweep, Upkeeper};
 use crate::error::Result;
 use crate::redis::{is_no_group, jittered};
+use crate::worker::health::Pulse;
 
 /// How often consumers that hold nothing are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Silence after which a consumer that holds nothing is forgotten. A living one that is forgotten is made anew by its next read.
 const FORGET_IDLE: Duration = Duration::from_secs(600);
 
-pub(crate) async fn run(broker: Broker, by: Upkeeper, lease: Duration, sweep: Duration) {
+pub(crate) async fn run(
+    broker: Broker,
+    by: Upkeeper,
+    lease: Duration,
+    sweep: Duration,
+    pulse: Pulse,
+) {
     let mut forget = tokio::time::interval(FORGET_EVERY);
     loop {
         // Between 80 and 100 % of the period, so that a hundred workers do not ask in the same moment.
         tokio::time::sleep(sweep.mul_f64(0.6) + jittered(sweep.mul_f64(0.4))).await;
-        match sweep_lanes(&broker, &by, lease).await {
+        let swept = sweep_lanes(&broker, &by, lease).await;
+        match &swept {
+            Ok(_) => pulse.beat(),
+            Err(error) => pulse.failed(error.to_string()),
+        }
+        match swept {
             Ok(true) => {
                 let now = futures_util::FutureExt::now_or_never(forget.tick()).is_some();
                 if now

@@ -12,6 +12,7 @@ use once_cell::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::{Attempt, Context, Handler, JobError};
+use super::lease::Grip;
 use super::settle::Outcome;
 use crate::broker::{Broker, DeathReason, Delivery};
 use crate::callers::Callers;
@@ -47,7 +48,7 @@ impl Handlers {
 /// A job on its way to a handler.
 pub(crate) struct Work {
     pub(crate) delivery: Delivery,
-    pub(crate) cancel: CancellationToken,
+    pub(crate) grip: Arc<Grip>,
 }
 
 /// A job that came back from its handler.
@@ -72,9 +73,9 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) async fn run(&self, work: Work) -> Finished {
         let began = Instant::now();
-        let Work { delivery, cancel } = work;
+        let Work { delivery, grip } = work;
         let max_attempts = delivery.meta.max_attempts.unwrap_or(self.max_attempts);
-        let outcome = self.outcome(&delivery, cancel, max_attempts).await;
+        let outcome = self.outcome(&delivery, &grip, max_attempts).await;
         Finished {
             delivery,
             outcome,
@@ -83,12 +84,8 @@ impl Runner {
         }
     }
 
-    async fn outcome(
-        &self,
-        delivery: &Delivery,
-        cancel: CancellationToken,
-        max_attempts: u32,
-    ) -> Outcome {
+    async fn outcome(&self, delivery: &Delivery, grip: &Grip, max_attempts: u32) -> Outcome {
+        let cancel = &grip.cancel;
         if cancel.is_cancelled() {
             // Lost or cancelled while it waited for a slot.
             return self.unwanted();
@@ -135,7 +132,8 @@ impl Runner {
                 handed_out: OnceCell::new(),
             }),
         };
-        self.guarded(handler.as_ref(), context, &cancel, timeout)
+        grip.begin(timeout);
+        self.guarded(handler.as_ref(), context, cancel, timeout)
             .await
     }
 

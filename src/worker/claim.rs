@@ -244,10 +244,10 @@ impl Claimer {
     /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.
     fn take(&self, delivery: Delivery, asked: Instant) {
         let since = if self.strict { asked } else { Instant::now() };
-        let cancel = self.leases.hold(delivery.place(), since);
+        let grip = self.leases.hold(delivery.place(), since);
         self.load.buffered.fetch_add(1, Ordering::AcqRel);
         // The channel is unbounded and closes only after this loop has ended.
-        let _ = self.feed.try_send(Work { delivery, cancel });
+        let _ = self.feed.try_send(Work { delivery, grip });
     }
 
     /// After a failure: makes missing groups, and a new connection when the own list could not be read on the old one.

@@ -3,6 +3,7 @@
 //! The heartbeat runs on the worker's own thread, so a handler that blocks the runtime does not make its worker look dead.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,20 +13,56 @@ use tokio_util::sync::CancellationToken;
 use super::health::Pulse;
 use crate::broker::{Broker, EntryId, Place};
 use crate::config;
+use crate::job::millis;
 use crate::keys::Lane;
 use crate::redis::Patience;
+
+/// What an attempt has of its lease.
+#[derive(Debug)]
+pub(crate) struct Grip {
+    /// Tells the handler that its work is no longer wanted.
+    pub(crate) cancel: CancellationToken,
+    delivered: Instant,
+    /// When the handler must be through, ms after the delivery; [`u64::MAX`] before it was called.
+    through_ms: AtomicU64,
+}
+
+impl Grip {
+    pub(crate) fn new(delivered: Instant) -> Self {
+        Self {
+            cancel: CancellationToken::new(),
+            delivered,
+            through_ms: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// The handler is called now and is cut off after `timeout`.
+    pub(crate) fn begin(&self, timeout: Duration) {
+        self.through_ms.store(
+            millis(self.delivered.elapsed() + timeout),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Since when the handler should have been through: it blocks its thread, for else it would have been cut off.
+    fn overdue(&self) -> Option<Duration> {
+        let through = Duration::from_millis(self.through_ms.load(Ordering::Relaxed));
+        self.delivered.elapsed().checked_sub(through)
+    }
+}
 
 /// One job in this worker's hands, from its delivery until its settlement is confirmed.
 #[derive(Debug)]
 struct Lease {
     /// When Redis last confirmed it, by this machine's monotonic clock.
     confirmed: Instant,
-    /// Tells the handler that its work is no longer wanted.
-    cancel: CancellationToken,
+    grip: Arc<Grip>,
     /// The handler is through and the settlement is on its way: from now on the entry may vanish at any moment.
     settling: bool,
     /// The handler was told to stop, because Redis has not confirmed the lease for too long.
     given_up: bool,
+    /// The handler does not return: the lease is no longer renewed, so that another worker gets the job.
+    stuck: bool,
 }
 
 /// Every lease of one worker. Cheap to clone.
@@ -53,19 +90,20 @@ impl Leases {
         self.lock().keys().any(|(lane, _)| *lane == Lane::Suspect)
     }
 
-    /// Notes a delivery that was made no earlier than at `since`; the token fires when the job is to be given up.
-    pub(crate) fn hold(&self, place: Place, since: Instant) -> CancellationToken {
-        let cancel = CancellationToken::new();
+    /// Notes a delivery that was made no earlier than at `since`.
+    pub(crate) fn hold(&self, place: Place, since: Instant) -> Arc<Grip> {
+        let grip = Arc::new(Grip::new(Instant::now()));
         self.lock().insert(
             place,
             Lease {
                 confirmed: since,
-                cancel: cancel.clone(),
+                grip: Arc::clone(&grip),
                 settling: false,
                 given_up: false,
+                stuck: false,
             },
         );
-        cancel
+        grip
     }
 
     pub(crate) fn holds(&self, place: Place) -> bool {
@@ -109,7 +147,7 @@ impl Leases {
             return false;
         }
         if let Some(lease) = held.remove(&place) {
-            lease.cancel.cancel();
+            lease.grip.cancel.cancel();
         }
         if place.0 == Lane::Suspect {
             self.0.suspect_wanted.notify_one();
@@ -119,7 +157,9 @@ impl Leases {
 
     /// Tells every handler to give up, without giving up the leases.
     pub(crate) fn cancel_all(&self) {
-        self.lock().values().for_each(|lease| lease.cancel.cancel());
+        self.lock()
+            .values()
+            .for_each(|lease| lease.grip.cancel.cancel());
     }
 
     /// Tells the handlers of what was not confirmed within `age` to stop; the leases are kept, so that the jobs are handed
@@ -133,7 +173,7 @@ impl Leases {
             let left = age.saturating_sub(lease.confirmed.elapsed());
             if left.is_zero() {
                 lease.given_up = true;
-                lease.cancel.cancel();
+                lease.grip.cancel.cancel();
                 given_up.push(*place);
             } else {
                 next = next.min(left);
@@ -145,10 +185,23 @@ impl Leases {
     /// What `lane` holds that was not confirmed within `age`.
     fn due(&self, lane: Lane, age: Duration) -> Vec<EntryId> {
         let held = self.lock();
-        let due = held
-            .iter()
-            .filter(|((of, _), lease)| *of == lane && lease.confirmed.elapsed() >= age);
+        let due = held.iter().filter(|((of, _), lease)| {
+            *of == lane && !lease.stuck && lease.confirmed.elapsed() >= age
+        });
         due.map(|((_, entry), _)| *entry).collect()
+    }
+
+    /// Gives up the leases of handlers that should have been through for longer than `age`. Returns the new ones.
+    fn give_up_stuck(&self, age: Duration) -> Vec<Place> {
+        let mut stuck = Vec::new();
+        for (place, lease) in self.lock().iter_mut() {
+            let is_new = !lease.stuck && !lease.settling;
+            if is_new && lease.grip.overdue().is_some_and(|overdue| overdue > age) {
+                lease.stuck = true;
+                stuck.push(*place);
+            }
+        }
+        stuck
     }
 
     fn confirm(&self, lane: Lane, entries: &[EntryId], at: Instant) {
@@ -175,6 +228,9 @@ pub(crate) async fn heartbeat(
     loop {
         beat.tick().await;
         let mut failed = None;
+        for (_, entry) in leases.give_up_stuck(lease) {
+            tracing::error!(queue = %broker.queue, %entry, "a handler blocks its thread and was not through a lease after its time; another worker gets its job");
+        }
         for lane in Lane::ALL {
             for entries in leases.due(lane, lease / 3).chunks(config::BATCH_JOBS_MAX) {
                 let asked = Instant::now();
@@ -235,7 +291,7 @@ mod tests {
         assert!(leases.lose(a) && !leases.lose(a) && !leases.lose(b));
         leases.drop_all([b]);
 
-        assert!(lost.is_cancelled() && !settled.is_cancelled());
+        assert!(lost.cancel.is_cancelled() && !settled.cancel.is_cancelled());
         assert_eq!(leases.count(), 0);
     }
 
@@ -266,10 +322,31 @@ mod tests {
         let (given_up, next) = leases.give_up_unconfirmed(Duration::from_secs(10));
 
         assert_eq!(given_up, [place(0)]);
-        assert!(old.is_cancelled() && !fresh.is_cancelled() && !settling.is_cancelled());
+        assert!(old.cancel.is_cancelled() && !fresh.cancel.is_cancelled());
+        assert!(!settling.cancel.is_cancelled());
         assert!(
             next <= Duration::from_secs(5) && next > Duration::from_secs(3),
             "{next:?}"
         );
+    }
+
+    #[test]
+    fn a_lease_is_renewed_no_longer_when_its_handler_does_not_return() {
+        let leases = Leases::default();
+        let place = |seq| (Lane::Ready, EntryId { ms: 1, seq });
+        let [stuck, running, waiting] =
+            [0, 1, 2].map(|seq| leases.hold(place(seq), Instant::now()));
+        stuck.begin(Duration::ZERO);
+        running.begin(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(3));
+
+        assert_eq!(leases.give_up_stuck(Duration::from_secs(60)), []);
+        assert_eq!(leases.give_up_stuck(Duration::ZERO), [place(0)]);
+        assert_eq!(leases.give_up_stuck(Duration::ZERO), [], "told once");
+
+        let mut due = leases.due(Lane::Ready, Duration::ZERO);
+        due.sort_unstable();
+        assert_eq!(due, [place(1).1, place(2).1]);
+        drop(waiting);
     }
 }

@@ -117,7 +117,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// One attempt's time limit. Default 30 s.
+    /// One attempt's time limit. Default 30 s. A handler that awaits is cut off; one that blocks its thread cannot be, but a
+    /// lease later the job is no longer its own and runs elsewhere as a stalled one.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;

@@ -103,6 +103,7 @@ struct Pool {
     reading: Pulse,
     renewing: Pulse,
     promoting: Pulse,
+    sweeping: Pulse,
 }
 
 impl Pool {
@@ -138,7 +139,8 @@ impl Pool {
         let reading = Pulse::new("reading", BLOCK + Duration::from_secs(3));
         let renewing = Pulse::new("renewing leases", settings.lease);
         let promoting = Pulse::new("promoting", settings.sweep + Duration::from_secs(5));
-        let pulses = [reading.clone(), renewing.clone(), promoting.clone()];
+        let sweeping = Pulse::new("sweeping", settings.sweep * 2 + Duration::from_secs(5));
+        let pulses = [&reading, &renewing, &promoting, &sweeping].map(Pulse::clone);
         let health = WorkerHealth::new(broker.queue.clone(), pulses);
         let runner = Arc::new(runner);
         Ok(Self {
@@ -155,6 +157,7 @@ impl Pool {
             reading,
             renewing,
             promoting,
+            sweeping,
         })
     }
 
@@ -240,6 +243,7 @@ impl Pool {
             by,
             settings.lease,
             settings.sweep,
+            self.sweeping,
         ));
         housekeeping.spawn(upkeep::prune::run(
             broker.clone(),

@@ -263,6 +263,49 @@ async fn a_handler_that_blocks_the_runtime_for_three_leases_keeps_its_job() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_that_never_returns_loses_its_job_to_another_worker_and_its_late_result_counts_for_nothing()
+ {
+    let p = Program::new().await;
+    let (tell, mut started) = unbounded_channel();
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let handler = move |_: Context| {
+        let first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+        let _ = tell.send(first);
+        if first {
+            // No await: neither its timeout nor a cancellation can reach it.
+            let _ = held.lock().unwrap().recv();
+        }
+        std::future::ready(Ok(()))
+    };
+    let worker = || {
+        let short = p
+            .worker()
+            .lease(Duration::from_secs(1))
+            .timeout(Duration::from_millis(50));
+        short.handle_raw("a", handler.clone()).start()
+    };
+    let (one, two) = (worker().await.unwrap(), worker().await.unwrap());
+    p.enqueue(NewJob::raw("a", "")).await;
+    assert!(next(&mut started).await);
+
+    assert!(
+        !next(&mut started).await,
+        "the job runs again while the first call is stuck"
+    );
+    p.until_completed(1).await;
+    drop(let_go);
+
+    p.until("the late result is refused", |t| {
+        t.counter("lease_lost") == 1
+    })
+    .await;
+    assert_eq!((p.t.counter("completed"), p.t.counter("stalled")), (1, 1));
+    tokio::join!(one.stop(), two.stop());
+}
+
 #[tokio::test]
 async fn a_worker_holds_no_more_than_its_slots_and_its_prefetch() {
     let (slots, prefetch) = (2, 3);
