@@ -66,7 +66,10 @@ impl Coalescer {
 
     async fn send(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
         let sent = self.send_once(slot, jobs).await;
-        if !matches!(sent, Err(Error::Ambiguous { .. })) {
+        if !matches!(
+            sent,
+            Err(Error::Ambiguous { .. } | Error::Unreachable { .. })
+        ) {
             self.backlog.answered();
         }
         sent

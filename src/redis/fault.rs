@@ -9,6 +9,8 @@ use crate::error::Error;
 pub(super) enum Fault {
     /// The server does not know the script: send its text.
     NoScript,
+    /// Not sent: there is no connection at the moment, and one is being made.
+    Away,
     /// Not carried out, and worth another try soon.
     Busy,
     /// Not carried out, and not before somebody frees memory or disk, or a replica returns.
@@ -20,6 +22,14 @@ pub(super) enum Fault {
     /// Not carried out, and another try would end the same.
     Broken,
 }
+
+/// For a command that was not sent, because there is no connection. The client library would keep it and send it whenever
+/// there is one: long after its caller was told that it failed.
+pub(super) fn away() -> FredError {
+    FredError::new(ErrorKind::Canceled, AWAY)
+}
+
+const AWAY: &str = "no connection";
 
 /// Reads Redis's error text. Old servers wrap script errors and proxies add prefixes, so it is searched, not matched at its start.
 pub(super) fn fault_of(error: &FredError) -> Fault {
@@ -42,6 +52,9 @@ pub(super) fn fault_of(error: &FredError) -> Fault {
         ("NOREPLICAS", Fault::Full),
     ];
     let text = error.details();
+    if text == AWAY {
+        return Fault::Away;
+    }
     if let Some((_, fault)) = TABLE.iter().find(|(word, _)| text.contains(word)) {
         return *fault;
     }
@@ -103,5 +116,6 @@ mod tests {
             fault_of(&FredError::new(ErrorKind::Timeout, "")),
             Fault::Unknown
         );
+        assert_eq!(fault_of(&away()), Fault::Away);
     }
 }

@@ -93,8 +93,11 @@ impl Link {
     }
 
     /// Makes a new connection, for one that no longer answers: within the client if it still listens, else with a new one.
-    /// Bounded; while Redis cannot be reached the old client goes on trying.
+    /// Bounded. Where there is no connection, the client is making one already, in its own time.
     pub(super) async fn revive(&self) {
+        if !self.client().is_connected() {
+            return;
+        }
         let begun = tokio::time::timeout(REVIVE, self.client().force_reconnection()).await;
         if matches!(begun, Ok(Ok(()))) {
             return;

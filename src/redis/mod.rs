@@ -29,7 +29,7 @@ use crate::job::durability::Durability;
 use crate::keys::Key;
 pub(crate) use address::Address;
 pub(crate) use fault::is_no_group;
-use fault::{Fault, fault_of};
+use fault::{Fault, away, fault_of};
 use link::Link;
 pub(crate) use listener::Listener;
 use reader::{RawEntry, entries_of};
@@ -66,6 +66,11 @@ impl Patience {
 
 /// Least time that an answer is waited for: below it nothing but luck would bring one.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause between two tries of a call.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest pause between two looks for a connection.
+const AWAY_LOOK: Duration = Duration::from_millis(100);
 
 /// What is sent, kept until it is answered.
 enum Request {
@@ -285,6 +290,9 @@ impl Redis {
         by_text: bool,
     ) -> std::result::Result<Value, FredError> {
         let client = self.inner.link.client();
+        if !client.is_connected() {
+            return Err(away());
+        }
         match request {
             Request::Script(Call { script, keys, args }) if by_text => {
                 client.eval(script.source, keys.clone(), args.clone()).await
@@ -372,12 +380,14 @@ impl Redis {
             };
             let reason = error.details().to_owned();
             let fault = fault_of(&error);
+            let mut is_away = false;
             tracing::debug!(operation, ?fault, reason, "redis call failed");
             match fault {
                 Fault::NoScript if !by_text => {
                     by_text = true;
                     continue;
                 }
+                Fault::Away => is_away = true,
                 Fault::Busy | Fault::NoScript => {}
                 Fault::Unknown => {
                     perhaps_done = true;
@@ -397,11 +407,17 @@ impl Redis {
                         waited,
                         reason,
                     },
+                    false if is_away => Error::Unreachable {
+                        server: self.address().shown.clone(),
+                        reason,
+                    },
                     false => Error::Refused { operation, reason },
                 });
             }
             tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            // To see whether there is a connection again costs nothing.
+            let longest = if is_away { AWAY_LOOK } else { PAUSE_MAX };
+            pause = (pause * 2).min(longest);
         }
     }
 

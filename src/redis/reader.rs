@@ -12,7 +12,7 @@ use fred::types::config::Options;
 
 use super::link::Link;
 use super::reply::{bytes_of, text_of};
-use super::{Address, Fault, fault_of};
+use super::{Address, Fault, away, fault_of};
 use crate::error::Result;
 use crate::keys::{GROUP, Key};
 
@@ -92,9 +92,11 @@ impl Reader {
         };
         let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
         let ids: Vec<&str> = vec![from; streams.len()];
-        let reply: std::result::Result<Value, _> = self
-            .link
-            .client()
+        let client = self.link.client();
+        if !client.is_connected() {
+            return Err(ReadFailure::Lost(away().details().to_owned()));
+        }
+        let reply: std::result::Result<Value, _> = client
             .with_options(&options)
             .xreadgroup(
                 GROUP,

@@ -24,5 +24,6 @@ mod redrive;
 mod release;
 mod retry;
 mod run_now;
+mod server;
 mod suspect;
 mod wire;
