@@ -15,6 +15,7 @@ mod library;
 mod lifecycle;
 mod outage;
 mod pause;
+mod persistence;
 mod promote;
 mod prune;
 mod purge;

@@ -54,25 +54,34 @@ impl Fixture {
     pub(crate) async fn on(redis: &PrivateRedis) -> Self {
         static QUEUES: AtomicU32 = AtomicU32::new(0);
         let queue = format!("test-{}", QUEUES.fetch_add(1, Ordering::Relaxed));
+        let fixture = Self::over(redis, &queue).await;
+        fixture
+            .broker
+            .create_groups(PATIENCE)
+            .await
+            .expect("groups");
+        // A queue that was never swept gives its workers time to renew; none of these is new to its workers.
+        let now_ms = (fixture.now_us() / 1000).to_string();
+        fixture.redis(&["HSET", &fixture.key("stats"), "swept_ms", &now_ms]);
+        fixture
+    }
+
+    /// The queue `queue` as it is.
+    pub(crate) async fn over(redis: &PrivateRedis, queue: &str) -> Self {
         let url = redis.url();
-        let broker = Broker::connect(&url, "millstream", &queue)
+        let broker = Broker::connect(&url, "millstream", queue)
             .await
             .expect("a connection to the private Redis");
-        broker.create_groups(PATIENCE).await.expect("groups");
-        let fixture = Self {
+        Self {
             broker,
             url,
-            queue,
+            queue: queue.to_owned(),
             socket: redis.socket(),
             connection: Mutex::new(Connection::open(&redis.socket())),
             callers: AtomicU32::new(0),
             unbooked: AtomicI64::new(0),
             windows: Mutex::default(),
-        };
-        // A queue that was never swept gives its workers time to renew; none of these is new to its workers.
-        let now_ms = (fixture.now_us() / 1000).to_string();
-        fixture.redis(&["HSET", &fixture.key("stats"), "swept_ms", &now_ms]);
-        fixture
+        }
     }
 
     /// Any Redis command, and the server's words if it refuses.
