@@ -2,6 +2,7 @@
 
 mod keys;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod resp;
 pub(crate) mod scan;
 pub(crate) mod verbs;
