@@ -28,3 +28,4 @@ mod run_now;
 mod server;
 mod suspect;
 mod wire;
+mod wire_sweep;
