@@ -1,6 +1,7 @@
 //! Every public call, and every step of a worker's life, under everything that can happen to the bytes on their way. A case
 //! is one call and one fault. A call ends in time with what is true, and a job that was to move has moved once.
 
+mod operator;
 mod producer;
 mod worker;
 
