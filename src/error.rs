@@ -37,8 +37,8 @@ pub enum Error {
         /// What is wrong, and the command that mends it.
         reason: String,
     },
-    /// Redis refused the command for a reason that waiting may cure (out of memory, read-only, loading, disk full).
-    /// Nothing was changed; try again later.
+    /// Redis refused the command for a reason that waiting may cure (out of memory, read-only, loading, disk full), or until
+    /// somebody lets us in (no permission). Nothing was changed; try again later.
     #[error("Redis refused {operation}: {reason}")]
     Refused {
         /// The transition or command that was refused.

@@ -13,7 +13,7 @@ pub(super) enum Fault {
     Away,
     /// Not carried out, and worth another try soon.
     Busy,
-    /// Not carried out, and not before somebody frees memory or disk, or a replica returns.
+    /// Not carried out, and not before somebody frees memory or disk, brings a replica back, or lets us in again.
     Full,
     /// The stream or the consumer group is not there.
     NoGroup,
@@ -50,6 +50,10 @@ pub(super) fn fault_of(error: &FredError) -> Fault {
         ("OOM", Fault::Full),
         ("MISCONF", Fault::Full),
         ("NOREPLICAS", Fault::Full),
+        // A password or a right that is being changed: what a worker has to say stays true until it is let in again.
+        ("NOAUTH", Fault::Full),
+        ("NOPERM", Fault::Full),
+        ("WRONGPASS", Fault::Full),
     ];
     let text = error.details();
     if text == AWAY {
@@ -107,6 +111,7 @@ mod tests {
             ),
             ("WRONGTYPE Operation against a key", Fault::Broken),
             ("ERR max number of clients reached", Fault::Busy),
+            ("NOPERM this user has no permissions", Fault::Full),
             ("ERR unknown command", Fault::Broken),
             ("Too many failed write attempts.", Fault::Unknown),
         ] {
