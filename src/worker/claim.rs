@@ -259,7 +259,12 @@ impl Claimer {
                     .create_groups(Patience::brief(Duration::from_secs(2)))
                     .await
                 {
-                    tracing::warn!(queue = %self.broker.queue, %error, "cannot create the consumer group");
+                    // The reason once; that it goes on is told by every read that fails.
+                    if unseen {
+                        tracing::debug!(queue = %self.broker.queue, %error, "still cannot create the consumer group");
+                    } else {
+                        tracing::warn!(queue = %self.broker.queue, %error, "cannot create the consumer group");
+                    }
                 }
             }
             ReadFailure::Lost(_) if unseen => self.reader.reconnect().await,
