@@ -28,4 +28,3 @@ mod run_now;
 mod server;
 mod suspect;
 mod wire;
-mod wire_sweep;

@@ -1,6 +1,13 @@
-//! Every public call, and every step of a worker's life, under everything that can happen to the bytes on their way. A case
-//! is one call and one fault. A call ends in time with what is true, and a job that was to move has moved once.
+//! Clients and workers behind a proxy that does to single commands what a bad network or a bad server does.
+//!
+//! `producer`, `operator` and `worker` sweep every public call, and every step of a worker's life, over every fault: a call
+//! ends in time with what is true, and a job that was to move has moved once. `errors` does the same with what Redis
+//! says when it refuses, and `logs` looks at what is written of it. `client` holds the Redis client to what the engine counts on, and `lost_reads` has whole scenes.
 
+mod errors;
+#[cfg(feature = "cli")]
+mod logs;
+mod lost_reads;
 mod operator;
 mod producer;
 mod worker;
