@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use millstream::{Context, Error, JobError, Millstream, NewJob, Worker};
+use millstream::{Context, Error, JobError, Millstream, Worker};
 use tokio::time::sleep;
 
 use super::{Case, RECOVERED, SLACK, Scene, job, run_all};

@@ -8,7 +8,6 @@ use tokio::time::sleep;
 
 use super::errors::{Row, cases, until_completed};
 use super::{Scene, job, run_all};
-use crate::support::proxy::{Fault, Rule};
 
 /// How long everything is refused.
 const LASTS: Duration = Duration::from_secs(4);

@@ -2,9 +2,12 @@
 //!
 //! `producer`, `operator` and `worker` sweep every public call, and every step of a worker's life, over every fault: a call
 //! ends in time with what is true, and a job that was to move has moved once. `errors` does the same with what Redis
-//! says when it refuses, and `logs` looks at what is written of it. `client` holds the Redis client to what the engine counts on, and `lost_reads` has whole scenes.
+//! says when it refuses, and `logs` looks at what is written of it. `client` holds the Redis client to what the engine
+//! counts on. `failover` and `lost_reads` are whole scenes.
 
+mod client;
 mod errors;
+mod failover;
 #[cfg(feature = "cli")]
 mod logs;
 mod lost_reads;

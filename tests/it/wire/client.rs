@@ -1,0 +1,252 @@
+//! What the engine counts on in the Redis client. Each of these fails when the guard in `src/redis` that it names is gone.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use millstream::broker::{Broker, Caller, Patience};
+use millstream::{Context, Error, JobError, Millstream, NewJob};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::{sleep, timeout};
+
+use super::{RECOVERED, SLACK, Scene, assert_ambiguous, job, server};
+use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::{Fixture, LATER};
+
+/// One try, no more.
+const ONCE: Patience = Patience::brief(Duration::ZERO);
+const OOM: Fault = Fault::Refuse("OOM command not allowed when used memory > 'maxmemory'.");
+
+/// The scene's queue, transition by transition, through the proxy.
+async fn broker(scene: &Scene) -> Broker {
+    let url = scene.proxy.url();
+    let broker = Broker::connect(&url, "millstream", &scene.t.queue).await;
+    broker.unwrap()
+}
+
+/// `max_command_attempts`: by itself the client sends a command again that was cut off, and nobody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_was_cut_off_is_not_sent_again_behind_our_back() {
+    let scene = Scene::new().await;
+    let broker = broker(&scene).await;
+    scene.t.enqueue_many(2).await;
+    for (name, fault) in [
+        ("before", Fault::DropBefore),
+        ("after", Fault::DropAfter),
+        ("reset", Fault::Reset),
+    ] {
+        let seen = scene.proxy.seen("claim");
+        scene.proxy.arm(Rule::once("claim", fault));
+
+        let claimed = broker.claim("w", 1, ONCE).await;
+
+        assert_ambiguous(&claimed.unwrap_err());
+        scene.works_again().await;
+        broker.is_paused(Patience::brief(RECOVERED)).await.unwrap();
+        assert_eq!(scene.proxy.seen("claim"), seen + 1, "{name}");
+    }
+}
+
+/// `Fault::Unknown`: what was sent and not answered may be done, whatever is said later of a second try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_without_an_answer_counts_as_perhaps_done_though_the_next_try_is_refused() {
+    for lost in [
+        Fault::DropAfter,
+        // The client gives up after two seconds.
+        Fault::Delay(Duration::from_millis(2_300)),
+    ] {
+        let scene = Scene::new().await;
+        let broker = broker(&scene).await;
+        scene.proxy.arm(Rule::once("enqueue", lost.clone()));
+        scene.proxy.arm(Rule::always("enqueue", OOM));
+
+        let patience = Patience::brief(Duration::from_secs(3));
+        let mut caller = Caller::new("caller");
+        let answer = broker.enqueue(&mut caller, &[job()], patience).await;
+
+        assert_ambiguous(&answer.unwrap_err());
+        assert_eq!(scene.t.scan().homes.len(), 1, "{lost:?}: it was done");
+    }
+}
+
+/// `note_unanswered`: the client's own check never fires while something is being written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_swallows_everything_is_replaced_under_steady_traffic() {
+    let scene = Scene::new().await;
+    let traffic = async |queue: &millstream::Queue| {
+        loop {
+            let _ = queue.enqueue(job()).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let inspector = &scene.inspector;
+    let replaced = async {
+        inspector.stats().await.unwrap();
+        scene.proxy.darken();
+        let began = Instant::now();
+        while inspector.stats().await.is_err() {}
+        began.elapsed()
+    };
+    let waited = tokio::select! {
+        waited = replaced => waited,
+        _ = join_all((0..4).map(|_| traffic(&scene.queue))) => unreachable!(),
+        () = sleep(4 * RECOVERED) => panic!("never replaced"),
+    };
+    assert!(waited < RECOVERED + SLACK, "{waited:?}");
+}
+
+/// The blocked read's owner in `worker/claim.rs`: what a dropped read would bring is pending, unseen, until its lease ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_read_that_is_ended_two_hundred_times_strands_nothing() {
+    const TOGGLES: i64 = 200;
+    let t = Fixture::new().await;
+    let client = Millstream::connect(&t.url).await.unwrap();
+    let inspector = client.inspect(&t.queue).unwrap();
+    let (tell, mut starts) = unbounded_channel();
+    let handler = move |job: Context| {
+        let _ = tell.send(job.stalls());
+        async { Ok::<(), JobError>(()) }
+    };
+    let worker = client.worker(&t.queue).unwrap().handle_raw("a", handler);
+    let worker = worker.start().await.unwrap();
+
+    for toggle in 0..TOGGLES {
+        // Now and then the read has begun, or is about to, when the pause comes; and the job comes before, in between and after.
+        if toggle % 3 == 0 {
+            t.enqueue(job()).await;
+        }
+        inspector.pause().await.unwrap();
+        if toggle % 3 == 1 {
+            t.enqueue(job()).await;
+        }
+        inspector.resume().await.unwrap();
+        if toggle % 3 == 2 {
+            t.enqueue(job()).await;
+        }
+    }
+
+    for start in 0..TOGGLES {
+        // Far less than the lease, after which a stranded job would run after all.
+        let stalls = timeout(RECOVERED + SLACK, starts.recv()).await;
+        let stalls = stalls.unwrap_or_else(|_| panic!("{start} of {TOGGLES} jobs ran"));
+        assert_eq!(stalls, Some(0));
+    }
+    worker.stop().await;
+    assert!(starts.recv().await.is_none(), "each job ran once");
+    t.assert_every_job_has_one_home();
+}
+
+/// Hints are hints: see `upkeep/hints.rs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hears_no_message_is_as_late_as_its_next_look() {
+    // Its looks: 2.5 s for due jobs, 1 s for a pause, a third of the lease and one look for a job that was cancelled.
+    const LOOK: Duration = Duration::from_millis(2_500);
+    let scene = Scene::new().await;
+    let unheard = scene.proxy.arm(Rule::always("message", Fault::Eat));
+    let (tell, mut told) = unbounded_channel();
+    let handler = move |job: Context| {
+        let tell = tell.clone();
+        async move {
+            let _ = tell.send("started");
+            if job.payload() == "hang" {
+                job.cancelled().cancelled().await;
+                let _ = tell.send("cancelled");
+            }
+            Ok::<(), JobError>(())
+        }
+    };
+    let worker = scene.client.worker(&scene.t.queue).unwrap();
+    let worker = worker
+        .lease(Duration::from_secs(3))
+        .handle_raw("a", handler);
+    let worker = worker.start().await.unwrap();
+    let mut told_within = async |what: &str, bound: Duration| {
+        let word = timeout(bound + SLACK, told.recv()).await;
+        assert_eq!(word.unwrap_or_else(|_| panic!("not {what}")), Some(what));
+    };
+
+    // Far later than any look: only the hint of the second one could be heard in time.
+    scene.t.enqueue(job().delay(LATER)).await;
+    scene
+        .t
+        .enqueue(job().delay(Duration::from_millis(100)))
+        .await;
+    told_within("started", LOOK).await;
+
+    let id = scene.t.enqueue(NewJob::raw("a", "hang")).await;
+    told_within("started", Duration::ZERO).await;
+    scene.inspector.cancel(&id).await.unwrap();
+    told_within("cancelled", LOOK).await;
+
+    scene.inspector.pause().await.unwrap();
+    sleep(LOOK).await;
+    scene.t.enqueue(job()).await;
+    sleep(LOOK).await;
+    assert_eq!(scene.inspector.stats().await.unwrap().ready, 1, "paused");
+    scene.inspector.resume().await.unwrap();
+    told_within("started", LOOK).await;
+
+    assert!(
+        unheard.count() >= 3,
+        "{} messages were sent",
+        unheard.count()
+    );
+    worker.stop().await;
+    scene.is_sound().await;
+}
+
+/// The reconnect policy in `Address::builder`.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_clients_knock_at_a_closed_port_a_few_times_and_are_back_when_it_opens() {
+    const CLIENTS: u64 = 200;
+    let proxy = Proxy::to(server());
+    let url = proxy.url();
+    let clients = join_all((0..CLIENTS).map(|_| Millstream::connect(&url))).await;
+    let clients: Vec<Millstream> = clients.into_iter().map(|client| client.unwrap()).collect();
+    let before = proxy.attempts();
+    assert_eq!(before, CLIENTS, "one connection each");
+
+    proxy.refuse(true);
+    proxy.cut();
+    sleep(Duration::from_secs(3)).await;
+    let attempts = proxy.attempts() - before;
+    proxy.refuse(false);
+
+    // Ten each in the first ten seconds, and they come further and further apart.
+    assert!(attempts >= CLIENTS, "{attempts} attempts");
+    assert!(attempts <= 7 * CLIENTS, "{attempts} attempts");
+    let back = clients.iter().map(async |client| {
+        let check = async || client.check_writable(RECOVERED).await;
+        timeout(RECOVERED + SLACK, async { while check().await.is_err() {} }).await
+    });
+    let back = join_all(back).await;
+    assert!(back.iter().all(Result::is_ok), "all are back");
+}
+
+/// The replacement of the client: nothing else helps when it waits to write and nobody reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_stuck_in_a_large_write_works_again_by_itself() {
+    const LARGE: usize = 24 << 20;
+    let t = Fixture::on(server()).await;
+    let proxy = Proxy::narrow(server());
+    let client = Millstream::builder(&proxy.url()).payload_bytes_max(LARGE);
+    let client = client.connect().await.unwrap();
+    let queue = client.queue(&t.queue).unwrap();
+    queue.enqueue(job()).await.unwrap();
+
+    proxy.arm(Rule::once("stats", Fault::Stuck));
+    let inspector = client.inspect(&t.queue).unwrap();
+    let unread = tokio::spawn(async move { inspector.stats().await });
+    let large = queue.enqueue(NewJob::raw("a", vec![0; LARGE])).await;
+
+    assert!(
+        matches!(large, Err(Error::Ambiguous { .. }) | Ok(_)),
+        "{large:?}"
+    );
+    let began = Instant::now();
+    while let Err(error) = queue.enqueue(job()).await {
+        let waited = began.elapsed();
+        assert!(waited < RECOVERED + SLACK, "{error} after {waited:?}");
+    }
+    drop(unread.await.unwrap());
+    t.assert_every_job_has_one_home();
+}
