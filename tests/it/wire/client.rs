@@ -222,9 +222,14 @@ async fn two_hundred_clients_knock_at_a_closed_port_a_few_times_and_are_back_whe
     assert!(back.iter().all(Result::is_ok), "all are back");
 }
 
-/// The replacement of the client: nothing else helps when it waits to write and nobody reads.
+/// `user_timeout`, where the system notices that nothing is read; else a new client in the place of the old, as in
+/// `redis/link.rs`: one that waits to write does not even hear that it is to connect anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_stuck_in_a_large_write_works_again_by_itself() {
+    tokio::join!(large_write(Fault::Stuck), large_write(Fault::Trickle));
+}
+
+async fn large_write(fault: Fault) {
     const LARGE: usize = 24 << 20;
     let t = Fixture::on(server()).await;
     let proxy = Proxy::narrow(server());
@@ -233,19 +238,21 @@ async fn a_client_that_is_stuck_in_a_large_write_works_again_by_itself() {
     let queue = client.queue(&t.queue).unwrap();
     queue.enqueue(job()).await.unwrap();
 
-    proxy.arm(Rule::once("stats", Fault::Stuck));
+    let mut struck = proxy.arm(Rule::once("stats", fault.clone()));
     let inspector = client.inspect(&t.queue).unwrap();
     let unread = tokio::spawn(async move { inspector.stats().await });
+    struck.first().await;
     let large = queue.enqueue(NewJob::raw("a", vec![0; LARGE])).await;
 
-    assert!(
-        matches!(large, Err(Error::Ambiguous { .. }) | Ok(_)),
-        "{large:?}"
-    );
+    // Whether it is stored depends on how soon the connection is replaced.
+    assert!(matches!(large, Err(Error::Ambiguous { .. }) | Ok(_)));
     let began = Instant::now();
     while let Err(error) = queue.enqueue(job()).await {
         let waited = began.elapsed();
-        assert!(waited < RECOVERED + SLACK, "{error} after {waited:?}");
+        assert!(
+            waited < RECOVERED + SLACK,
+            "{fault:?}: {error} after {waited:?}"
+        );
     }
     drop(unread.await.unwrap());
     t.assert_every_job_has_one_home();

@@ -47,7 +47,7 @@ impl Proxy {
 
     /// The same, but little fits between the client and us: a large request is only out when we have read it.
     pub(crate) fn narrow(redis: &PrivateRedis) -> Self {
-        Self::with_buffer(redis, Some(4 << 10))
+        Self::with_buffer(redis, Some(64 << 10))
     }
 
     fn with_buffer(redis: &PrivateRedis, bytes: Option<u32>) -> Self {

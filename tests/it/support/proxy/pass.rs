@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,8 +67,17 @@ pub(super) async fn pass(
 
 /// Closes with RST: the peer loses what it has not read, and is told at once.
 pub(super) fn reset(stream: TcpStream) {
-    let linger = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+    let linger = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     linger.expect("a socket can be told not to linger");
+}
+
+/// Reads so slowly that nothing large ever ends, and often enough that the client's system sees it go on.
+async fn trickle(mut from: ReadHalf<'_>) -> io::Result<End> {
+    let mut sip = vec![0; 64 << 10];
+    while from.read(&mut sip).await? > 0 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(End::Closed)
 }
 
 impl Line {
@@ -85,6 +95,7 @@ impl Line {
                     Some(Fault::DropBefore) => return Ok(End::Closed),
                     Some(Fault::SwallowRequests) => swallowing = true,
                     Some(Fault::Stuck) => std::future::pending().await,
+                    Some(Fault::Trickle) => return trickle(from).await,
                     Some(Fault::Refuse(error)) => self.await_answer(Awaited::Error(error)),
                     fault => {
                         for _ in 0..request.answers {

@@ -23,6 +23,9 @@ pub(crate) enum Fault {
     SwallowReplies,
     /// From this request on nothing is read from the client: what it writes backs up.
     Stuck,
+    /// From this request on the connection takes a few KiB a second, and passes nothing on: to the client's system it is
+    /// alive.
+    Trickle,
     /// The server does not see the request; the client is told this error.
     Refuse(&'static str),
     /// Only for `message`, what a subscription hears: it is not passed on.
