@@ -45,7 +45,7 @@ impl Drop for Program {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_worker_whom_redis_refuses_everything_says_so_in_few_lines_and_works_on_afterwards() {
     run_all(cases(|row: &'static Row| async {
         let scene = Scene::new().await;

@@ -54,7 +54,8 @@ const SLACK: Duration = Duration::from_secs(5);
 
 type Case = (String, Pin<Box<dyn Future<Output = ()> + Send>>);
 
-/// Runs the cases, many at once, and names all that failed.
+/// Runs the cases, many at once, and names all that failed. Give it a runtime of some threads: those who look into Redis
+/// block the one that they are on, and no connection is to wait for them.
 async fn run_all(cases: impl IntoIterator<Item = Case>) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let (mut running, mut names) = (JoinSet::new(), std::collections::HashMap::new());

@@ -94,7 +94,7 @@ impl Call {
                 queues.contains(&stage.scene.t.queue).to_string()
             }
             Self::CheckWritable => {
-                let timeout = Duration::from_secs(1);
+                let timeout = Duration::from_secs(5);
                 stage.scene.client.check_writable(timeout).await?;
                 String::new()
             }
@@ -171,7 +171,7 @@ impl Stage {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn an_operators_call_that_meets_any_fault_is_carried_out_once_and_answered_in_time() {
     let cases = Call::ALL.into_iter().flat_map(|call| {
         FAULTS.into_iter().map(move |(name, fault)| -> Case {
@@ -226,7 +226,7 @@ async fn case(call: Call, fault: Fault) {
     assert_eq!(scene.t.counter("redriven"), redriven);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_first_connection_that_meets_any_fault_is_made_or_refused_in_time() {
     let cases = FAULTS.into_iter().map(|(name, fault)| -> Case {
         let case = async move {

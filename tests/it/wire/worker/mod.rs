@@ -21,7 +21,7 @@ const SHORT_LEASE: Duration = Duration::from_secs(9);
 const SLOW: Duration = Duration::from_secs(11);
 const GRACE: Duration = Duration::from_millis(300);
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_step_of_a_workers_life_that_meets_any_fault_is_taken_once_and_the_worker_goes_on() {
     let cases = Step::ALL.into_iter().flat_map(|step| {
         FAULTS.into_iter().map(move |(name, fault)| -> Case {
