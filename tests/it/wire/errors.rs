@@ -172,6 +172,8 @@ async fn an_enqueue_that_redis_refuses_is_told_so_in_time_and_stores_nothing() {
             | (Broken, Err(Error::Protocol { reason, .. })) => {
                 assert_eq!((stored, reason.as_str()), (0, row.error));
             }
+            // Some of these make the client connect anew, and then time was up before it was back.
+            (RefusedInTheEnd, Err(Error::Unreachable { .. })) => assert_eq!(stored, 0),
             _ => panic!("{answer:?}"),
         }
         assert!(took < BRIEF + SLACK, "told after {took:?}");
