@@ -133,6 +133,18 @@ impl Fixture {
             .collect()
     }
 
+    /// Takes everything out of the queue, so that the next test of the same test function finds it new.
+    pub(crate) async fn wipe(&self) {
+        let keys = self.redis(&["KEYS", &self.key("*")]);
+        let keys = keys.list().iter().map(Value::text);
+        let command: Vec<&str> = std::iter::once("DEL").chain(keys).collect();
+        if command.len() > 1 {
+            self.redis(&command);
+        }
+        *self.exceptions() = Exceptions::default();
+        self.broker.create_groups(PATIENCE).await.expect("groups");
+    }
+
     /// What the scanner is to pass over.
     pub(crate) fn exceptions(&self) -> MutexGuard<'_, Exceptions> {
         self.exceptions.lock().expect("no test panics with it")

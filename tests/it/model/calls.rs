@@ -1,0 +1,460 @@
+//! What each call does to the reference, and what it must be answered.
+
+use millstream::JobId;
+use millstream::broker::{EntryId, Lane};
+use millstream::job::state::{State, Transition};
+
+use super::operation::{Age, Order, Reason, Until, Wait};
+use super::reference::{Answer, Given, Held, Job, LastCall, Model, Moment, Place, Reply};
+use super::translate;
+
+/// A call that a caller numbers, so that it may be sent again.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Enqueue(Vec<Order>),
+    /// Deliveries of one lane, and whether a history is kept.
+    Complete(Lane, Vec<usize>, bool),
+    /// With an error, or `None` for a snooze.
+    Retry(usize, Option<String>),
+    DeadLetter(usize, Reason),
+}
+
+impl Model {
+    /// Carries out a numbered call once. `ids`: what Redis calls the new jobs.
+    pub(super) fn call(&mut self, caller: &str, number: i64, call: &Call, ids: &[JobId]) -> Reply {
+        if let Some(last) = self.callers.get(caller) {
+            if number == last.number {
+                return last.reply.clone();
+            }
+            if number < last.number {
+                return Reply::Old;
+            }
+        }
+        let (reply, answer) = match call {
+            Call::Enqueue(orders) => self.enqueue(orders, ids),
+            Call::Complete(lane, deliveries, keep) => self.complete(*lane, deliveries, *keep),
+            Call::Retry(delivery, error) => self.retry(*delivery, error.as_deref()),
+            Call::DeadLetter(delivery, reason) => self.dead_letter(*delivery, *reason),
+        };
+        // Only what was carried out is remembered; a refusal changes nothing, so it may be given again.
+        if let Some(answer) = answer {
+            let last = LastCall {
+                number,
+                at: Moment::later(self.now_ms, 0),
+                reply: reply.clone(),
+                answer,
+            };
+            self.callers.insert(caller.to_owned(), last);
+        }
+        reply
+    }
+
+    fn enqueue(&mut self, orders: &[Order], ids: &[JobId]) -> (Reply, Option<Answer>) {
+        let mut ids = ids.iter().cloned();
+        let mut reply = Vec::new();
+        for order in orders {
+            let key = order
+                .unique
+                .map(|(key, until)| (translate::key(key), until));
+            let holder = key.as_ref().and_then(|(key, _)| self.uniques.get(key));
+            if let (Some((_, until)), Some(&holder)) = (&key, holder) {
+                let unfinished = !matches!(self.jobs[holder].state, None | Some(State::Dead));
+                if unfinished || *until == Until::Window {
+                    reply.push((self.jobs[holder].id.clone(), true));
+                    ids.next();
+                    continue;
+                }
+            }
+            let id = ids.next().unwrap_or_else(|| "unnamed".into());
+            let number = self.jobs.len();
+            let claims = key.as_ref().filter(|(_, until)| *until == Until::Finished);
+            self.jobs.push(Job {
+                id: id.clone(),
+                state: None,
+                name: translate::name(order.name),
+                payload: translate::payload(order.payload),
+                attempt: 1,
+                stalls: 0,
+                unique: claims.map(|(key, _)| key.clone()),
+                expires: order.expires.map(|wait| {
+                    let after = translate::expiry(wait).as_millis() as i64;
+                    (wait, Moment::later(self.now_ms, after))
+                }),
+                meta: translate::meta(order),
+                left: order.delayed,
+                errors: Vec::new(),
+                reason: None,
+                since: Moment::later(self.now_ms, translate::LATER_MS),
+            });
+            if order.delayed {
+                self.go(number, Transition::Enqueue, Some(State::Scheduled));
+            } else {
+                self.go(number, Transition::Enqueue, Some(State::Ready));
+                self.place(number, Lane::Ready);
+                self.jobs[number].left = false;
+            }
+            if let Some((key, _)) = key {
+                self.uniques.insert(key, number);
+            }
+            self.count("enqueued", 1);
+            reply.push((id, false));
+        }
+        let text = reply.iter().map(|(id, duplicate)| match duplicate {
+            true => format!("={id}"),
+            false => id.to_string(),
+        });
+        let answer = Answer::Text(text.collect::<Vec<_>>().join(" "));
+        (Reply::Jobs(reply), Some(answer))
+    }
+
+    fn complete(
+        &mut self,
+        lane: Lane,
+        deliveries: &[usize],
+        keep: bool,
+    ) -> (Reply, Option<Answer>) {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let held = self.deliveries[delivery].clone();
+            assert_eq!(held.lane, lane, "one call settles one lane");
+            let Some(job) = self.take(delivery) else {
+                lost.push(held.entry);
+                continue;
+            };
+            self.go(job, Transition::Complete, Some(State::Completed));
+            self.unlock(held.unique.as_ref(), job);
+            self.count("completed", 1);
+            if keep {
+                let job = &self.jobs[job];
+                let row = [
+                    job.id.to_string(),
+                    job.name.clone(),
+                    job.attempt.to_string(),
+                ];
+                self.history.push(row);
+            }
+        }
+        self.count("lease_lost", lost.len());
+        let answer = Answer::Text(joined(&lost));
+        (Reply::Lost(lost), Some(answer))
+    }
+
+    fn retry(&mut self, delivery: usize, error: Option<&str>) -> (Reply, Option<Answer>) {
+        let Some(job) = self.take(delivery) else {
+            return (Reply::LeaseLost, None);
+        };
+        if let Some(error) = error {
+            let attempt = self.jobs[job].attempt;
+            self.add_error(job, error);
+            self.jobs[job].attempt += 1;
+            self.count("failed", 1);
+            self.count("retried", 1);
+            let next = format!(
+                "attempt {attempt} failed, next in {} ms",
+                translate::LATER_MS
+            );
+            let id = self.jobs[job].id.to_string();
+            self.tell("retried", &id, next);
+        } else {
+            self.count("snoozed", 1);
+        }
+        self.go(job, Transition::Retry, Some(State::Scheduled));
+        let since = Moment::later(self.now_ms, translate::LATER_MS);
+        let parked = &mut self.jobs[job];
+        // It has started in time; expiry is about the wait before that.
+        (parked.left, parked.since, parked.expires) = (true, since, None);
+        (Reply::Done, Some(Answer::Moment(job)))
+    }
+
+    fn dead_letter(&mut self, delivery: usize, reason: Reason) -> (Reply, Option<Answer>) {
+        let held = self.deliveries[delivery].clone();
+        let expires = self.jobs[held.job].expires;
+        let is_due = matches!(expires, Some((Wait::Short, _)));
+        if reason == Reason::Expired && self.is_live(delivery) && !is_due {
+            return (Reply::NotYet, None);
+        }
+        let Some(job) = self.take(delivery) else {
+            return (Reply::LeaseLost, None);
+        };
+        if reason != Reason::Expired {
+            self.count("failed", 1);
+        }
+        let why = translate::reason(reason);
+        self.bury(job, Transition::DeadLetter, why, translate::ERROR);
+        self.unlock(held.unique.as_ref(), job);
+        (Reply::Done, Some(Answer::Moment(job)))
+    }
+
+    /// Gives the worker `limit` jobs of `lane`; `entries`: what Redis calls their entries.
+    fn deliver(
+        &mut self,
+        lane: Lane,
+        worker: &str,
+        limit: usize,
+        entries: &mut impl Iterator<Item = EntryId>,
+    ) -> Vec<Given> {
+        let mut given = Vec::new();
+        for at in 0..self.lane(lane).len() {
+            let place = &self.lane(lane)[at];
+            if given.len() == limit || place.delivery.is_some() {
+                continue;
+            }
+            let (job, delivery) = (place.job, self.deliveries.len());
+            self.lane(lane)[at].delivery = Some(delivery);
+            self.go(job, Transition::Claim, Some(State::Running));
+            self.deliveries.push(Held {
+                job,
+                lane,
+                entry: entries.next().unwrap_or(EntryId { ms: 0, seq: 0 }),
+                worker: worker.to_owned(),
+                unique: self.jobs[job].unique.clone(),
+            });
+            given.push(self.given(delivery));
+        }
+        given
+    }
+
+    fn given(&self, delivery: usize) -> Given {
+        let held = &self.deliveries[delivery];
+        let job = &self.jobs[held.job];
+        let (id, worker) = (job.id.clone(), held.worker.clone());
+        (
+            id,
+            held.lane,
+            worker,
+            job.payload.clone(),
+            job.attempt,
+            held.unique.clone(),
+        )
+    }
+
+    pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
+        let (mut given, mut entries) = (Vec::new(), entries.into_iter());
+        for lane in Lane::ALL {
+            if !self.paused {
+                let rest = limit - given.len();
+                given.extend(self.deliver(lane, worker, rest, &mut entries));
+            }
+        }
+        Reply::Given(given)
+    }
+
+    /// The plain path, which counts per lane and leaves the pause to the worker; and then all that the worker holds.
+    pub(super) fn read(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
+        let mut entries = entries.into_iter();
+        for lane in Lane::ALL {
+            self.deliver(lane, worker, limit, &mut entries);
+        }
+        self.own(worker)
+    }
+
+    /// What the worker holds. Asking renews.
+    pub(super) fn own(&mut self, worker: &str) -> Reply {
+        let mut held = Vec::new();
+        for lane in Lane::ALL {
+            for at in 0..self.lane(lane).len() {
+                let delivery = self.lane(lane)[at].delivery;
+                let Some(delivery) = delivery.filter(|at| self.deliveries[*at].worker == worker)
+                else {
+                    continue;
+                };
+                self.lane(lane)[at].lapsed = false;
+                held.push(self.given(delivery));
+            }
+        }
+        Reply::Given(held)
+    }
+
+    pub(super) fn extend(&mut self, deliveries: &[usize]) -> Reply {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let Some(place) = self.place_of(delivery) else {
+                lost.push(self.deliveries[delivery].entry);
+                continue;
+            };
+            place.lapsed = false;
+            let job = place.job;
+            self.go(job, Transition::Extend, Some(State::Running));
+        }
+        Reply::Lost(lost)
+    }
+
+    pub(super) fn release(&mut self, deliveries: &[usize]) -> Reply {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let Some(job) = self.take(delivery) else {
+                lost.push(self.deliveries[delivery].entry);
+                continue;
+            };
+            self.go(job, Transition::Release, Some(State::Ready));
+            self.place(job, Lane::Next);
+            self.count("released", 1);
+        }
+        Reply::Lost(lost)
+    }
+
+    pub(super) fn cancel(&mut self, job: Option<usize>) -> Reply {
+        let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
+            return Reply::NotFound;
+        };
+        if before == State::Dead {
+            return Reply::WrongState(State::Dead.name().to_owned());
+        }
+        self.go(job, Transition::Cancel, Some(State::Cancelled));
+        self.lanes
+            .values_mut()
+            .for_each(|lane| lane.retain(|place| place.job != job));
+        let key = self.jobs[job].unique.clone();
+        self.unlock(key.as_ref(), job);
+        self.count("cancelled", 1);
+        let id = self.jobs[job].id.to_string();
+        self.tell("cancelled", &id, before.name().to_owned());
+        Reply::Was(before)
+    }
+
+    pub(super) fn run_now(&mut self, job: Option<usize>) -> Reply {
+        let at = job.and_then(|job| Some((job, self.jobs[job].state?)));
+        match at {
+            Some((job, State::Scheduled)) => {
+                self.go(job, Transition::RunNow, Some(State::Ready));
+                self.place(job, Lane::Next);
+                Reply::Done
+            }
+            Some((_, State::Dead)) => Reply::WrongState("dead".to_owned()),
+            Some((job, _)) if self.jobs[job].left => Reply::WrongState("ready".to_owned()),
+            _ => Reply::NotFound,
+        }
+    }
+
+    pub(super) fn redrive(&mut self, jobs: &[usize]) -> Reply {
+        let mut redriven = Vec::new();
+        for &job in jobs {
+            if self.jobs[job].state != Some(State::Dead) {
+                continue;
+            }
+            self.go(job, Transition::Redrive, Some(State::Ready));
+            let alive = &mut self.jobs[job];
+            (alive.attempt, alive.stalls, alive.reason) = (1, 0, None);
+            (alive.unique, alive.expires) = (None, None);
+            self.place(job, Lane::Ready);
+            redriven.push(job);
+        }
+        self.moved("redriven", &redriven)
+    }
+
+    pub(super) fn purge(&mut self, jobs: &[usize]) -> Reply {
+        let mut purged = Vec::new();
+        for &job in jobs {
+            if self.jobs[job].state == Some(State::Dead) {
+                self.go(job, Transition::Purge, None);
+                purged.push(job);
+            }
+        }
+        self.moved("purged", &purged)
+    }
+
+    fn moved(&mut self, kind: &'static str, jobs: &[usize]) -> Reply {
+        if !jobs.is_empty() {
+            self.count(kind, jobs.len());
+            let one = match jobs {
+                [one] => self.jobs[*one].id.to_string(),
+                _ => String::new(),
+            };
+            self.tell(kind, &one, format!("{} jobs", jobs.len()));
+        }
+        Reply::Counts(vec![jobs.len() as u64])
+    }
+
+    fn leads(&mut self, worker: &str) -> bool {
+        let leader = self.upkeeper.get_or_insert_with(|| worker.to_owned());
+        leader == worker
+    }
+
+    pub(super) fn sweep(&mut self, worker: &str) -> Reply {
+        if !self.leads(worker) {
+            return Reply::Standby;
+        }
+        self.grace |= self.swept && self.silent;
+        (self.swept, self.silent) = (true, false);
+        let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
+        for lane in Lane::ALL {
+            if self.grace {
+                continue;
+            }
+            let lapsed = |place: &&Place| place.lapsed;
+            let lapsed = self.lane(lane).iter().filter(lapsed);
+            let lapsed: Vec<_> = lapsed.filter_map(|place| place.delivery).collect();
+            for delivery in lapsed {
+                let job = self.take(delivery).expect("it was there");
+                if !self.stall(job) {
+                    reclaimed += 1;
+                    continue;
+                }
+                dead += 1;
+                let job = &self.jobs[job];
+                unlock.extend(job.unique.clone().map(|key| (key, job.id.clone())));
+            }
+        }
+        Reply::Swept(reclaimed, dead, unlock)
+    }
+
+    /// Releases the keys of jobs that a sweep buried.
+    pub(super) fn release_keys(&mut self, keys: &[(String, JobId)]) {
+        for (key, id) in keys {
+            let job = self.jobs.iter().position(|job| job.id == *id);
+            self.unlock(Some(key), job.expect("a job that died"));
+        }
+    }
+
+    pub(super) fn promote(&mut self, worker: &str, limit: usize) -> Reply {
+        if !self.leads(worker) {
+            return Reply::Standby;
+        }
+        let scheduled = |(_, job): &(usize, &Job)| job.state == Some(State::Scheduled);
+        let due = self.jobs.iter().enumerate().filter(scheduled);
+        let due = due.filter(|(_, job)| job.since.ms < self.now_ms);
+        let mut due: Vec<_> = due.map(|(number, job)| (job.since.ms, number)).collect();
+        due.sort_unstable();
+        due.truncate(limit);
+        for &(_, job) in &due {
+            self.go(job, Transition::Promote, Some(State::Ready));
+            self.place(job, Lane::Ready);
+        }
+        let mut jobs = self.jobs.iter();
+        let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {
+            _ if due.len() == limit => "now",
+            true => "later",
+            false => "never",
+        };
+        Reply::Promoted(due.len() as u64, next)
+    }
+
+    pub(super) fn prune(&mut self, [history, dead, callers]: [Age; 3]) -> Reply {
+        let (mut gone, mut buried) = ([0; 3], Vec::new());
+        if history == Age::All {
+            if !self.history.is_empty() {
+                self.walk((Some(State::Completed), Transition::Prune, None));
+            }
+            gone[0] = std::mem::take(&mut self.history).len();
+        }
+        if dead == Age::All {
+            let jobs = self.jobs.iter().enumerate();
+            let jobs = jobs.filter(|(_, job)| job.state == Some(State::Dead));
+            buried.extend(jobs.map(|(job, _)| job));
+            gone[1] = buried.len();
+        }
+        for job in buried {
+            self.go(job, Transition::Prune, None);
+            self.pruned += 1;
+        }
+        if callers == Age::All {
+            gone[2] = std::mem::take(&mut self.callers).len();
+        }
+        Reply::Counts(gone.map(|count| count as u64).to_vec())
+    }
+}
+
+pub(super) fn joined(entries: &[EntryId]) -> String {
+    let entries: Vec<_> = entries.iter().map(EntryId::to_string).collect();
+    entries.join(" ")
+}

@@ -1,0 +1,1 @@
+//! Walks that somebody chose.
