@@ -7,7 +7,7 @@ use millstream::job::state::State;
 use millstream::{Error, JobId, NewJob, Result};
 
 use super::calls::Call;
-use super::operation::{Age, CALLERS, Operation, Pick, Which};
+use super::operation::{Age, CALLERS, Operation, Order, Pick, Wait, Which};
 use super::picture::Picture;
 use super::reference::{Given, Model, Moment, Reply, lane_name};
 use super::translate::{self, LATER};
@@ -310,8 +310,11 @@ impl<'a> World<'a> {
         let told = told(answered)?;
         let expected = self.model.call(caller, number, call, &ids);
         self.compare(told, expected).await?;
-        // What expires after a millisecond has expired before the next step.
-        self.pass_a_moment();
+        let is_short = |order: &Order| order.expires == Some(Wait::Short);
+        if matches!(call, Call::Enqueue(orders) if orders.iter().any(is_short)) {
+            // What expires after a millisecond has expired before the next step.
+            self.pass_a_moment();
+        }
         Ok(())
     }
 
@@ -448,6 +451,8 @@ impl<'a> World<'a> {
     }
 
     async fn prune(&mut self, ages: [Age; 3]) -> Verdict {
+        // What is older than no time at all is what there was a millisecond ago.
+        self.pass_a_moment();
         let [history, dead, callers] = ages.map(wait);
         let broker = &self.t.broker;
         let pruned = broker.prune(history, dead, callers, None, PATIENCE).await;
