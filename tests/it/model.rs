@@ -46,7 +46,7 @@ fn no_walk_tells_the_engine_from_the_model() {
     let t = runtime.block_on(Fixture::new());
     let mut walked = BTreeSet::new();
     for seed in (0..cases).map(|case| seed.wrapping_add(case)) {
-        let walk_from = |seed, walked: &mut BTreeSet<String>| {
+        let walk_from = |seed, walked: &mut BTreeSet<usize>| {
             let walked = std::cell::RefCell::new(walked);
             let verdict = runner(seed).run(&walk(steps), |operations| {
                 let mut world = runtime.block_on(World::new(&t));

@@ -158,7 +158,8 @@ pub(super) struct Model {
     pub(super) pruned: i64,
     /// Redis's clock when it was last looked at.
     pub(super) now_ms: i64,
-    pub(super) walked: BTreeSet<String>,
+    /// The rows of [`TRANSITIONS`] that were taken.
+    pub(super) walked: BTreeSet<usize>,
 }
 
 impl Model {
@@ -184,8 +185,9 @@ impl Model {
     }
 
     pub(super) fn walk(&mut self, arrow: Arrow) {
-        assert!(TRANSITIONS.contains(&arrow), "there is no arrow {arrow:?}");
-        self.walked.insert(format!("{arrow:?}"));
+        let row = TRANSITIONS.iter().position(|row| *row == arrow);
+        self.walked
+            .insert(row.unwrap_or_else(|| panic!("there is no arrow {arrow:?}")));
     }
 
     /// Where a live delivery's entry stands.
