@@ -17,6 +17,13 @@ pub(super) enum Call {
     /// With an error, or `None` for a snooze.
     Retry(usize, Option<String>),
     DeadLetter(usize, Reason),
+    /// Deliveries of one lane.
+    Release(Lane, Vec<usize>),
+    /// With the unique key that the job was seen to hold.
+    Cancel(Option<usize>, Option<String>),
+    RunNow(Option<usize>),
+    Redrive(Vec<usize>),
+    Purge(Vec<usize>),
 }
 
 impl Model {
@@ -35,6 +42,11 @@ impl Model {
             Call::Complete(lane, deliveries, keep) => self.complete(*lane, deliveries, *keep),
             Call::Retry(delivery, error) => self.retry(*delivery, error.as_deref()),
             Call::DeadLetter(delivery, reason) => self.dead_letter(*delivery, *reason),
+            Call::Release(_, deliveries) => self.release(deliveries),
+            Call::Cancel(job, key) => self.cancel(*job, key.as_ref()),
+            Call::RunNow(job) => self.run_now(*job),
+            Call::Redrive(jobs) => self.redrive(jobs),
+            Call::Purge(jobs) => self.purge(jobs),
         };
         // Only what was carried out is remembered; a refusal changes nothing, so it may be given again.
         if let Some(answer) = answer {
@@ -230,7 +242,7 @@ impl Model {
 
     pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
         let (mut given, mut entries) = (Vec::new(), entries.into_iter());
-        for lane in Lane::ALL {
+        for lane in Lane::READ {
             if !self.paused {
                 let rest = limit - given.len();
                 given.extend(self.deliver(lane, worker, rest, &mut entries));
@@ -239,10 +251,17 @@ impl Model {
         Reply::Given(given)
     }
 
+    /// One job of those that have stalled before.
+    pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
+        let limit = usize::from(!self.paused);
+        let given = self.deliver(Lane::Suspect, worker, limit, &mut entries.into_iter());
+        Reply::Given(given)
+    }
+
     /// The plain path, which counts per lane and leaves the pause to the worker; and then all that the worker holds.
     pub(super) fn read(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
         let mut entries = entries.into_iter();
-        for lane in Lane::ALL {
+        for lane in Lane::READ {
             self.deliver(lane, worker, limit, &mut entries);
         }
         self.own(worker)
@@ -279,7 +298,7 @@ impl Model {
         Reply::Lost(lost)
     }
 
-    pub(super) fn release(&mut self, deliveries: &[usize]) -> Reply {
+    fn release(&mut self, deliveries: &[usize]) -> (Reply, Option<Answer>) {
         let mut lost = Vec::new();
         for &delivery in deliveries {
             let Some(job) = self.take(delivery) else {
@@ -290,43 +309,45 @@ impl Model {
             self.place(job, Lane::Next);
             self.count("released", 1);
         }
-        Reply::Lost(lost)
+        let answer = (lost.len() < deliveries.len()).then(|| Answer::Text(joined(&lost)));
+        (Reply::Lost(lost), answer)
     }
 
-    pub(super) fn cancel(&mut self, job: Option<usize>) -> Reply {
+    fn cancel(&mut self, job: Option<usize>, key: Option<&String>) -> (Reply, Option<Answer>) {
         let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
-            return Reply::NotFound;
+            return (Reply::NotFound, None);
         };
         if before == State::Dead {
-            return Reply::WrongState(State::Dead.name().to_owned());
+            return (Reply::WrongState("dead".to_owned()), None);
         }
         self.go(job, Transition::Cancel, Some(State::Cancelled));
-        self.lanes
-            .values_mut()
-            .for_each(|lane| lane.retain(|place| place.job != job));
-        let key = self.jobs[job].unique.clone();
-        self.unlock(key.as_ref(), job);
+        let lanes = self.lanes.values_mut();
+        lanes.for_each(|lane| lane.retain(|place| place.job != job));
+        self.unlock(key, job);
         self.count("cancelled", 1);
         let id = self.jobs[job].id.to_string();
         self.tell("cancelled", &id, before.name().to_owned());
-        Reply::Was(before)
+        (
+            Reply::Was(before),
+            Some(Answer::Text(before.name().to_owned())),
+        )
     }
 
-    pub(super) fn run_now(&mut self, job: Option<usize>) -> Reply {
-        let at = job.and_then(|job| Some((job, self.jobs[job].state?)));
-        match at {
+    fn run_now(&mut self, job: Option<usize>) -> (Reply, Option<Answer>) {
+        let refusal = match job.and_then(|job| Some((job, self.jobs[job].state?))) {
             Some((job, State::Scheduled)) => {
                 self.go(job, Transition::RunNow, Some(State::Ready));
                 self.place(job, Lane::Next);
-                Reply::Done
+                return (Reply::Done, Some(Answer::Text(String::new())));
             }
             Some((_, State::Dead)) => Reply::WrongState("dead".to_owned()),
             Some((job, _)) if self.jobs[job].left => Reply::WrongState("ready".to_owned()),
             _ => Reply::NotFound,
-        }
+        };
+        (refusal, None)
     }
 
-    pub(super) fn redrive(&mut self, jobs: &[usize]) -> Reply {
+    fn redrive(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {
         let mut redriven = Vec::new();
         for &job in jobs {
             if self.jobs[job].state != Some(State::Dead) {
@@ -342,7 +363,7 @@ impl Model {
         self.moved("redriven", &redriven)
     }
 
-    pub(super) fn purge(&mut self, jobs: &[usize]) -> Reply {
+    fn purge(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {
         let mut purged = Vec::new();
         for &job in jobs {
             if self.jobs[job].state == Some(State::Dead) {
@@ -353,16 +374,19 @@ impl Model {
         self.moved("purged", &purged)
     }
 
-    fn moved(&mut self, kind: &'static str, jobs: &[usize]) -> Reply {
-        if !jobs.is_empty() {
-            self.count(kind, jobs.len());
-            let one = match jobs {
-                [one] => self.jobs[*one].id.to_string(),
-                _ => String::new(),
-            };
-            self.tell(kind, &one, format!("{} jobs", jobs.len()));
+    fn moved(&mut self, kind: &'static str, jobs: &[usize]) -> (Reply, Option<Answer>) {
+        let count = jobs.len();
+        let reply = Reply::Counts(vec![count as u64]);
+        if count == 0 {
+            return (reply, None);
         }
-        Reply::Counts(vec![jobs.len() as u64])
+        self.count(kind, count);
+        let one = match jobs {
+            [one] => self.jobs[*one].id.to_string(),
+            _ => String::new(),
+        };
+        self.tell(kind, &one, format!("{count} jobs"));
+        (reply, Some(Answer::Text(count.to_string())))
     }
 
     fn leads(&mut self, worker: &str) -> bool {
@@ -371,11 +395,12 @@ impl Model {
     }
 
     pub(super) fn sweep(&mut self, worker: &str) -> Reply {
+        let silent = self.swept && self.silent;
+        (self.swept, self.silent) = (true, false);
         if !self.leads(worker) {
             return Reply::Standby;
         }
-        self.grace |= self.swept && self.silent;
-        (self.swept, self.silent) = (true, false);
+        self.grace |= silent;
         let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
         for lane in Lane::ALL {
             if self.grace {

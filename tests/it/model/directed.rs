@@ -65,7 +65,7 @@ async fn every_arrow_of_the_state_machine_is_walked() {
             Claim(0, 1),
             Crash(0),
             Sweep(0, true),
-            Claim(0, 1),
+            ClaimSuspect(0),
             Crash(0),
             Sweep(0, true),
             Prune([Age::All; 3]),
@@ -81,10 +81,14 @@ async fn every_arrow_of_the_state_machine_is_walked() {
 async fn a_late_release_of_a_dead_jobs_key_leaves_the_next_holder_alone() {
     let t = Fixture::new().await;
     let mut walk = vec![Enqueue(0, vec![unique(0)])];
-    for _ in 0..3 {
-        walk.extend([Claim(0, 1), Crash(0), Sweep(0, false)]);
+    for claim in [Claim(0, 1), Claim(0, 1), ClaimSuspect(0)] {
+        walk.extend([claim, Crash(0), Sweep(0, false)]);
     }
-    walk.extend([Enqueue(0, vec![unique(0)]), Unlock, Enqueue(1, vec![unique(0)])]);
+    walk.extend([
+        Enqueue(0, vec![unique(0)]),
+        Unlock,
+        Enqueue(1, vec![unique(0)]),
+    ]);
     walk_to_the_end(&t, &walk).await;
 }
 
@@ -105,7 +109,9 @@ async fn a_call_sent_again_after_its_caller_was_forgotten_meets_the_fence() {
 const CHANGES: &[&[&str]] = &[
     &["XTRIM", "ready", "MAXLEN", "1"],
     &["XTRIM", "ready:next", "MAXLEN", "0"],
-    &["XADD", "ready", "*", "name", "a", "payload", "b", "attempt", "1", "meta", ""],
+    &[
+        "XADD", "ready", "*", "name", "a", "payload", "b", "attempt", "1", "meta", "",
+    ],
     &["XGROUP", "DELCONSUMER", "ready", "workers", "worker-0"],
     &["ZREMRANGEBYRANK", "scheduled", "0", "0"],
     &["ZADD", "scheduled", "99", "nobody"],
@@ -134,7 +140,10 @@ const CHANGES: &[&[&str]] = &[
 async fn a_change_that_no_transition_made_is_noticed() {
     let t = Fixture::new().await;
     let stage = [
-        Enqueue(0, vec![PLAIN, PLAIN, PLAIN, PLAIN, unique(0), PLAIN, DELAYED]),
+        Enqueue(
+            0,
+            vec![PLAIN, PLAIN, PLAIN, PLAIN, unique(0), PLAIN, DELAYED],
+        ),
         Claim(0, 5),
         Complete(1, vec![Pick::Live(0)], true),
         Retry(0, Pick::Live(0)),
@@ -165,10 +174,11 @@ fn a_seed_repeats_its_walk_and_another_takes_another() {
 
 #[test]
 fn a_walk_that_fails_is_shrunk_and_told_with_its_seed() {
-    let verdict = |operations: Vec<Operation>| match operations.iter().any(|o| matches!(o, Claim(..))) {
-        true => Err(TestCaseError::fail("somebody claimed")),
-        false => Ok(()),
-    };
+    let verdict =
+        |operations: Vec<Operation>| match operations.iter().any(|o| matches!(o, Claim(..))) {
+            true => Err(TestCaseError::fail("somebody claimed")),
+            false => Ok(()),
+        };
     let error = (0..)
         .find_map(|seed| runner(seed).run(&walk(60), verdict).err())
         .expect("a walk with a claim");

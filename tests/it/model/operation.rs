@@ -11,6 +11,8 @@ pub(super) enum Operation {
     Enqueue(Caller, Vec<Order>),
     /// The script: this many at most, over all lanes.
     Claim(Worker, u8),
+    /// A job that has stalled before; workers take one at a time.
+    ClaimSuspect(Worker),
     /// The plain path: this many at most of each lane, seen only when the worker looks for what it holds.
     Read(Worker, u8),
     /// The worker begins anew under its name and asks for what it holds.
@@ -141,12 +143,13 @@ fn operation() -> impl Strategy<Value = Operation> {
     let worker = || 0..WORKERS;
     // One does nearly all of it, or walks would only stand by.
     let upkeeper = || prop_oneof![5 => Just(0), 1 => 1..UPKEEPERS];
-    let nth = any::<u8>;
+    let nth = || 0..16u8;
     let jobs = |state| prop::collection::vec(which(state), 1..3);
     let ages = [age(), age(), age()];
     let work = prop_oneof![
         6 => (caller(), prop::collection::vec(order(), 1..4)).prop_map(|(by, jobs)| Enqueue(by, jobs)),
         5 => (worker(), 1..5u8).prop_map(|(by, limit)| Claim(by, limit)),
+        2 => worker().prop_map(ClaimSuspect),
         2 => (worker(), 1..3u8).prop_map(|(by, limit)| Read(by, limit)),
         1 => worker().prop_map(Own),
         2 => picks().prop_map(Extend),
@@ -157,7 +160,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (caller(), pick(), reason()).prop_map(|(by, pick, reason)| DeadLetter(by, pick, reason)),
         4 => nth().prop_map(Again),
         3 => pick().prop_map(Lapse),
-        1 => worker().prop_map(Crash),
+        2 => worker().prop_map(Crash),
     ];
     let upkeep = prop_oneof![
         5 => (upkeeper(), prop::bool::weighted(0.8)).prop_map(|(by, unlock)| Sweep(by, unlock)),
@@ -211,8 +214,8 @@ fn order() -> impl Strategy<Value = Order> {
 
 fn pick() -> impl Strategy<Value = Pick> {
     prop_oneof![
-        4 => any::<u8>().prop_map(Pick::Live),
-        1 => any::<u8>().prop_map(Pick::Ever),
+        4 => (0..8u8).prop_map(Pick::Live),
+        1 => (0..32u8).prop_map(Pick::Ever),
     ]
 }
 
@@ -222,8 +225,8 @@ fn picks() -> impl Strategy<Value = Vec<Pick>> {
 
 fn which(state: State) -> impl Strategy<Value = Which> {
     prop_oneof![
-        5 => any::<u8>().prop_map(move |nth| Which::In(state, nth)),
-        1 => any::<u8>().prop_map(Which::Any),
+        5 => (0..8u8).prop_map(move |nth| Which::In(state, nth)),
+        1 => (0..32u8).prop_map(Which::Any),
     ]
 }
 

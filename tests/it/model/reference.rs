@@ -18,6 +18,8 @@ pub(super) type Arrow = (Option<State>, Transition, Option<State>);
 
 /// At this number of stalls a job is dead.
 const STALLS_MAX: u64 = 3;
+/// From this number on it waits on a lane of its own.
+const SUSPECT_STALLS: u64 = 2;
 /// A record keeps this many errors, the newest.
 const ERRORS_KEPT: usize = 10;
 
@@ -217,6 +219,8 @@ impl Model {
 
     pub(super) fn place(&mut self, job: usize, lane: Lane) {
         self.jobs[job].left = true;
+        let is_suspect = self.jobs[job].stalls >= SUSPECT_STALLS;
+        let lane = if is_suspect { Lane::Suspect } else { lane };
         self.lane(lane).push(Place {
             job,
             delivery: None,
@@ -424,5 +428,6 @@ pub(super) fn lane_name(lane: Lane) -> &'static str {
     match lane {
         Lane::Next => "ready:next",
         Lane::Ready => "ready",
+        Lane::Suspect => "ready:suspect",
     }
 }

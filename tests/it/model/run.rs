@@ -81,6 +81,14 @@ impl<'a> World<'a> {
                 let expected = self.model.claim(&worker, limit, told.1);
                 self.compare(Reply::Given(told.0), expected).await
             }
+            Operation::ClaimSuspect(by) => {
+                let worker = worker(*by);
+                let claimed = broker.claim_suspect(&worker, PATIENCE).await;
+                let claimed = claimed.map_err(failed)?.into_iter().collect();
+                let told = self.take_note(&worker, claimed);
+                let expected = self.model.claim_suspect(&worker, told.1);
+                self.compare(Reply::Given(told.0), expected).await
+            }
             Operation::Read(by, limit) => self.read(&worker(*by), usize::from(*limit)).await,
             Operation::Own(by) => {
                 let worker = worker(*by);
@@ -116,53 +124,24 @@ impl<'a> World<'a> {
                     self.calls[last - usize::from(*ago) % (last + 1)].clone();
                 self.send(&caller, number, &call).await
             }
-            Operation::Release(_, picks) => {
+            Operation::Release(by, picks) => {
                 for (lane, deliveries) in self.by_lane(picks) {
-                    let entries: Vec<_> = deliveries
-                        .iter()
-                        .map(|at| self.deliveries[*at].entry)
-                        .collect();
-                    let broker = &self.t.broker;
-                    let lost = broker
-                        .release(lane, &entries, PATIENCE)
-                        .await
-                        .map_err(failed)?;
-                    let expected = self.model.release(&deliveries);
-                    self.compare(Reply::Lost(lost), expected).await?;
+                    self.send_new(*by, Call::Release(lane, deliveries)).await?;
                 }
                 Ok(())
             }
-            Operation::Cancel(_, which) => {
+            Operation::Cancel(by, which) => {
                 let job = self.job(*which);
                 let unique = job.and_then(|job| self.model.jobs[job].unique.clone());
-                let was = broker
-                    .cancel(&self.id(job), unique.as_deref(), PATIENCE)
-                    .await;
-                let told = told(was.map(Reply::Was))?;
-                let expected = self.model.cancel(job);
-                self.compare(told, expected).await
+                self.send_new(*by, Call::Cancel(job, unique)).await
             }
-            Operation::RunNow(_, which) => {
-                let job = self.job(*which);
-                let moved = broker.run_now(&self.id(job), PATIENCE).await;
-                let told = told(moved.map(|()| Reply::Done))?;
-                let expected = self.model.run_now(job);
-                self.compare(told, expected).await
+            Operation::RunNow(by, which) => {
+                self.send_new(*by, Call::RunNow(self.job(*which))).await
             }
-            Operation::Redrive(_, which) => {
-                let (jobs, ids) = self.jobs(which);
-                let count = broker.redrive(&ids, PATIENCE).await;
-                let told = told(count.map(|count| Reply::Counts(vec![count])))?;
-                let expected = self.model.redrive(&jobs);
-                self.compare(told, expected).await
+            Operation::Redrive(by, which) => {
+                self.send_new(*by, Call::Redrive(self.jobs(which))).await
             }
-            Operation::Purge(_, which) => {
-                let (jobs, ids) = self.jobs(which);
-                let count = broker.purge(&ids, PATIENCE).await;
-                let told = told(count.map(|count| Reply::Counts(vec![count])))?;
-                let expected = self.model.purge(&jobs);
-                self.compare(told, expected).await
-            }
+            Operation::Purge(by, which) => self.send_new(*by, Call::Purge(self.jobs(which))).await,
             Operation::Lapse(pick) => {
                 if let Some(delivery) = self.delivery(*pick) {
                     self.lapse(delivery);
@@ -306,6 +285,30 @@ impl<'a> World<'a> {
                     .await;
                 died.map(|died| if died { Reply::Done } else { Reply::NotYet })
             }
+            Call::Release(lane, deliveries) => {
+                let entries = deliveries.iter().map(|at| self.deliveries[*at].entry);
+                let entries: Vec<_> = entries.collect();
+                let lost = broker.release(&mut by, *lane, &entries, PATIENCE).await;
+                lost.map(Reply::Lost)
+            }
+            Call::Cancel(job, unique) => {
+                let was = broker
+                    .cancel(&mut by, &self.id(*job), unique.as_deref(), PATIENCE)
+                    .await;
+                was.map(Reply::Was)
+            }
+            Call::RunNow(job) => {
+                let moved = broker.run_now(&mut by, &self.id(*job), PATIENCE).await;
+                moved.map(|()| Reply::Done)
+            }
+            Call::Redrive(jobs) => {
+                let redriven = broker.redrive(&mut by, &self.ids(jobs), PATIENCE).await;
+                redriven.map(|count| Reply::Counts(vec![count]))
+            }
+            Call::Purge(jobs) => {
+                let purged = broker.purge(&mut by, &self.ids(jobs), PATIENCE).await;
+                purged.map(|count| Reply::Counts(vec![count]))
+            }
         };
         let told = told(answered)?;
         let expected = self.model.call(caller, number, call, &ids);
@@ -320,7 +323,7 @@ impl<'a> World<'a> {
 
     /// Reads as a worker's plain path does, loses the reply, and asks again for what it holds.
     async fn read(&mut self, worker: &str, limit: usize) -> Verdict {
-        let lanes = Lane::ALL.map(|lane| self.t.key(lane_name(lane)));
+        let lanes = Lane::READ.map(|lane| self.t.key(lane_name(lane)));
         let limit_text = limit.to_string();
         let mut command = vec![
             "XREADGROUP",
@@ -407,33 +410,20 @@ impl<'a> World<'a> {
 
     async fn sweep(&mut self, worker: &str) -> Verdict {
         let by = upkeeper(worker);
-        let mut total = (0, 0, Vec::new());
-        let mut standby = false;
-        for lane in Lane::ALL {
-            let sweep = self
-                .t
-                .broker
-                .reclaim(&by, lane, LEASE, None, PATIENCE)
-                .await;
-            match sweep.map_err(failed)? {
-                Sweep::Standby => standby = true,
-                Sweep::Swept {
-                    cursor,
-                    reclaimed,
-                    dead,
-                    unlock,
-                } => {
-                    assert_eq!(cursor, None, "no walk has that many jobs");
-                    total.0 += reclaimed;
-                    total.1 += dead;
-                    total.2.extend(unlock);
-                }
+        let broker = &self.t.broker;
+        let sweep = broker.reclaim(&by, LEASE, None, PATIENCE).await;
+        let told = match sweep.map_err(failed)? {
+            Sweep::Standby => Reply::Standby,
+            Sweep::Swept {
+                next,
+                reclaimed,
+                dead,
+                unlock,
+            } => {
+                assert_eq!(next, None, "no walk has that many jobs");
+                self.owed.extend(unlock.iter().cloned());
+                Reply::Swept(reclaimed, dead, unlock)
             }
-        }
-        self.owed.extend(total.2.iter().cloned());
-        let told = match standby {
-            true => Reply::Standby,
-            false => Reply::Swept(total.0, total.1, total.2),
         };
         let expected = self.model.sweep(worker);
         self.compare(told, expected).await
@@ -584,10 +574,14 @@ impl<'a> World<'a> {
         Some(*among.get(usize::from(nth).checked_rem(among.len())?)?)
     }
 
-    fn jobs(&self, which: &[Which]) -> (Vec<usize>, Vec<JobId>) {
-        let jobs: Vec<usize> = which.iter().filter_map(|which| self.job(*which)).collect();
-        let ids = jobs.iter().map(|job| self.id(Some(*job))).collect();
-        (jobs, ids)
+    fn jobs(&self, which: &[Which]) -> Vec<usize> {
+        which.iter().filter_map(|which| self.job(*which)).collect()
+    }
+
+    /// The jobs' ids, and one that no job has.
+    fn ids(&self, jobs: &[usize]) -> Vec<JobId> {
+        let ids = jobs.iter().map(|job| self.id(Some(*job)));
+        ids.chain([self.id(None)]).collect()
     }
 
     /// The job's id, or one that no job has.
