@@ -132,9 +132,22 @@ pub(super) enum Age {
     All,
 }
 
-/// Up to `steps` operations.
+/// Up to `steps` operations, in one walk of three with so many crashes that jobs come to their third.
 pub(super) fn walk(steps: usize) -> impl Strategy<Value = Vec<Operation>> {
-    prop::collection::vec(operation(), 1..=steps)
+    let calm = prop::collection::vec(operation(), 1..=steps);
+    let stormy = prop_oneof![operation(), crash()];
+    let stormy = prop::collection::vec(stormy, 1..=steps);
+    prop_oneof![2 => calm, 1 => stormy]
+}
+
+/// What brings a job nearer to the dead letter without a handler that fails.
+fn crash() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        1 => (0..2u8).prop_map(|by| Operation::Claim(by, 4)),
+        1 => (0..2u8).prop_map(Operation::ClaimSuspect),
+        2 => (0..2u8).prop_map(Operation::Crash),
+        2 => any::<bool>().prop_map(|unlock| Operation::Sweep(0, unlock)),
+    ]
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -191,8 +204,8 @@ fn order() -> impl Strategy<Value = Order> {
     let unique = prop::option::weighted(0.4, (0..KEYS, until));
     let rare = || prop::bool::weighted(0.2);
     (
-        any::<u8>(),
-        any::<u8>(),
+        0..8u8,
+        0..8u8,
         rare(),
         unique,
         prop::option::weighted(0.2, wait),
