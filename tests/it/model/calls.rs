@@ -68,8 +68,8 @@ impl Model {
             let key = order
                 .unique
                 .map(|(key, until)| (translate::key(key), until));
-            let holder = key.as_ref().and_then(|(key, _)| self.uniques.get(key));
-            if let (Some((_, until)), Some(&holder)) = (&key, holder) {
+            let holder = key.as_ref().and_then(|(key, _)| self.holder(key));
+            if let (Some((_, until)), Some(holder)) = (&key, holder) {
                 let unfinished = !matches!(self.jobs[holder].state, None | Some(State::Dead));
                 if unfinished || *until == Until::Window {
                     reply.push((self.jobs[holder].id.clone(), true));
@@ -105,8 +105,10 @@ impl Model {
                 self.place(number, Lane::Ready);
                 self.jobs[number].left = false;
             }
-            if let Some((key, _)) = key {
-                self.uniques.insert(key, number);
+            if let Some((key, until)) = key {
+                let hold = translate::hold(until, order.delayed);
+                let until = Moment::later(self.now_ms, hold.as_millis() as i64);
+                self.uniques.insert(key, (number, until));
             }
             self.count("enqueued", 1);
             reply.push((id, false));

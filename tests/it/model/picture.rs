@@ -18,8 +18,8 @@ pub(super) struct Picture {
     pub(super) dead: BTreeMap<String, i64>,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) payloads: BTreeMap<String, Vec<u8>>,
-    /// Unique key -> the job that holds it.
-    pub(super) uniques: BTreeMap<String, String>,
+    /// Unique key -> the job that holds it, and until when.
+    pub(super) uniques: BTreeMap<String, (String, i64)>,
     /// Job, name and attempt of each completed job that is kept.
     pub(super) history: Vec<[String; 3]>,
     pub(super) counters: BTreeMap<String, i64>,
@@ -92,7 +92,10 @@ impl Picture {
             .map(|(job, json)| (job.clone(), record(json)))
             .collect();
         picture.payloads.clone_from(&scan.payloads);
-        picture.uniques.clone_from(&scan.uniques);
+        let uniques = scan.uniques.iter().zip(scan.unique_until.values());
+        picture.uniques = uniques
+            .map(|((key, job), until)| (key.clone(), (job.clone(), *until)))
+            .collect();
         picture.history = rows(&scan.history, ["job", "name", "attempt"]);
         picture.events = rows(&scan.events, ["event", "job", "detail"]);
         let counters = scan.counters.iter();

@@ -146,7 +146,8 @@ pub(super) struct Model {
     /// All that ever were.
     pub(super) deliveries: Vec<Held>,
     pub(super) lanes: BTreeMap<usize, Vec<Place>>,
-    pub(super) uniques: BTreeMap<String, usize>,
+    /// Key -> the job that holds it, and until when.
+    pub(super) uniques: BTreeMap<String, (usize, Moment)>,
     pub(super) history: Vec<[String; 3]>,
     pub(super) counters: BTreeMap<&'static str, i64>,
     pub(super) events: Vec<[String; 3]>,
@@ -228,8 +229,12 @@ impl Model {
         });
     }
 
+    pub(super) fn holder(&self, key: &str) -> Option<usize> {
+        self.uniques.get(key).map(|(job, _)| *job)
+    }
+
     pub(super) fn unlock(&mut self, key: Option<&String>, job: usize) {
-        if let Some(key) = key.filter(|key| self.uniques.get(*key) == Some(&job)) {
+        if let Some(key) = key.filter(|key| self.holder(key) == Some(job)) {
             self.uniques.remove(key);
         }
     }
@@ -284,7 +289,7 @@ impl Model {
             (claiming.next().map(|(job, _)| job), claiming.next())
         };
         let odd = |key: &&String| match claims(key) {
-            (Some(job), None) => self.uniques.get(*key) != Some(&job),
+            (Some(job), None) => self.holder(key) != Some(job),
             (None, _) => self.uniques.contains_key(*key),
             (Some(_), Some(_)) => true,
         };
@@ -309,6 +314,10 @@ impl Model {
                 let meta = meta.or(record.map(|record| &record.meta));
                 at.learn(meta.and_then(|meta| meta["expires_at_ms"].as_i64()), now_ms);
             }
+        }
+        for (key, (_, until)) in &mut self.uniques {
+            let read = seen.uniques.get(key);
+            until.learn(read.map(|(_, until)| *until), now_ms);
         }
         for (caller, last) in &mut self.callers {
             let read = seen
@@ -361,9 +370,11 @@ impl Model {
             picture.records.insert(id(), job.record(state));
             picture.payloads.insert(id(), job.payload.clone());
         }
-        let id = |job: &usize| self.jobs[*job].id.to_string();
-        let uniques = self.uniques.iter();
-        picture.uniques = uniques.map(|(key, job)| (key.clone(), id(job))).collect();
+        let uniques = self.uniques.iter().map(|(key, (job, until))| {
+            let holder = self.jobs[*job].id.to_string();
+            (key.clone(), (holder, until.ms))
+        });
+        picture.uniques = uniques.collect();
         picture.history.clone_from(&self.history);
         let counters = self.counters.iter().filter(|(_, count)| **count != 0);
         let counters = counters.map(|(name, count)| ((*name).to_owned(), *count));

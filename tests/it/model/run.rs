@@ -1,5 +1,6 @@
 //! Does to Redis what an operation says, does the same to the reference, and compares all that there is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream::broker::{Caller, Delivery, Done, EntryId, Lane, Promotion, Sweep};
@@ -372,18 +373,21 @@ impl<'a> World<'a> {
 
     /// Each worker renews what it believes to hold.
     async fn extend(&mut self, picks: &[Pick]) -> Verdict {
-        for (lane, deliveries) in self.by_lane(picks) {
-            for delivery in deliveries {
-                let (worker, entry) = {
-                    let held = &self.model.deliveries[delivery];
-                    (held.worker.clone(), held.entry)
-                };
-                let broker = &self.t.broker;
-                let lost = broker.extend(lane, &worker, &[entry], PATIENCE).await;
-                let lost = lost.map_err(failed)?;
-                let expected = self.model.extend(&[delivery]);
-                self.compare(Reply::Lost(lost), expected).await?;
-            }
+        let mut renewals: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for delivery in self.picked(picks) {
+            let held = &self.model.deliveries[delivery];
+            let by = (lane_name(held.lane), held.worker.clone());
+            renewals.entry(by).or_default().push(delivery);
+        }
+        for ((_, worker), deliveries) in renewals {
+            let lane = self.deliveries[deliveries[0]].lane;
+            let entries = deliveries.iter().map(|at| self.deliveries[*at].entry);
+            let entries: Vec<_> = entries.collect();
+            let broker = &self.t.broker;
+            let lost = broker.extend(lane, &worker, &entries, PATIENCE).await;
+            let lost = lost.map_err(failed)?;
+            let expected = self.model.extend(&deliveries);
+            self.compare(Reply::Lost(lost), expected).await?;
         }
         Ok(())
     }
@@ -541,14 +545,20 @@ impl<'a> World<'a> {
         Some(*among.get(usize::from(nth).checked_rem(among.len())?)?)
     }
 
-    /// The picked deliveries, each once, lane by lane.
-    fn by_lane(&self, picks: &[Pick]) -> Vec<(Lane, Vec<usize>)> {
-        let mut picked: Vec<usize> = Vec::new();
+    /// The picked deliveries, each once.
+    fn picked(&self, picks: &[Pick]) -> Vec<usize> {
+        let mut picked = Vec::new();
         for delivery in picks.iter().filter_map(|pick| self.delivery(*pick)) {
             if !picked.contains(&delivery) {
                 picked.push(delivery);
             }
         }
+        picked
+    }
+
+    /// The same, lane by lane.
+    fn by_lane(&self, picks: &[Pick]) -> Vec<(Lane, Vec<usize>)> {
+        let picked = self.picked(picks);
         let of = |lane| {
             picked
                 .iter()

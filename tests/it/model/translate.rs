@@ -11,6 +11,8 @@ use super::operation::{Order, Reason, Until, Wait};
 /// Every wait that no walk sees the end of: delays, backoffs, windows, ages.
 pub(super) const LATER: Duration = Duration::from_secs(24 * 3600);
 pub(super) const LATER_MS: i64 = LATER.as_millis() as i64;
+/// A unique key without an end is given up after a week.
+const UNIQUE_BACKSTOP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What every failed attempt says.
 pub(super) const ERROR: &str = "boom: ü \"quoted\" \u{1}";
 
@@ -33,6 +35,15 @@ pub(super) fn payload(number: u8) -> Vec<u8> {
 
 pub(super) fn key(number: u8) -> String {
     format!("key {number}")
+}
+
+/// How long a unique key is held, at most.
+pub(super) fn hold(until: Until, delayed: bool) -> Duration {
+    match until {
+        Until::Window => LATER,
+        // Against a key that nobody releases; it must outlast the job's own wait.
+        Until::Finished => UNIQUE_BACKSTOP + if delayed { LATER } else { Duration::ZERO },
+    }
 }
 
 pub(super) fn expiry(wait: Wait) -> Duration {

@@ -26,6 +26,8 @@ pub(crate) struct Scan {
     pub(crate) payloads: BTreeMap<String, Vec<u8>>,
     /// Unique key -> the job that holds it.
     pub(crate) uniques: BTreeMap<String, String>,
+    /// Unique key -> the end of its hold, unix ms.
+    pub(crate) unique_until: BTreeMap<String, i64>,
     pub(crate) counters: BTreeMap<String, i64>,
     /// Lane -> consumer -> how many entries it holds.
     pub(crate) consumers: BTreeMap<String, BTreeMap<String, i64>>,
@@ -133,6 +135,7 @@ impl Scan {
                     self.fault(format!("{unique} never expires"));
                 }
                 let key = unique["unique:".len()..].to_owned();
+                self.unique_until.insert(key.clone(), expiry);
                 self.uniques.insert(key, text(&value));
             }
             (unknown, stored) => {
