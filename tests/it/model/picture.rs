@@ -5,7 +5,7 @@ use std::fmt::{Debug, Write};
 
 use serde_json::Value as Json;
 
-use crate::support::scan::Scan;
+use crate::support::scan::{Scan, parts_of};
 
 /// A queue at one moment. Times are Redis's, unix ms.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,8 +71,7 @@ impl Picture {
                 let field = |index: usize| home.fields.get(index).cloned().unwrap_or_default();
                 let text = |index: usize| String::from_utf8_lossy(&field(index)).into_owned();
                 let lane = lanes.entry(lane.clone()).or_default();
-                let entry = entry.split_once('-').expect("an entry id");
-                let at = (entry.0.parse(), entry.1.parse());
+                let at = parts_of(entry).expect("an entry id");
                 let entry = Entry {
                     job: job.clone(),
                     holder: home.consumer.clone(),
@@ -81,7 +80,7 @@ impl Picture {
                     attempt: text(5).parse().expect("an attempt"),
                     meta: meta(&text(7)),
                 };
-                lane.insert((at.0.expect("ms"), at.1.expect("a sequence")), entry);
+                lane.insert(at, entry);
             }
         }
         let in_order = |entries: BTreeMap<_, Entry>| entries.into_values().collect();

@@ -146,10 +146,10 @@ impl Scan {
     }
 
     fn take_lane(&mut self, lane: &str, entries: Vec<(String, Vec<Vec<u8>>)>, groups: Vec<Group>) {
-        let mut pending = BTreeMap::new();
+        let (mut pending, mut last_id) = (BTreeMap::new(), String::new());
         for group in groups {
             if group.name == "workers" {
-                pending = group.pending;
+                (pending, last_id) = (group.pending, group.last_id);
                 self.consumers.insert(lane.to_owned(), group.consumers);
             } else {
                 self.fault(format!("{lane} has a group {:?}", group.name));
@@ -157,6 +157,9 @@ impl Scan {
         }
         for (entry, fields) in entries {
             let consumer = pending.remove(&entry).map(|(consumer, _)| consumer);
+            if consumer.is_none() && parts_of(&entry) <= parts_of(&last_id) {
+                self.fault(format!("{lane}: {entry} was delivered and nobody holds it"));
+            }
             let id = id_of(&entry, &fields);
             let state = match consumer {
                 Some(_) => State::Running,
@@ -215,6 +218,12 @@ fn id_of(entry: &str, fields: &[Vec<u8>]) -> String {
         .and_then(|meta| serde_json::from_slice::<Json>(meta).ok());
     let id = meta.and_then(|meta| Some(meta["id"].as_str()?.to_owned()));
     id.unwrap_or_else(|| entry.to_owned())
+}
+
+/// An entry id in the order of the stream; of a lane without a group, one before all.
+pub(crate) fn parts_of(entry: &str) -> Option<(u64, u64)> {
+    let (ms, seq) = entry.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
 }
 
 fn named(entries: Vec<(String, Vec<Vec<u8>>)>) -> Vec<BTreeMap<String, String>> {
