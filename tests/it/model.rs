@@ -13,12 +13,18 @@
 //! be pasted into [`directed`] as a test of its own.
 
 mod calls;
+mod care;
+mod compare;
 mod directed;
 mod operation;
+mod pick;
 mod picture;
+mod reads;
 mod reference;
 mod run;
+mod send;
 mod translate;
+mod view;
 
 use std::collections::BTreeSet;
 use std::env;

@@ -4,8 +4,8 @@ use millstream::JobId;
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, Transition};
 
-use super::operation::{Age, Order, Reason, Until, Wait};
-use super::reference::{Answer, Given, Held, Job, LastCall, Model, Moment, Place, Reply};
+use super::operation::{Order, Reason, Until, Wait};
+use super::reference::{Answer, Job, LastCall, Model, Moment, Reply};
 use super::translate;
 
 /// A call that a caller numbers, so that it may be sent again.
@@ -199,107 +199,6 @@ impl Model {
         (Reply::Done, Some(Answer::Moment(job)))
     }
 
-    /// Gives the worker `limit` jobs of `lane`; `entries`: what Redis calls their entries.
-    fn deliver(
-        &mut self,
-        lane: Lane,
-        worker: &str,
-        limit: usize,
-        entries: &mut impl Iterator<Item = EntryId>,
-    ) -> Vec<Given> {
-        let mut given = Vec::new();
-        for at in 0..self.lane(lane).len() {
-            let place = &self.lane(lane)[at];
-            if given.len() == limit || place.delivery.is_some() {
-                continue;
-            }
-            let (job, delivery) = (place.job, self.deliveries.len());
-            self.lane(lane)[at].delivery = Some(delivery);
-            self.go(job, Transition::Claim, Some(State::Running));
-            self.deliveries.push(Held {
-                job,
-                lane,
-                entry: entries.next().unwrap_or(EntryId { ms: 0, seq: 0 }),
-                worker: worker.to_owned(),
-                unique: self.jobs[job].unique.clone(),
-            });
-            given.push(self.given(delivery));
-        }
-        given
-    }
-
-    fn given(&self, delivery: usize) -> Given {
-        let held = &self.deliveries[delivery];
-        let job = &self.jobs[held.job];
-        let (id, worker) = (job.id.clone(), held.worker.clone());
-        (
-            id,
-            held.lane,
-            worker,
-            job.payload.clone(),
-            job.attempt,
-            held.unique.clone(),
-        )
-    }
-
-    pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
-        let (mut given, mut entries) = (Vec::new(), entries.into_iter());
-        for lane in Lane::READ {
-            if !self.paused {
-                let rest = limit - given.len();
-                given.extend(self.deliver(lane, worker, rest, &mut entries));
-            }
-        }
-        Reply::Given(given)
-    }
-
-    /// One job of those that have stalled before.
-    pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
-        let limit = usize::from(!self.paused);
-        let given = self.deliver(Lane::Suspect, worker, limit, &mut entries.into_iter());
-        Reply::Given(given)
-    }
-
-    /// The plain path, which counts per lane and leaves the pause to the worker; and then all that the worker holds.
-    pub(super) fn read(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
-        let mut entries = entries.into_iter();
-        for lane in Lane::READ {
-            self.deliver(lane, worker, limit, &mut entries);
-        }
-        self.own(worker)
-    }
-
-    /// What the worker holds. Asking renews.
-    pub(super) fn own(&mut self, worker: &str) -> Reply {
-        let mut held = Vec::new();
-        for lane in Lane::ALL {
-            for at in 0..self.lane(lane).len() {
-                let delivery = self.lane(lane)[at].delivery;
-                let Some(delivery) = delivery.filter(|at| self.deliveries[*at].worker == worker)
-                else {
-                    continue;
-                };
-                self.lane(lane)[at].lapsed = false;
-                held.push(self.given(delivery));
-            }
-        }
-        Reply::Given(held)
-    }
-
-    pub(super) fn extend(&mut self, deliveries: &[usize]) -> Reply {
-        let mut lost = Vec::new();
-        for &delivery in deliveries {
-            let Some(place) = self.place_of(delivery) else {
-                lost.push(self.deliveries[delivery].entry);
-                continue;
-            };
-            place.lapsed = false;
-            let job = place.job;
-            self.go(job, Transition::Extend, Some(State::Running));
-        }
-        Reply::Lost(lost)
-    }
-
     fn release(&mut self, deliveries: &[usize]) -> (Reply, Option<Answer>) {
         let mut lost = Vec::new();
         for &delivery in deliveries {
@@ -390,98 +289,10 @@ impl Model {
         self.tell(kind, &one, format!("{count} jobs"));
         (reply, Some(Answer::Text(count.to_string())))
     }
-
-    fn leads(&mut self, worker: &str) -> bool {
-        let leader = self.upkeeper.get_or_insert_with(|| worker.to_owned());
-        leader == worker
-    }
-
-    pub(super) fn sweep(&mut self, worker: &str) -> Reply {
-        let silent = self.swept && self.silent;
-        (self.swept, self.silent) = (true, false);
-        if !self.leads(worker) {
-            return Reply::Standby;
-        }
-        self.grace |= silent;
-        let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
-        for lane in Lane::ALL {
-            if self.grace {
-                continue;
-            }
-            let lapsed = |place: &&Place| place.lapsed;
-            let lapsed = self.lane(lane).iter().filter(lapsed);
-            let lapsed: Vec<_> = lapsed.filter_map(|place| place.delivery).collect();
-            for delivery in lapsed {
-                let job = self.take(delivery).expect("it was there");
-                if !self.stall(job) {
-                    reclaimed += 1;
-                    continue;
-                }
-                dead += 1;
-                let job = &self.jobs[job];
-                unlock.extend(job.unique.clone().map(|key| (key, job.id.clone())));
-            }
-        }
-        Reply::Swept(reclaimed, dead, unlock)
-    }
-
-    /// Releases the keys of jobs that a sweep buried.
-    pub(super) fn release_keys(&mut self, keys: &[(String, JobId)]) {
-        for (key, id) in keys {
-            let job = self.jobs.iter().position(|job| job.id == *id);
-            self.unlock(Some(key), job.expect("a job that died"));
-        }
-    }
-
-    pub(super) fn promote(&mut self, worker: &str, limit: usize) -> Reply {
-        if !self.leads(worker) {
-            return Reply::Standby;
-        }
-        let scheduled = |(_, job): &(usize, &Job)| job.state == Some(State::Scheduled);
-        let due = self.jobs.iter().enumerate().filter(scheduled);
-        let due = due.filter(|(_, job)| job.since.ms < self.now_ms);
-        let mut due: Vec<_> = due.map(|(number, job)| (job.since.ms, number)).collect();
-        due.sort_unstable();
-        due.truncate(limit);
-        for &(_, job) in &due {
-            self.go(job, Transition::Promote, Some(State::Ready));
-            self.place(job, Lane::Ready);
-        }
-        let mut jobs = self.jobs.iter();
-        let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {
-            _ if due.len() == limit => "now",
-            true => "later",
-            false => "never",
-        };
-        Reply::Promoted(due.len() as u64, next)
-    }
-
-    pub(super) fn prune(&mut self, [history, dead, callers]: [Age; 3]) -> Reply {
-        let (mut gone, mut buried) = ([0; 3], Vec::new());
-        if history == Age::All {
-            if !self.history.is_empty() {
-                self.walk((Some(State::Completed), Transition::Prune, None));
-            }
-            gone[0] = std::mem::take(&mut self.history).len();
-        }
-        if dead == Age::All {
-            let jobs = self.jobs.iter().enumerate();
-            let jobs = jobs.filter(|(_, job)| job.state == Some(State::Dead));
-            buried.extend(jobs.map(|(job, _)| job));
-            gone[1] = buried.len();
-        }
-        for job in buried {
-            self.go(job, Transition::Prune, None);
-            self.pruned += 1;
-        }
-        if callers == Age::All {
-            gone[2] = std::mem::take(&mut self.callers).len();
-        }
-        Reply::Counts(gone.map(|count| count as u64).to_vec())
-    }
 }
 
-pub(super) fn joined(entries: &[EntryId]) -> String {
+/// Entry ids as an answer has them.
+fn joined(entries: &[EntryId]) -> String {
     let entries: Vec<_> = entries.iter().map(EntryId::to_string).collect();
     entries.join(" ")
 }

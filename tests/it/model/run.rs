@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millstream::broker::{Caller, Delivery, Done, EntryId, Lane, Promotion, Sweep};
+use millstream::broker::{Delivery, EntryId, Lane, Promotion, Sweep};
 use millstream::job::state::State;
-use millstream::{Error, JobId, NewJob, Result};
+use millstream::{Error, JobId};
 
 use super::calls::Call;
-use super::operation::{Age, CALLERS, Operation, Order, Pick, Wait, Which};
-use super::picture::Picture;
+use super::operation::{Age, CALLERS, Operation, Pick, Which};
 use super::reference::{Given, Model, Moment, Reply, lane_name};
 use super::translate::{self, LATER};
 use crate::support::scan::Scan;
@@ -25,17 +24,20 @@ pub(super) type Verdict = std::result::Result<(), String>;
 
 /// A queue and its reference.
 pub(super) struct World<'a> {
-    t: &'a Fixture,
+    pub(super) t: &'a Fixture,
     pub(super) model: Model,
     /// What the workers remember, in the order of the model's deliveries.
-    deliveries: Vec<Delivery>,
+    pub(super) deliveries: Vec<Delivery>,
     /// Every numbered call: who, number, what.
-    calls: Vec<(String, i64, Call)>,
-    numbers: [i64; CALLERS as usize],
+    pub(super) calls: Vec<(String, i64, Call)>,
+    /// Of each caller's last call.
+    pub(super) numbers: [i64; CALLERS as usize],
     /// Unique keys that a dead worker's sweep did not get to release.
     owed: Vec<(String, JobId)>,
+    /// What the last job that was made due was due at; jobs are due in that order.
     due: i64,
-    last: Scan,
+    /// What was seen after the last step.
+    pub(super) last: Scan,
 }
 
 impl<'a> World<'a> {
@@ -234,94 +236,6 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A caller's next call.
-    async fn send_new(&mut self, by: u8, call: Call) -> Verdict {
-        let number = &mut self.numbers[usize::from(by)];
-        *number += 1;
-        let (caller, number) = (format!("caller-{by}"), *number);
-        self.calls.push((caller.clone(), number, call.clone()));
-        self.send(&caller, number, &call).await
-    }
-
-    async fn settle(&mut self, by: u8, pick: Pick, call: impl FnOnce(usize) -> Call) -> Verdict {
-        match self.delivery(pick) {
-            Some(delivery) => self.send_new(by, call(delivery)).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn send(&mut self, caller: &str, number: i64, call: &Call) -> Verdict {
-        let broker = &self.t.broker;
-        let mut by = Caller::after(caller, number - 1);
-        let mut ids = Vec::new();
-        let answered = match call {
-            Call::Enqueue(orders) => {
-                let jobs: Vec<NewJob> = orders.iter().map(translate::new_job).collect();
-                let enqueued = broker.enqueue(&mut by, &jobs, PATIENCE).await;
-                enqueued.map(|jobs| {
-                    ids = jobs.iter().map(|job| job.id.clone()).collect();
-                    let jobs = jobs.into_iter().map(|job| (job.id, job.duplicate));
-                    Reply::Jobs(jobs.collect())
-                })
-            }
-            Call::Complete(lane, deliveries, keep) => {
-                let took = Duration::from_millis(7);
-                let done = deliveries.iter().map(|at| Done {
-                    delivery: &self.deliveries[*at],
-                    took,
-                });
-                let (done, keep) = (done.collect::<Vec<_>>(), if *keep { 100 } else { 0 });
-                let lost = broker.complete(&mut by, *lane, &done, keep, PATIENCE).await;
-                lost.map(Reply::Lost)
-            }
-            Call::Retry(at, error) => {
-                let (held, error) = (&self.deliveries[*at], error.as_deref());
-                let retried = broker.retry(&mut by, held, LATER, error, PATIENCE).await;
-                retried.map(|()| Reply::Done)
-            }
-            Call::DeadLetter(at, reason) => {
-                let (held, reason) = (&self.deliveries[*at], translate::death(*reason));
-                let died = broker
-                    .dead_letter(&mut by, held, reason, translate::ERROR, PATIENCE)
-                    .await;
-                died.map(|died| if died { Reply::Done } else { Reply::NotYet })
-            }
-            Call::Release(lane, deliveries) => {
-                let entries = deliveries.iter().map(|at| self.deliveries[*at].entry);
-                let entries: Vec<_> = entries.collect();
-                let lost = broker.release(&mut by, *lane, &entries, PATIENCE).await;
-                lost.map(Reply::Lost)
-            }
-            Call::Cancel(job, unique) => {
-                let was = broker
-                    .cancel(&mut by, &self.id(*job), unique.as_deref(), PATIENCE)
-                    .await;
-                was.map(Reply::Was)
-            }
-            Call::RunNow(job) => {
-                let moved = broker.run_now(&mut by, &self.id(*job), PATIENCE).await;
-                moved.map(|()| Reply::Done)
-            }
-            Call::Redrive(jobs) => {
-                let redriven = broker.redrive(&mut by, &self.ids(jobs), PATIENCE).await;
-                redriven.map(|count| Reply::Counts(vec![count]))
-            }
-            Call::Purge(jobs) => {
-                let purged = broker.purge(&mut by, &self.ids(jobs), PATIENCE).await;
-                purged.map(|count| Reply::Counts(vec![count]))
-            }
-        };
-        let told = told(answered)?;
-        let expected = self.model.call(caller, number, call, &ids);
-        self.compare(told, expected).await?;
-        let is_short = |order: &Order| order.expires == Some(Wait::Short);
-        if matches!(call, Call::Enqueue(orders) if orders.iter().any(is_short)) {
-            // What expires after a millisecond has expired before the next step.
-            self.pass_a_moment();
-        }
-        Ok(())
-    }
-
     /// Reads as a worker's plain path does, loses the reply, and asks again for what it holds.
     async fn read(&mut self, worker: &str, limit: usize) -> Verdict {
         let lanes = Lane::READ.map(|lane| self.t.key(lane_name(lane)));
@@ -472,131 +386,11 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Both sides have gone the step; nothing may tell them apart.
-    async fn compare(&mut self, told: Reply, expected: Reply) -> Verdict {
-        {
-            let mut exceptions = self.t.exceptions();
-            exceptions.unbooked = -self.model.pruned;
-            exceptions.windows = self.model.unclaimed();
-        }
-        let scan = self.t.scan();
-        let found = Picture::of(&scan);
-        self.model.learn(&found, scan.now_ms);
-        let mut faults = self.model.picture().compare(&found);
-        if told != expected {
-            faults += &format!("answer\n  expected {expected:?}\n  found    {told:?}\n");
-        }
-        faults += &scan.faults.join("\n");
-        self.last = scan;
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        self.compare_counts().await
-    }
-
-    /// The counts that are published are those of the structures.
-    async fn compare_counts(&self) -> Verdict {
-        let told = self.t.broker.stats(PATIENCE).await.map_err(failed)?;
-        let jobs = || self.model.jobs.iter();
-        let count = |state| jobs().filter(|job| job.state == Some(state)).count() as u64;
-        let states = [
-            State::Ready,
-            State::Running,
-            State::Scheduled,
-            State::Dead,
-            State::Held,
-        ];
-        let expected = states.map(count);
-        let found = [
-            told.ready,
-            told.running,
-            told.scheduled,
-            told.dead,
-            told.held,
-        ];
-        if expected != found
-            || told.paused != self.model.paused
-            || told.oldest_ready.is_some() != (expected[0] > 0)
-        {
-            return Err(format!(
-                "counts {states:?}: expected {expected:?}, told {told:?}"
-            ));
-        }
-        Ok(())
-    }
-
     /// Redis's next millisecond, and one more.
-    fn pass_a_moment(&self) {
+    pub(super) fn pass_a_moment(&self) {
         while self.t.now_us() / 1000 <= self.last.now_ms + 1 {
             std::thread::sleep(Duration::from_micros(200));
         }
-    }
-
-    fn live(&self) -> Vec<usize> {
-        let all = 0..self.deliveries.len();
-        all.filter(|at| self.model.is_live(*at)).collect()
-    }
-
-    fn delivery(&self, pick: Pick) -> Option<usize> {
-        let (among, nth) = match pick {
-            Pick::Live(nth) => (self.live(), nth),
-            Pick::Ever(nth) => ((0..self.deliveries.len()).collect(), nth),
-        };
-        Some(*among.get(usize::from(nth).checked_rem(among.len())?)?)
-    }
-
-    /// The picked deliveries, each once.
-    fn picked(&self, picks: &[Pick]) -> Vec<usize> {
-        let mut picked = Vec::new();
-        for delivery in picks.iter().filter_map(|pick| self.delivery(*pick)) {
-            if !picked.contains(&delivery) {
-                picked.push(delivery);
-            }
-        }
-        picked
-    }
-
-    /// The same, lane by lane.
-    fn by_lane(&self, picks: &[Pick]) -> Vec<(Lane, Vec<usize>)> {
-        let picked = self.picked(picks);
-        let of = |lane| {
-            picked
-                .iter()
-                .copied()
-                .filter(move |at| self.deliveries[*at].lane == lane)
-        };
-        let lanes = Lane::ALL.map(|lane| (lane, of(lane).collect::<Vec<_>>()));
-        lanes
-            .into_iter()
-            .filter(|(_, of_lane)| !of_lane.is_empty())
-            .collect()
-    }
-
-    fn job(&self, which: Which) -> Option<usize> {
-        let (among, nth): (Vec<usize>, u8) = match which {
-            Which::In(state, nth) => {
-                let jobs = self.model.jobs.iter().enumerate();
-                let jobs = jobs.filter(|(_, job)| job.state == Some(state));
-                (jobs.map(|(number, _)| number).collect(), nth)
-            }
-            Which::Any(nth) => ((0..self.model.jobs.len()).collect(), nth),
-        };
-        Some(*among.get(usize::from(nth).checked_rem(among.len())?)?)
-    }
-
-    fn jobs(&self, which: &[Which]) -> Vec<usize> {
-        which.iter().filter_map(|which| self.job(*which)).collect()
-    }
-
-    /// The jobs' ids, and one that no job has.
-    fn ids(&self, jobs: &[usize]) -> Vec<JobId> {
-        let ids = jobs.iter().map(|job| self.id(Some(*job)));
-        ids.chain([self.id(None)]).collect()
-    }
-
-    /// The job's id, or one that no job has.
-    fn id(&self, job: Option<usize>) -> JobId {
-        job.map_or_else(|| "nobody".into(), |job| self.model.jobs[job].id.clone())
     }
 }
 
@@ -612,18 +406,6 @@ fn wait(age: Age) -> Option<Duration> {
     }
 }
 
-/// The typed refusals are answers; everything else is a failure of the walk.
-fn told(answered: Result<Reply>) -> std::result::Result<Reply, String> {
-    match answered {
-        Ok(reply) => Ok(reply),
-        Err(Error::LeaseLost { .. }) => Ok(Reply::LeaseLost),
-        Err(Error::NotFound { .. }) => Ok(Reply::NotFound),
-        Err(Error::WrongState { state, .. }) => Ok(Reply::WrongState(state)),
-        Err(Error::Protocol { reason, .. }) if reason == "unexpected status Old" => Ok(Reply::Old),
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn failed(error: Error) -> String {
+pub(super) fn failed(error: Error) -> String {
     format!("{error}")
 }
