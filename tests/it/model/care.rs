@@ -5,7 +5,11 @@ use millstream::broker::Lane;
 use millstream::job::state::{State, Transition};
 
 use super::operation::Age;
-use super::reference::{Job, Model, Place, Reply};
+use super::reference::{Job, Model, Moment, Place, Reply};
+use super::translate;
+
+/// When somebody last swept, if nobody has for long.
+pub(super) const LONG_AGO: Moment = Moment::at(1);
 
 impl Model {
     pub(super) fn leads(&mut self, worker: &str) -> bool {
@@ -14,15 +18,17 @@ impl Model {
     }
 
     pub(super) fn sweep(&mut self, worker: &str) -> Reply {
-        let silent = self.swept && self.silent;
-        (self.swept, self.silent) = (true, false);
+        let silent = self.swept == Some(LONG_AGO);
+        self.swept = Some(Moment::later(self.now_ms, 0));
         if !self.leads(worker) {
             return Reply::Standby;
         }
-        self.grace |= silent;
+        if silent {
+            self.grace = Some(Moment::later(self.now_ms, translate::GRACE_MS));
+        }
         let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
         for lane in Lane::ALL {
-            if self.grace {
+            if self.grace.is_some() {
                 continue;
             }
             let lapsed = |place: &&Place| place.lapsed;

@@ -29,6 +29,8 @@ pub(super) struct Picture {
     pub(super) callers: BTreeMap<String, String>,
     pub(super) paused: bool,
     pub(super) upkeeper: Option<String>,
+    /// When somebody last asked to sweep, and the end of the grace that was given.
+    pub(super) sweeps: [Option<i64>; 2],
 }
 
 /// A job on a lane.
@@ -105,6 +107,8 @@ impl Picture {
         picture.callers.clone_from(&scan.callers);
         picture.paused = scan.limits.contains_key("paused");
         picture.upkeeper.clone_from(&scan.upkeeper);
+        picture.sweeps =
+            ["swept_ms", "grace_until_ms"].map(|time| scan.counters.get(time).copied());
         picture
     }
 
@@ -138,6 +142,7 @@ impl Picture {
         look("callers", &self.callers, &found.callers);
         look("paused", &self.paused, &found.paused);
         look("upkeeper", &self.upkeeper, &found.upkeeper);
+        look("sweeps", &self.sweeps, &found.sweeps);
         faults
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    pub(super) fn at(ms: i64) -> Self {
+    pub(super) const fn at(ms: i64) -> Self {
         Self { ms, after: None }
     }
 
@@ -154,10 +154,10 @@ pub(super) struct Model {
     pub(super) callers: BTreeMap<String, LastCall>,
     pub(super) paused: bool,
     pub(super) upkeeper: Option<String>,
-    /// A sweep was made; nobody has swept for long; the living have time to renew.
-    pub(super) swept: bool,
-    pub(super) silent: bool,
-    pub(super) grace: bool,
+    /// When somebody last asked to sweep.
+    pub(super) swept: Option<Moment>,
+    /// Until then the living have time to renew, even if that moment has not come: a walk ends it by hand.
+    pub(super) grace: Option<Moment>,
     pub(super) pruned: i64,
     /// Redis's clock when it was last looked at.
     pub(super) now_ms: i64,

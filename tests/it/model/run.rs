@@ -8,14 +8,13 @@ use millstream::job::state::State;
 use millstream::{Error, JobId};
 
 use super::calls::Call;
+use super::care::LONG_AGO;
 use super::operation::{Age, CALLERS, Operation, Pick, Which};
 use super::reference::{Given, Model, Moment, Reply, lane_name};
-use super::translate::{self, LATER};
+use super::translate::{self, LATER, LEASE};
 use crate::support::scan::Scan;
 use crate::support::{Fixture, PATIENCE, upkeeper};
 
-/// No walk is as slow as half of this: leases run out only where an operation says so.
-const LEASE: Duration = Duration::from_secs(3600);
 /// Longer than any lease.
 const SILENT_MS: &str = "7200000";
 
@@ -204,17 +203,17 @@ impl<'a> World<'a> {
                 self.compare(Reply::Done, Reply::Done).await
             }
             Operation::Silence => {
-                if self.model.swept {
-                    self.t
-                        .redis(&["HSET", &self.t.key("stats"), "swept_ms", "1"]);
+                if let Some(swept) = &mut self.model.swept {
+                    *swept = LONG_AGO;
+                    let (stats, ms) = (self.t.key("stats"), swept.ms.to_string());
+                    self.t.redis(&["HSET", &stats, "swept_ms", &ms]);
                 }
-                self.model.silent = self.model.swept;
                 self.compare(Reply::Done, Reply::Done).await
             }
             Operation::EndGrace => {
                 self.t
                     .redis(&["HDEL", &self.t.key("stats"), "grace_until_ms"]);
-                self.model.grace = false;
+                self.model.grace = None;
                 self.compare(Reply::Done, Reply::Done).await
             }
             Operation::EndWindow(number) => {

@@ -13,6 +13,10 @@ pub(super) const LATER: Duration = Duration::from_secs(24 * 3600);
 pub(super) const LATER_MS: i64 = LATER.as_millis() as i64;
 /// A unique key without an end is given up after a week.
 const UNIQUE_BACKSTOP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// No walk is as slow as half of this: leases run out only where an operation says so.
+pub(super) const LEASE: Duration = Duration::from_secs(3600);
+/// What the living get to renew in after a silence.
+pub(super) const GRACE_MS: i64 = LEASE.as_millis() as i64 / 2;
 /// What every failed attempt says.
 pub(super) const ERROR: &str = "boom: ü \"quoted\" \u{1}";
 

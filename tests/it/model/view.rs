@@ -31,6 +31,14 @@ impl Model {
             let read = seen.uniques.get(key);
             until.learn(read.map(|(_, until)| *until), now_ms);
         }
+        for (moment, read) in [&mut self.swept, &mut self.grace]
+            .into_iter()
+            .zip(seen.sweeps)
+        {
+            if let Some(moment) = moment {
+                moment.learn(read, now_ms);
+            }
+        }
         for (caller, last) in &mut self.callers {
             let read = seen
                 .callers
@@ -105,6 +113,7 @@ impl Model {
         picture.callers = callers.collect();
         picture.paused = self.paused;
         picture.upkeeper.clone_from(&self.upkeeper);
+        picture.sweeps = [self.swept, self.grace].map(|moment| Some(moment?.ms));
         picture
     }
 }
