@@ -16,6 +16,7 @@ mod calls;
 mod care;
 mod compare;
 mod directed;
+mod happen;
 mod operation;
 mod pick;
 mod picture;

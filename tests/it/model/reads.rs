@@ -39,15 +39,15 @@ impl Model {
     pub(super) fn given(&self, delivery: usize) -> Given {
         let held = &self.deliveries[delivery];
         let job = &self.jobs[held.job];
-        let (id, worker) = (job.id.clone(), held.worker.clone());
-        (
-            id,
-            held.lane,
-            worker,
-            job.payload.clone(),
-            job.attempt,
-            held.unique.clone(),
-        )
+        Given {
+            job: job.id.clone(),
+            lane: held.lane,
+            worker: held.worker.clone(),
+            name: job.name.clone(),
+            payload: job.payload.clone(),
+            attempt: job.attempt,
+            unique: held.unique.clone(),
+        }
     }
 
     pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {

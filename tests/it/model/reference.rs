@@ -117,11 +117,20 @@ pub(super) enum Reply {
     Swept(u64, u64, Vec<(String, JobId)>),
     /// How many, and whether more is due: now, later, never.
     Promoted(u64, &'static str),
-    /// Job, lane, worker, name, payload, attempt and unique key of each delivery.
     Given(Vec<Given>),
 }
 
-pub(super) type Given = (JobId, Lane, String, Vec<u8>, u32, Option<String>);
+/// A delivery as its worker gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Given {
+    pub(super) job: JobId,
+    pub(super) lane: Lane,
+    pub(super) worker: String,
+    pub(super) name: String,
+    pub(super) payload: Vec<u8>,
+    pub(super) attempt: u32,
+    pub(super) unique: Option<String>,
+}
 
 /// The text that Redis keeps for a caller that asks again.
 #[derive(Clone, Debug)]

@@ -4,19 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream::broker::{Delivery, EntryId, Lane, Promotion, Sweep};
-use millstream::job::state::State;
 use millstream::{Error, JobId};
 
 use super::calls::Call;
-use super::care::LONG_AGO;
-use super::operation::{Age, CALLERS, Operation, Pick, Which};
-use super::reference::{Given, Model, Moment, Reply, lane_name};
+use super::operation::{Age, CALLERS, Operation, Pick};
+use super::reference::{Given, Model, Reply, lane_name};
 use super::translate::{self, LATER, LEASE};
 use crate::support::scan::Scan;
 use crate::support::{Fixture, PATIENCE, upkeeper};
-
-/// Longer than any lease.
-const SILENT_MS: &str = "7200000";
 
 /// What went wrong, in words.
 pub(super) type Verdict = std::result::Result<(), String>;
@@ -34,7 +29,7 @@ pub(super) struct World<'a> {
     /// Unique keys that a dead worker's sweep did not get to release.
     owed: Vec<(String, JobId)>,
     /// What the last job that was made due was due at; jobs are due in that order.
-    due: i64,
+    pub(super) due: i64,
     /// What was seen after the last step.
     pub(super) last: Scan,
 }
@@ -144,36 +139,11 @@ impl<'a> World<'a> {
                 self.send_new(*by, Call::Redrive(self.jobs(which))).await
             }
             Operation::Purge(by, which) => self.send_new(*by, Call::Purge(self.jobs(which))).await,
-            Operation::Lapse(pick) => {
-                if let Some(delivery) = self.delivery(*pick) {
-                    self.lapse(delivery);
-                }
-                self.compare(Reply::Done, Reply::Done).await
-            }
-            Operation::Crash(by) => {
-                let worker = worker(*by);
-                for delivery in self.live() {
-                    if self.model.deliveries[delivery].worker == worker {
-                        self.lapse(delivery);
-                    }
-                }
-                self.compare(Reply::Done, Reply::Done).await
-            }
             Operation::Sweep(by, unlock) => {
                 self.sweep(&format!("upkeep-{by}")).await?;
                 if *unlock { self.unlock().await } else { Ok(()) }
             }
             Operation::Unlock => self.unlock().await,
-            Operation::MakeDue(nth) => {
-                if let Some(job) = self.job(Which::In(State::Scheduled, *nth)) {
-                    self.due += 1;
-                    let (key, due) = (self.t.key("scheduled"), self.due.to_string());
-                    self.t
-                        .redis(&["ZADD", &key, "XX", &due, self.id(Some(job)).as_str()]);
-                    self.model.jobs[job].since = Moment::at(self.due);
-                }
-                self.compare(Reply::Done, Reply::Done).await
-            }
             Operation::Promote(by, limit) => {
                 let (by, limit) = (upkeeper(&format!("upkeep-{by}")), usize::from(*limit));
                 let promotion = broker.promote(&by, limit, PATIENCE).await.map_err(failed)?;
@@ -197,32 +167,6 @@ impl<'a> World<'a> {
                 self.model.upkeeper.take_if(|leader| *leader == worker);
                 self.compare(Reply::Done, Reply::Done).await
             }
-            Operation::LoseLock => {
-                self.t.redis(&["DEL", &self.t.key("upkeep")]);
-                self.model.upkeeper = None;
-                self.compare(Reply::Done, Reply::Done).await
-            }
-            Operation::Silence => {
-                if let Some(swept) = &mut self.model.swept {
-                    *swept = LONG_AGO;
-                    let (stats, ms) = (self.t.key("stats"), swept.ms.to_string());
-                    self.t.redis(&["HSET", &stats, "swept_ms", &ms]);
-                }
-                self.compare(Reply::Done, Reply::Done).await
-            }
-            Operation::EndGrace => {
-                self.t
-                    .redis(&["HDEL", &self.t.key("stats"), "grace_until_ms"]);
-                self.model.grace = None;
-                self.compare(Reply::Done, Reply::Done).await
-            }
-            Operation::EndWindow(number) => {
-                let key = translate::key(*number);
-                self.t
-                    .redis(&["DEL", &self.t.key(&format!("unique:{key}"))]);
-                self.model.uniques.remove(&key);
-                self.compare(Reply::Done, Reply::Done).await
-            }
             Operation::Prune(ages) => self.prune(*ages).await,
             Operation::Pause(paused) => {
                 broker.pause(*paused, PATIENCE).await.map_err(failed)?;
@@ -232,6 +176,10 @@ impl<'a> World<'a> {
                 self.compare(Reply::Done, Reply::Done).await
             }
             Operation::Retire(who, idle) => self.retire(who.map(worker).as_deref(), *idle).await,
+            other => {
+                self.happen(other);
+                self.compare(Reply::Done, Reply::Done).await
+            }
         }
     }
 
@@ -262,20 +210,17 @@ impl<'a> World<'a> {
         let mut entries = Vec::new();
         let mut told = Vec::new();
         for delivery in given {
-            let (id, lane) = (delivery.id.clone(), delivery.lane);
-            let (payload, unique) = (
-                delivery.payload.to_vec(),
-                delivery.unique().map(str::to_owned),
-            );
-            told.push((
-                id,
-                lane,
-                worker.to_owned(),
-                payload,
-                delivery.attempt,
-                unique,
-            ));
-            let known = |old: &Delivery| (old.lane, old.entry) == (lane, delivery.entry);
+            told.push(Given {
+                job: delivery.id.clone(),
+                lane: delivery.lane,
+                worker: worker.to_owned(),
+                name: delivery.name.clone(),
+                payload: delivery.payload.to_vec(),
+                attempt: delivery.attempt,
+                unique: delivery.unique().map(str::to_owned),
+            });
+            let at = (delivery.lane, delivery.entry);
+            let known = |old: &Delivery| (old.lane, old.entry) == at;
             if !self.deliveries.iter().any(known) {
                 entries.push(delivery.entry);
                 self.deliveries.push(delivery);
@@ -303,26 +248,6 @@ impl<'a> World<'a> {
             self.compare(Reply::Lost(lost), expected).await?;
         }
         Ok(())
-    }
-
-    fn lapse(&mut self, delivery: usize) {
-        let Some(place) = self.model.place_of(delivery) else {
-            return;
-        };
-        place.lapsed = true;
-        let held = &self.model.deliveries[delivery];
-        let (lane, entry) = (self.t.key(lane_name(held.lane)), held.entry.to_string());
-        self.t.redis(&[
-            "XCLAIM",
-            &lane,
-            "workers",
-            &held.worker,
-            "0",
-            &entry,
-            "IDLE",
-            SILENT_MS,
-            "JUSTID",
-        ]);
     }
 
     async fn sweep(&mut self, worker: &str) -> Verdict {
@@ -393,7 +318,7 @@ impl<'a> World<'a> {
     }
 }
 
-fn worker(number: u8) -> String {
+pub(super) fn worker(number: u8) -> String {
     format!("worker-{number}")
 }
 
