@@ -18,7 +18,7 @@ impl Model {
     }
 
     pub(super) fn sweep(&mut self, worker: &str) -> Reply {
-        let silent = self.swept == Some(LONG_AGO);
+        let silent = self.swept.is_none_or(|at| at == LONG_AGO);
         self.swept = Some(Moment::later(self.now_ms, 0));
         if !self.leads(worker) {
             return Reply::Standby;

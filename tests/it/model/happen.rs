@@ -40,12 +40,16 @@ impl World<'_> {
                 self.t.redis(&["DEL", &self.t.key("upkeep")]);
                 self.model.upkeeper = None;
             }
-            Operation::Silence => {
-                if let Some(swept) = &mut self.model.swept {
-                    *swept = LONG_AGO;
-                    let (stats, ms) = (self.t.key("stats"), swept.ms.to_string());
-                    self.t.redis(&["HSET", &stats, "swept_ms", &ms]);
-                }
+            Operation::Silence(ever) => {
+                let stats = self.t.key("stats");
+                self.model.swept = (!ever).then_some(LONG_AGO);
+                match self.model.swept {
+                    Some(at) => {
+                        let ms = at.ms.to_string();
+                        self.t.redis(&["HSET", &stats, "swept_ms", &ms])
+                    }
+                    None => self.t.redis(&["HDEL", &stats, "swept_ms"]),
+                };
             }
             Operation::EndGrace => {
                 self.t

@@ -44,8 +44,8 @@ pub(super) enum Operation {
     Resign(Upkeeper),
     /// The upkeep lock runs out.
     LoseLock,
-    /// Nobody has swept for long.
-    Silence,
+    /// Nobody has swept for long, or, with `true`, ever.
+    Silence(bool),
     /// The grace that followed is over.
     EndGrace,
     /// A unique key runs out.
@@ -180,7 +180,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (upkeeper(), 1..4u8).prop_map(|(by, limit)| Promote(by, limit)),
         1 => upkeeper().prop_map(Resign),
         1 => Just(LoseLock),
-        1 => Just(Silence),
+        1 => any::<bool>().prop_map(Silence),
         2 => Just(EndGrace),
         1 => (0..KEYS).prop_map(EndWindow),
         1 => ages.prop_map(Prune),

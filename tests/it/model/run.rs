@@ -8,7 +8,7 @@ use millstream::{Error, JobId};
 
 use super::calls::Call;
 use super::operation::{Age, CALLERS, Operation, Pick};
-use super::reference::{Given, Model, Reply, lane_name};
+use super::reference::{Given, Model, Moment, Reply, lane_name};
 use super::translate::{self, LATER, LEASE};
 use crate::support::scan::Scan;
 use crate::support::{Fixture, PATIENCE, upkeeper};
@@ -41,6 +41,7 @@ impl<'a> World<'a> {
         let last = t.scan();
         let model = Model {
             now_ms: last.now_ms,
+            swept: last.counters.get("swept_ms").map(|at| Moment::at(*at)),
             ..Model::default()
         };
         Self {

@@ -58,9 +58,7 @@ impl Fixture {
             .create_groups(PATIENCE)
             .await
             .expect("groups");
-        // A queue that was never swept gives its workers time to renew; none of these is new to its workers.
-        let now_ms = (fixture.now_us() / 1000).to_string();
-        fixture.redis(&["HSET", &fixture.key("stats"), "swept_ms", &now_ms]);
+        fixture.sweep_is_recent();
         fixture
     }
 
@@ -143,6 +141,13 @@ impl Fixture {
         }
         *self.exceptions() = Exceptions::default();
         self.broker.create_groups(PATIENCE).await.expect("groups");
+        self.sweep_is_recent();
+    }
+
+    /// A queue that was never swept gives its workers time to renew; none of these is new to its workers.
+    fn sweep_is_recent(&self) {
+        let now_ms = (self.now_us() / 1000).to_string();
+        self.redis(&["HSET", &self.key("stats"), "swept_ms", &now_ms]);
     }
 
     /// What the scanner is to pass over.
