@@ -38,7 +38,7 @@ use crate::support::Fixture;
 use operation::walk;
 use run::World;
 
-const CASES_DEFAULT: u64 = 300;
+const CASES_DEFAULT: u64 = 200;
 const STEPS_DEFAULT: u64 = 60;
 
 #[test]

@@ -21,6 +21,7 @@ const EVENTS: &[&str] = &[
     "purged",
     "paused",
     "resumed",
+    "orphaned",
 ];
 
 impl Scan {
