@@ -27,6 +27,7 @@ mod send;
 mod translate;
 mod view;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
 
@@ -52,22 +53,19 @@ fn no_walk_tells_the_engine_from_the_model() {
 
     let runtime = Runtime::new().expect("a runtime");
     let t = runtime.block_on(Fixture::new());
-    let mut walked = BTreeSet::new();
+    let walked = RefCell::new(BTreeSet::new());
     for seed in (0..cases).map(|case| seed.wrapping_add(case)) {
-        let walk_from = |seed, walked: &mut BTreeSet<usize>| {
-            let walked = std::cell::RefCell::new(walked);
-            let verdict = runner(seed).run(&walk(steps), |operations| {
-                let mut world = runtime.block_on(World::new(&t));
-                let verdict = runtime.block_on(world.walk(&operations));
-                walked.borrow_mut().append(&mut world.model.walked);
-                verdict.map_err(TestCaseError::fail)
-            });
-            verdict.map_err(|error| told(seed, error))
-        };
-        if let Err(failure) = walk_from(seed, &mut walked) {
-            panic!("{failure}");
+        let verdict = runner(seed).run(&walk(steps), |operations| {
+            let mut world = runtime.block_on(World::new(&t));
+            let verdict = runtime.block_on(world.walk(&operations));
+            walked.borrow_mut().append(&mut world.model.walked);
+            verdict.map_err(TestCaseError::fail)
+        });
+        if let Err(error) = verdict {
+            panic!("{}", told(seed, error));
         }
     }
+    let walked = walked.into_inner();
     let arrows = TRANSITIONS.iter().enumerate();
     let missed = arrows.filter(|(arrow, _)| !walked.contains(arrow));
     let missed: Vec<_> = missed.map(|(_, arrow)| arrow).collect();

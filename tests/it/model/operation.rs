@@ -132,20 +132,46 @@ pub(super) enum Age {
     All,
 }
 
-/// Up to `steps` operations. In one walk of three a worker dies again and again, so that jobs come to their third stall.
+/// Up to `steps` operations. Every other walk has stories in it, for what chance alone hardly ever brings about.
 pub(super) fn walk(steps: usize) -> impl Strategy<Value = Vec<Operation>> {
-    let calm = prop::collection::vec(operation(), 1..=steps);
+    let plain = prop::collection::vec(operation(), 1..=steps);
     let one = operation().prop_map(|operation| vec![operation]);
-    let stormy = prop_oneof![4 => one, 1 => crash()];
-    let stormy = prop::collection::vec(stormy, 1..=steps.div_ceil(2));
-    prop_oneof![2 => calm, 1 => stormy.prop_map(|parts| parts.concat())]
+    let parts = prop_oneof![4 => one, 1 => story()];
+    let parts = prop::collection::vec(parts, 1..=steps.div_ceil(2));
+    prop_oneof![plain, parts.prop_map(|parts| parts.concat())]
 }
 
-/// A worker takes what there is and dies of it.
-fn crash() -> impl Strategy<Value = Vec<Operation>> {
+/// Steps that belong together, though one may be missing.
+fn story() -> impl Strategy<Value = Vec<Operation>> {
     use Operation::*;
-    let all = vec![Claim(0, 4), ClaimSuspect(0), Crash(0), Sweep(0, true)];
-    prop::sample::subsequence(all, 3..=4)
+    let first = || Pick::Live(0);
+    let window = || Order {
+        unique: Some((0, Until::Window)),
+        ..PLAIN
+    };
+    let stall = |claim| [claim, Crash(0), Sweep(0, true)];
+    let crash = [Claim(0, 4), Claim(0, 4), ClaimSuspect(0)]
+        .map(stall)
+        .concat();
+    let failure = vec![
+        Claim(0, 4),
+        Retry(0, first()),
+        MakeDue(0),
+        Promote(0, 3),
+        Claim(0, 4),
+        DeadLetter(0, first(), Reason::Attempts),
+        Redrive(0, vec![Which::In(State::Dead, 0)]),
+    ];
+    let repeat = vec![
+        Enqueue(0, vec![window()]),
+        Claim(0, 4),
+        Complete(0, vec![first(), Pick::Live(1)], false),
+        Enqueue(1, vec![window()]),
+    ];
+    prop_oneof![Just(crash), Just(failure), Just(repeat)].prop_flat_map(|story| {
+        let steps = story.len();
+        prop::sample::subsequence(story, steps - 1..=steps)
+    })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
