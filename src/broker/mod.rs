@@ -159,6 +159,14 @@ impl Caller {
         }
     }
 
+    /// A caller whose last call was `number`: the next one is sent as the one after it, again if it was sent before.
+    pub fn after(id: impl Into<String>, number: i64) -> Self {
+        Self {
+            number,
+            ..Self::new(id)
+        }
+    }
+
     fn sign(&mut self, call: Call) -> Call {
         self.number += 1;
         call.bytes("caller", self.id.clone())

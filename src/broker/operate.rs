@@ -124,7 +124,7 @@ impl Broker {
         for id in ids {
             call = call.text("ids", id.as_str());
         }
-        self.redis.call(call, patience).await?.count(1)
+        self.redis.call(call, patience).await?.done()?.count(1)
     }
 
     /// Lets no worker claim, or ends that.

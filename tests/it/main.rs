@@ -13,6 +13,7 @@ mod extend;
 mod half_applied;
 mod library;
 mod lifecycle;
+mod model;
 mod outage;
 mod pause;
 mod persistence;

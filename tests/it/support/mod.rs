@@ -1,6 +1,7 @@
 //! A queue of its own on a server that all tests share, and the verbs that the tests are written in.
 
 mod keys;
+mod look;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod resp;
@@ -8,15 +9,15 @@ pub(crate) mod scan;
 pub(crate) mod verbs;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use millstream::broker::{Broker, Patience, Upkeeper};
 use millstream::private_redis::{Options, PrivateRedis};
 
-pub(crate) use keys::{Pending, StoredKey};
 use resp::{Connection, Value};
+use scan::Exceptions;
 
 /// For every call to the engine: none of these tests is about a slow Redis, and the machine may be loaded.
 pub(crate) const PATIENCE: Patience = Patience::brief(Duration::from_secs(20));
@@ -39,10 +40,7 @@ pub(crate) struct Fixture {
     socket: PathBuf,
     connection: Mutex<Connection>,
     callers: AtomicU32,
-    /// Jobs that came or went past the counters, because a test or a prune put them in or took them out.
-    unbooked: AtomicI64,
-    /// Unique keys that outlive their jobs.
-    windows: Mutex<Vec<String>>,
+    exceptions: Mutex<Exceptions>,
 }
 
 impl Fixture {
@@ -61,9 +59,7 @@ impl Fixture {
             .create_groups(PATIENCE)
             .await
             .expect("groups");
-        // A queue that was never swept gives its workers time to renew; none of these is new to its workers.
-        let now_ms = (fixture.now_us() / 1000).to_string();
-        fixture.redis(&["HSET", &fixture.key("stats"), "swept_ms", &now_ms]);
+        fixture.sweep_is_recent();
         fixture
     }
 
@@ -80,8 +76,7 @@ impl Fixture {
             socket: redis.socket(),
             connection: Mutex::new(Connection::open(&redis.socket())),
             callers: AtomicU32::new(0),
-            unbooked: AtomicI64::new(0),
-            windows: Mutex::default(),
+            exceptions: Mutex::default(),
         }
     }
 
@@ -137,17 +132,38 @@ impl Fixture {
             .collect()
     }
 
+    /// Takes everything out of the queue, so that the next test of the same test function finds it new.
+    pub(crate) async fn wipe(&self) {
+        let keys = self.redis(&["KEYS", &self.key("*")]);
+        let keys = keys.list().iter().map(Value::text);
+        let command: Vec<&str> = std::iter::once("DEL").chain(keys).collect();
+        if command.len() > 1 {
+            self.redis(&command);
+        }
+        *self.exceptions() = Exceptions::default();
+        self.broker.create_groups(PATIENCE).await.expect("groups");
+        self.sweep_is_recent();
+    }
+
+    /// A queue that was never swept gives its workers time to renew; none of these is new to its workers.
+    fn sweep_is_recent(&self) {
+        let now_ms = (self.now_us() / 1000).to_string();
+        self.redis(&["HSET", &self.key("stats"), "swept_ms", &now_ms]);
+    }
+
+    /// What the scanner is to pass over.
+    pub(crate) fn exceptions(&self) -> MutexGuard<'_, Exceptions> {
+        self.exceptions.lock().expect("no test panics with it")
+    }
+
     /// Tells the scanner that `jobs` more jobs exist than the counters know.
     pub(crate) fn expect_unbooked(&self, jobs: i64) {
-        self.unbooked.fetch_add(jobs, Ordering::Relaxed);
+        self.exceptions().unbooked += jobs;
     }
 
     /// Tells the scanner that the unique key `key` may outlive its job.
     pub(crate) fn expect_window(&self, key: &str) {
-        self.windows
-            .lock()
-            .expect("no test panics here")
-            .push(key.to_owned());
+        self.exceptions().windows.insert(key.to_owned());
     }
 }
 

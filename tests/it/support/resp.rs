@@ -65,15 +65,21 @@ impl Connection {
 
     /// Sends one command; `Err` has the server's words.
     pub(crate) fn send<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<Value, String> {
-        let mut request = format!("*{}\r\n", command.len()).into_bytes();
-        for word in command {
-            let word = word.as_ref();
-            request.extend(format!("${}\r\n", word.len()).bytes());
-            request.extend(word);
-            request.extend(b"\r\n");
-        }
+        let request = encoded(command);
         self.0.get_mut().write_all(&request).expect("Redis reads");
         self.reply()
+    }
+
+    /// Sends a few commands at once, and panics when one is refused.
+    pub(crate) fn send_all<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Vec<Value> {
+        let requests: Vec<u8> = commands.iter().flat_map(|words| encoded(words)).collect();
+        self.0.get_mut().write_all(&requests).expect("Redis reads");
+        let replies = commands.iter().map(|command| {
+            let name = || String::from_utf8_lossy(command[0].as_ref()).into_owned();
+            self.reply()
+                .unwrap_or_else(|error| panic!("{}: {error}", name()))
+        });
+        replies.collect()
     }
 
     /// The next message of a subscription.
@@ -107,4 +113,15 @@ impl Connection {
             other => panic!("unknown reply {other}{rest}"),
         })
     }
+}
+
+fn encoded<A: AsRef<[u8]>>(command: &[A]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", command.len()).into_bytes();
+    for word in command {
+        let word = word.as_ref();
+        request.extend(format!("${}\r\n", word.len()).bytes());
+        request.extend(word);
+        request.extend(b"\r\n");
+    }
+    request
 }

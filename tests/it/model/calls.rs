@@ -1,0 +1,298 @@
+//! What each call does to the reference, and what it must be answered.
+
+use millstream::JobId;
+use millstream::broker::{EntryId, Lane};
+use millstream::job::state::{State, Transition};
+
+use super::operation::{Order, Reason, Until, Wait};
+use super::reference::{Answer, Job, LastCall, Model, Moment, Reply};
+use super::translate;
+
+/// A call that a caller numbers, so that it may be sent again.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Enqueue(Vec<Order>),
+    /// Deliveries of one lane, and whether a history is kept.
+    Complete(Lane, Vec<usize>, bool),
+    /// With an error, or `None` for a snooze.
+    Retry(usize, Option<String>),
+    DeadLetter(usize, Reason),
+    /// Deliveries of one lane.
+    Release(Lane, Vec<usize>),
+    /// With the unique key that the job was seen to hold.
+    Cancel(Option<usize>, Option<String>),
+    RunNow(Option<usize>),
+    Redrive(Vec<usize>),
+    Purge(Vec<usize>),
+}
+
+impl Model {
+    /// Carries out a numbered call once. `ids`: what Redis calls the new jobs.
+    pub(super) fn call(&mut self, caller: &str, number: i64, call: &Call, ids: &[JobId]) -> Reply {
+        if let Some(last) = self.callers.get(caller) {
+            if number == last.number {
+                return last.reply.clone();
+            }
+            if number < last.number {
+                return Reply::Old;
+            }
+        }
+        let (reply, answer) = match call {
+            Call::Enqueue(orders) => self.enqueue(orders, ids),
+            Call::Complete(lane, deliveries, keep) => self.complete(*lane, deliveries, *keep),
+            Call::Retry(delivery, error) => self.retry(*delivery, error.as_deref()),
+            Call::DeadLetter(delivery, reason) => self.dead_letter(*delivery, *reason),
+            Call::Release(_, deliveries) => self.release(deliveries),
+            Call::Cancel(job, key) => self.cancel(*job, key.as_ref()),
+            Call::RunNow(job) => self.run_now(*job),
+            Call::Redrive(jobs) => self.redrive(jobs),
+            Call::Purge(jobs) => self.purge(jobs),
+        };
+        // Only what was carried out is remembered; a refusal changes nothing, so it may be given again.
+        if let Some(answer) = answer {
+            let last = LastCall {
+                number,
+                at: Moment::later(self.now_ms, 0),
+                reply: reply.clone(),
+                answer,
+            };
+            self.callers.insert(caller.to_owned(), last);
+        }
+        reply
+    }
+
+    fn enqueue(&mut self, orders: &[Order], ids: &[JobId]) -> (Reply, Option<Answer>) {
+        let mut ids = ids.iter().cloned();
+        let mut reply = Vec::new();
+        for order in orders {
+            let key = order
+                .unique
+                .map(|(key, until)| (translate::key(key), until));
+            let holder = key.as_ref().and_then(|(key, _)| self.holder(key));
+            if let (Some((_, until)), Some(holder)) = (&key, holder) {
+                let unfinished = !matches!(self.jobs[holder].state, None | Some(State::Dead));
+                if unfinished || *until == Until::Window {
+                    reply.push((self.jobs[holder].id.clone(), true));
+                    ids.next();
+                    continue;
+                }
+            }
+            let id = ids.next().unwrap_or_else(|| "unnamed".into());
+            let number = self.jobs.len();
+            let claims = key.as_ref().filter(|(_, until)| *until == Until::Finished);
+            self.jobs.push(Job {
+                id: id.clone(),
+                state: None,
+                name: translate::name(order.name),
+                payload: translate::payload(order.payload),
+                attempt: 1,
+                stalls: 0,
+                unique: claims.map(|(key, _)| key.clone()),
+                expires: order.expires.map(|wait| {
+                    let after = translate::expiry(wait).as_millis() as i64;
+                    (wait, Moment::later(self.now_ms, after))
+                }),
+                meta: translate::meta(order),
+                left: order.delayed,
+                errors: Vec::new(),
+                reason: None,
+                since: Moment::later(self.now_ms, translate::LATER_MS),
+            });
+            if order.delayed {
+                self.go(number, Transition::Enqueue, Some(State::Scheduled));
+            } else {
+                self.go(number, Transition::Enqueue, Some(State::Ready));
+                self.place(number, Lane::Ready);
+                self.jobs[number].left = false;
+            }
+            if let Some((key, until)) = key {
+                let hold = translate::hold(until, order.delayed);
+                let until = Moment::later(self.now_ms, hold.as_millis() as i64);
+                self.uniques.insert(key, (number, until));
+            }
+            self.count("enqueued", 1);
+            reply.push((id, false));
+        }
+        let text = reply.iter().map(|(id, duplicate)| match duplicate {
+            true => format!("={id}"),
+            false => id.to_string(),
+        });
+        let answer = Answer::Text(text.collect::<Vec<_>>().join(" "));
+        (Reply::Jobs(reply), Some(answer))
+    }
+
+    fn complete(
+        &mut self,
+        lane: Lane,
+        deliveries: &[usize],
+        keep: bool,
+    ) -> (Reply, Option<Answer>) {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let held = self.deliveries[delivery].clone();
+            assert_eq!(held.lane, lane, "one call settles one lane");
+            let Some(job) = self.take(delivery) else {
+                lost.push(held.entry);
+                continue;
+            };
+            self.go(job, Transition::Complete, Some(State::Completed));
+            self.unlock(held.unique.as_ref(), job);
+            self.count("completed", 1);
+            if keep {
+                let job = &self.jobs[job];
+                let row = [
+                    job.id.to_string(),
+                    job.name.clone(),
+                    job.attempt.to_string(),
+                ];
+                self.history.push(row);
+            }
+        }
+        self.count("lease_lost", lost.len());
+        let answer = Answer::Text(joined(&lost));
+        (Reply::Lost(lost), Some(answer))
+    }
+
+    fn retry(&mut self, delivery: usize, error: Option<&str>) -> (Reply, Option<Answer>) {
+        let Some(job) = self.take(delivery) else {
+            return (Reply::LeaseLost, None);
+        };
+        if let Some(error) = error {
+            let attempt = self.jobs[job].attempt;
+            self.add_error(job, error);
+            self.jobs[job].attempt += 1;
+            self.count("failed", 1);
+            self.count("retried", 1);
+            let next = format!(
+                "attempt {attempt} failed, next in {} ms",
+                translate::LATER_MS
+            );
+            let id = self.jobs[job].id.to_string();
+            self.tell("retried", &id, next);
+        } else {
+            self.count("snoozed", 1);
+        }
+        self.go(job, Transition::Retry, Some(State::Scheduled));
+        let since = Moment::later(self.now_ms, translate::LATER_MS);
+        let parked = &mut self.jobs[job];
+        // It has started in time; expiry is about the wait before that.
+        (parked.left, parked.since, parked.expires) = (true, since, None);
+        (Reply::Done, Some(Answer::Moment(job)))
+    }
+
+    fn dead_letter(&mut self, delivery: usize, reason: Reason) -> (Reply, Option<Answer>) {
+        let held = self.deliveries[delivery].clone();
+        let expires = self.jobs[held.job].expires;
+        let is_due = matches!(expires, Some((Wait::Short, _)));
+        if reason == Reason::Expired && self.is_live(delivery) && !is_due {
+            return (Reply::NotYet, None);
+        }
+        let Some(job) = self.take(delivery) else {
+            return (Reply::LeaseLost, None);
+        };
+        if reason != Reason::Expired {
+            self.count("failed", 1);
+        }
+        let why = translate::reason(reason);
+        self.bury(job, Transition::DeadLetter, why, translate::ERROR);
+        self.unlock(held.unique.as_ref(), job);
+        (Reply::Done, Some(Answer::Moment(job)))
+    }
+
+    fn release(&mut self, deliveries: &[usize]) -> (Reply, Option<Answer>) {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let Some(job) = self.take(delivery) else {
+                lost.push(self.deliveries[delivery].entry);
+                continue;
+            };
+            self.go(job, Transition::Release, Some(State::Ready));
+            self.place(job, Lane::Next);
+            self.count("released", 1);
+        }
+        let answer = (lost.len() < deliveries.len()).then(|| Answer::Text(joined(&lost)));
+        (Reply::Lost(lost), answer)
+    }
+
+    fn cancel(&mut self, job: Option<usize>, key: Option<&String>) -> (Reply, Option<Answer>) {
+        let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
+            return (Reply::NotFound, None);
+        };
+        if before == State::Dead {
+            return (Reply::WrongState("dead".to_owned()), None);
+        }
+        self.go(job, Transition::Cancel, Some(State::Cancelled));
+        let lanes = self.lanes.values_mut();
+        lanes.for_each(|lane| lane.retain(|place| place.job != job));
+        self.unlock(key, job);
+        self.count("cancelled", 1);
+        let id = self.jobs[job].id.to_string();
+        self.tell("cancelled", &id, before.name().to_owned());
+        (
+            Reply::Was(before),
+            Some(Answer::Text(before.name().to_owned())),
+        )
+    }
+
+    fn run_now(&mut self, job: Option<usize>) -> (Reply, Option<Answer>) {
+        let refusal = match job.and_then(|job| Some((job, self.jobs[job].state?))) {
+            Some((job, State::Scheduled)) => {
+                self.go(job, Transition::RunNow, Some(State::Ready));
+                self.place(job, Lane::Next);
+                return (Reply::Done, Some(Answer::Text(String::new())));
+            }
+            Some((_, State::Dead)) => Reply::WrongState("dead".to_owned()),
+            Some((job, _)) if self.jobs[job].left => Reply::WrongState("ready".to_owned()),
+            _ => Reply::NotFound,
+        };
+        (refusal, None)
+    }
+
+    fn redrive(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {
+        let mut redriven = Vec::new();
+        for &job in jobs {
+            if self.jobs[job].state != Some(State::Dead) {
+                continue;
+            }
+            self.go(job, Transition::Redrive, Some(State::Ready));
+            let alive = &mut self.jobs[job];
+            (alive.attempt, alive.stalls, alive.reason) = (1, 0, None);
+            (alive.unique, alive.expires) = (None, None);
+            self.place(job, Lane::Ready);
+            redriven.push(job);
+        }
+        self.moved("redriven", &redriven)
+    }
+
+    fn purge(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {
+        let mut purged = Vec::new();
+        for &job in jobs {
+            if self.jobs[job].state == Some(State::Dead) {
+                self.go(job, Transition::Purge, None);
+                purged.push(job);
+            }
+        }
+        self.moved("purged", &purged)
+    }
+
+    fn moved(&mut self, kind: &'static str, jobs: &[usize]) -> (Reply, Option<Answer>) {
+        let count = jobs.len();
+        let reply = Reply::Counts(vec![count as u64]);
+        if count == 0 {
+            return (reply, None);
+        }
+        self.count(kind, count);
+        let one = match jobs {
+            [one] => self.jobs[*one].id.to_string(),
+            _ => String::new(),
+        };
+        self.tell(kind, &one, format!("{count} jobs"));
+        (reply, Some(Answer::Text(count.to_string())))
+    }
+}
+
+/// Entry ids as an answer has them.
+fn joined(entries: &[EntryId]) -> String {
+    let entries: Vec<_> = entries.iter().map(EntryId::to_string).collect();
+    entries.join(" ")
+}

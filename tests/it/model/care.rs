@@ -1,0 +1,105 @@
+//! What upkeep does, in the reference.
+
+use millstream::JobId;
+use millstream::broker::Lane;
+use millstream::job::state::{State, Transition};
+
+use super::operation::Age;
+use super::reference::{Job, Model, Moment, Place, Reply};
+use super::translate;
+
+/// When somebody last swept, if nobody has for long.
+pub(super) const LONG_AGO: Moment = Moment::at(1);
+
+impl Model {
+    pub(super) fn leads(&mut self, worker: &str) -> bool {
+        let leader = self.upkeeper.get_or_insert_with(|| worker.to_owned());
+        leader == worker
+    }
+
+    pub(super) fn sweep(&mut self, worker: &str) -> Reply {
+        let silent = self.swept.is_none_or(|at| at == LONG_AGO);
+        self.swept = Some(Moment::later(self.now_ms, 0));
+        if !self.leads(worker) {
+            return Reply::Standby;
+        }
+        if silent {
+            self.grace = Some(Moment::later(self.now_ms, translate::GRACE_MS));
+        }
+        let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
+        for lane in Lane::ALL {
+            if self.grace.is_some() {
+                continue;
+            }
+            let lapsed = |place: &&Place| place.lapsed;
+            let lapsed = self.lane(lane).iter().filter(lapsed);
+            let lapsed: Vec<_> = lapsed.filter_map(|place| place.delivery).collect();
+            for delivery in lapsed {
+                let job = self.take(delivery).expect("it was there");
+                if !self.stall(job) {
+                    reclaimed += 1;
+                    continue;
+                }
+                dead += 1;
+                let job = &self.jobs[job];
+                unlock.extend(job.unique.clone().map(|key| (key, job.id.clone())));
+            }
+        }
+        Reply::Swept(reclaimed, dead, unlock)
+    }
+
+    /// Releases the keys of jobs that a sweep buried.
+    pub(super) fn release_keys(&mut self, keys: &[(String, JobId)]) {
+        for (key, id) in keys {
+            let job = self.jobs.iter().position(|job| job.id == *id);
+            self.unlock(Some(key), job.expect("a job that died"));
+        }
+    }
+
+    pub(super) fn promote(&mut self, worker: &str, limit: usize) -> Reply {
+        if !self.leads(worker) {
+            return Reply::Standby;
+        }
+        let scheduled = |(_, job): &(usize, &Job)| job.state == Some(State::Scheduled);
+        let due = self.jobs.iter().enumerate().filter(scheduled);
+        let due = due.filter(|(_, job)| job.since.ms < self.now_ms);
+        let mut due: Vec<_> = due.map(|(number, job)| (job.since.ms, number)).collect();
+        due.sort_unstable();
+        due.truncate(limit);
+        for &(_, job) in &due {
+            self.go(job, Transition::Promote, Some(State::Ready));
+            self.place(job, Lane::Ready);
+        }
+        let mut jobs = self.jobs.iter();
+        let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {
+            _ if due.len() == limit => "now",
+            true => "later",
+            false => "never",
+        };
+        Reply::Promoted(due.len() as u64, next)
+    }
+
+    pub(super) fn prune(&mut self, [history, dead, callers]: [Age; 3]) -> Reply {
+        let (mut gone, mut buried) = ([0; 3], Vec::new());
+        if history == Age::All {
+            if !self.history.is_empty() {
+                self.walk((Some(State::Completed), Transition::Prune, None));
+            }
+            gone[0] = std::mem::take(&mut self.history).len();
+        }
+        if dead == Age::All {
+            let jobs = self.jobs.iter().enumerate();
+            let jobs = jobs.filter(|(_, job)| job.state == Some(State::Dead));
+            buried.extend(jobs.map(|(job, _)| job));
+            gone[1] = buried.len();
+        }
+        for job in buried {
+            self.go(job, Transition::Prune, None);
+            self.pruned += 1;
+        }
+        if callers == Age::All {
+            gone[2] = std::mem::take(&mut self.callers).len();
+        }
+        Reply::Counts(gone.map(|count| count as u64).to_vec())
+    }
+}

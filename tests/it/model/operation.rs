@@ -1,0 +1,289 @@
+//! What may happen to a queue, as data: small numbers that mean something only against the state they meet, so that a
+//! sequence stays meaningful when shrinking takes a part out of it.
+
+use millstream::job::state::State;
+use proptest::prelude::*;
+
+/// One step of a walk.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    /// One call with one or several jobs.
+    Enqueue(Caller, Vec<Order>),
+    /// The script: this many at most, over all lanes.
+    Claim(Worker, u8),
+    /// A job that has stalled before; workers take one at a time.
+    ClaimSuspect(Worker),
+    /// The plain path: this many at most of each lane, seen only when the worker looks for what it holds.
+    Read(Worker, u8),
+    /// The worker begins anew under its name and asks for what it holds.
+    Own(Worker),
+    Extend(Vec<Pick>),
+    /// One call for each lane; `true` keeps a history.
+    Complete(Caller, Vec<Pick>, bool),
+    Retry(Caller, Pick),
+    Snooze(Caller, Pick),
+    Release(Caller, Vec<Pick>),
+    DeadLetter(Caller, Pick, Reason),
+    Cancel(Caller, Which),
+    RunNow(Caller, Which),
+    Redrive(Caller, Vec<Which>),
+    Purge(Caller, Vec<Which>),
+    /// A call that was sent so many calls ago is sent again: its answer was lost, or it was on its way for long.
+    Again(u8),
+    /// One job's lease runs out.
+    Lapse(Pick),
+    /// A worker dies: all its leases run out.
+    Crash(Worker),
+    /// A sweep over all lanes; `true` when its worker lives on to release the unique keys of the dead.
+    Sweep(Upkeeper, bool),
+    /// The release that was still owed.
+    Unlock,
+    /// The time of a scheduled job has come.
+    MakeDue(u8),
+    Promote(Upkeeper, u8),
+    Resign(Upkeeper),
+    /// The upkeep lock runs out.
+    LoseLock,
+    /// Nobody has swept for long, or, with `true`, ever.
+    Silence(bool),
+    /// The grace that followed is over.
+    EndGrace,
+    /// A unique key runs out.
+    EndWindow(u8),
+    /// History, dead jobs, callers.
+    Prune([Age; 3]),
+    Pause(bool),
+    /// Forgets a worker that leaves, or everyone who was idle for so long.
+    Retire(Option<Worker>, Age),
+}
+
+pub(super) type Caller = u8;
+pub(super) type Worker = u8;
+pub(super) type Upkeeper = u8;
+
+pub(super) const CALLERS: u8 = 3;
+pub(super) const WORKERS: u8 = 3;
+const UPKEEPERS: u8 = 2;
+const KEYS: u8 = 3;
+
+/// A job to be enqueued.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pub(super) name: u8,
+    pub(super) payload: u8,
+    pub(super) delayed: bool,
+    pub(super) unique: Option<(u8, Until)>,
+    pub(super) expires: Option<Wait>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) header: bool,
+}
+
+/// Nothing but defaults.
+pub(super) const PLAIN: Order = Order {
+    name: 0,
+    payload: 0,
+    delayed: false,
+    unique: None,
+    expires: None,
+    max_attempts: None,
+    header: false,
+};
+
+/// How long a unique key is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    Finished,
+    Window,
+}
+
+/// A wait that is over before the next step, or one that no walk sees the end of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Short,
+    Long,
+}
+
+/// A delivery: the nth of the live ones, or of all that ever were. A worker that was frozen acts on a stale one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pick {
+    Live(u8),
+    Ever(u8),
+}
+
+/// A job: the nth of those in a state, or of all that ever were, with one that never was.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which {
+    In(State, u8),
+    Any(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Attempts,
+    Refused,
+    Expired,
+}
+
+/// Which finished jobs, callers or consumers are old enough to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    Untouched,
+    VeryOld,
+    All,
+}
+
+/// Up to `steps` operations. Every other walk has stories in it, for what chance alone hardly ever brings about.
+pub(super) fn walk(steps: usize) -> impl Strategy<Value = Vec<Operation>> {
+    let plain = prop::collection::vec(operation(), 1..=steps);
+    let one = operation().prop_map(|operation| vec![operation]);
+    let parts = prop_oneof![4 => one, 1 => story()];
+    let parts = prop::collection::vec(parts, 1..=steps.div_ceil(2));
+    prop_oneof![plain, parts.prop_map(|parts| parts.concat())]
+}
+
+/// Steps that belong together, though one may be missing.
+fn story() -> impl Strategy<Value = Vec<Operation>> {
+    use Operation::*;
+    let first = || Pick::Live(0);
+    let window = || Order {
+        unique: Some((0, Until::Window)),
+        ..PLAIN
+    };
+    let stall = |claim| [claim, Crash(0), Sweep(0, true)];
+    let crash = [Claim(0, 4), Claim(0, 4), ClaimSuspect(0)]
+        .map(stall)
+        .concat();
+    let failure = vec![
+        Claim(0, 4),
+        Retry(0, first()),
+        MakeDue(0),
+        Promote(0, 3),
+        Claim(0, 4),
+        DeadLetter(0, first(), Reason::Attempts),
+        Redrive(0, vec![Which::In(State::Dead, 0)]),
+    ];
+    let repeat = vec![
+        Enqueue(0, vec![window()]),
+        Claim(0, 4),
+        Complete(0, vec![first(), Pick::Live(1)], false),
+        Enqueue(1, vec![window()]),
+    ];
+    prop_oneof![Just(crash), Just(failure), Just(repeat)].prop_flat_map(|story| {
+        let steps = story.len();
+        prop::sample::subsequence(story, steps - 1..=steps)
+    })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    let caller = || 0..CALLERS;
+    let worker = || 0..WORKERS;
+    // One does nearly all of it, or walks would only stand by.
+    let upkeeper = || prop_oneof![5 => Just(0), 1 => 1..UPKEEPERS];
+    let nth = || 0..16u8;
+    let jobs = |state| prop::collection::vec(which(state), 1..3);
+    let ages = [age(), age(), age()];
+    let work = prop_oneof![
+        6 => (caller(), prop::collection::vec(order(), 1..4)).prop_map(|(by, jobs)| Enqueue(by, jobs)),
+        5 => (worker(), 1..5u8).prop_map(|(by, limit)| Claim(by, limit)),
+        2 => worker().prop_map(ClaimSuspect),
+        2 => (worker(), 1..3u8).prop_map(|(by, limit)| Read(by, limit)),
+        1 => worker().prop_map(Own),
+        2 => picks().prop_map(Extend),
+        4 => (caller(), picks(), any::<bool>()).prop_map(|(by, picks, keep)| Complete(by, picks, keep)),
+        4 => (caller(), pick()).prop_map(|(by, pick)| Retry(by, pick)),
+        1 => (caller(), pick()).prop_map(|(by, pick)| Snooze(by, pick)),
+        2 => (caller(), picks()).prop_map(|(by, picks)| Release(by, picks)),
+        3 => (caller(), pick(), reason()).prop_map(|(by, pick, reason)| DeadLetter(by, pick, reason)),
+        4 => nth().prop_map(Again),
+        3 => pick().prop_map(Lapse),
+        2 => worker().prop_map(Crash),
+    ];
+    let upkeep = prop_oneof![
+        5 => (upkeeper(), prop::bool::weighted(0.8)).prop_map(|(by, unlock)| Sweep(by, unlock)),
+        1 => Just(Unlock),
+        4 => nth().prop_map(MakeDue),
+        4 => (upkeeper(), 1..4u8).prop_map(|(by, limit)| Promote(by, limit)),
+        1 => upkeeper().prop_map(Resign),
+        1 => Just(LoseLock),
+        1 => any::<bool>().prop_map(Silence),
+        2 => Just(EndGrace),
+        1 => (0..KEYS).prop_map(EndWindow),
+        1 => ages.prop_map(Prune),
+        1 => (prop::option::of(worker()), age()).prop_map(|(who, idle)| Retire(who, idle)),
+    ];
+    let by_hand = prop_oneof![
+        3 => (caller(), any_which()).prop_map(|(by, job)| Cancel(by, job)),
+        2 => (caller(), which(State::Scheduled)).prop_map(|(by, job)| RunNow(by, job)),
+        3 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Redrive(by, jobs)),
+        1 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Purge(by, jobs)),
+        1 => prop::bool::weighted(0.3).prop_map(Pause),
+    ];
+    prop_oneof![12 => work, 6 => upkeep, 3 => by_hand]
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    let until = prop_oneof![3 => Just(Until::Finished), 1 => Just(Until::Window)];
+    let wait = prop_oneof![Just(Wait::Short), Just(Wait::Long)];
+    let unique = prop::option::weighted(0.4, (0..KEYS, until));
+    let rare = || prop::bool::weighted(0.2);
+    (
+        0..8u8,
+        0..8u8,
+        rare(),
+        unique,
+        prop::option::weighted(0.2, wait),
+        prop::option::weighted(0.2, 1..5u32),
+        rare(),
+    )
+        .prop_map(
+            |(name, payload, delayed, unique, expires, max_attempts, header)| Order {
+                name,
+                payload,
+                delayed,
+                unique,
+                expires,
+                max_attempts,
+                header,
+            },
+        )
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    prop_oneof![
+        4 => (0..8u8).prop_map(Pick::Live),
+        1 => (0..32u8).prop_map(Pick::Ever),
+    ]
+}
+
+fn picks() -> impl Strategy<Value = Vec<Pick>> {
+    prop::collection::vec(pick(), 1..4)
+}
+
+fn which(state: State) -> impl Strategy<Value = Which> {
+    prop_oneof![
+        5 => (0..8u8).prop_map(move |nth| Which::In(state, nth)),
+        1 => (0..32u8).prop_map(Which::Any),
+    ]
+}
+
+fn any_which() -> impl Strategy<Value = Which> {
+    prop_oneof![
+        which(State::Scheduled),
+        which(State::Ready),
+        which(State::Running),
+        which(State::Dead),
+    ]
+}
+
+fn reason() -> impl Strategy<Value = Reason> {
+    prop_oneof![
+        Just(Reason::Attempts),
+        Just(Reason::Refused),
+        Just(Reason::Expired)
+    ]
+}
+
+fn age() -> impl Strategy<Value = Age> {
+    prop_oneof![Just(Age::Untouched), Just(Age::VeryOld), Just(Age::All)]
+}

@@ -1,0 +1,110 @@
+//! What workers read and renew, in the reference. None of it is numbered: a delivery that nobody saw is still in the
+//! worker's own list.
+
+use millstream::broker::{EntryId, Lane};
+use millstream::job::state::{State, Transition};
+
+use super::reference::{Given, Held, Model, Reply};
+
+impl Model {
+    /// Gives the worker `limit` jobs of `lane`; `entries`: what Redis calls their entries.
+    pub(super) fn deliver(
+        &mut self,
+        lane: Lane,
+        worker: &str,
+        limit: usize,
+        entries: &mut impl Iterator<Item = EntryId>,
+    ) -> Vec<Given> {
+        let mut given = Vec::new();
+        for at in 0..self.lane(lane).len() {
+            let place = &self.lane(lane)[at];
+            if given.len() == limit || place.delivery.is_some() {
+                continue;
+            }
+            let (job, delivery) = (place.job, self.deliveries.len());
+            self.lane(lane)[at].delivery = Some(delivery);
+            self.go(job, Transition::Claim, Some(State::Running));
+            self.deliveries.push(Held {
+                job,
+                lane,
+                entry: entries.next().unwrap_or(EntryId { ms: 0, seq: 0 }),
+                worker: worker.to_owned(),
+                unique: self.jobs[job].unique.clone(),
+            });
+            given.push(self.given(delivery));
+        }
+        given
+    }
+
+    pub(super) fn given(&self, delivery: usize) -> Given {
+        let held = &self.deliveries[delivery];
+        let job = &self.jobs[held.job];
+        Given {
+            job: job.id.clone(),
+            lane: held.lane,
+            worker: held.worker.clone(),
+            name: job.name.clone(),
+            payload: job.payload.clone(),
+            attempt: job.attempt,
+            unique: held.unique.clone(),
+        }
+    }
+
+    pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
+        let (mut given, mut entries) = (Vec::new(), entries.into_iter());
+        for lane in Lane::READ {
+            if !self.paused {
+                let rest = limit - given.len();
+                given.extend(self.deliver(lane, worker, rest, &mut entries));
+            }
+        }
+        Reply::Given(given)
+    }
+
+    /// One job of those that have stalled before.
+    pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
+        let limit = usize::from(!self.paused);
+        let given = self.deliver(Lane::Suspect, worker, limit, &mut entries.into_iter());
+        Reply::Given(given)
+    }
+
+    /// The plain path, which counts per lane and leaves the pause to the worker; and then all that the worker holds.
+    pub(super) fn read(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
+        let mut entries = entries.into_iter();
+        for lane in Lane::READ {
+            self.deliver(lane, worker, limit, &mut entries);
+        }
+        self.own(worker)
+    }
+
+    /// What the worker holds. Asking renews.
+    pub(super) fn own(&mut self, worker: &str) -> Reply {
+        let mut held = Vec::new();
+        for lane in Lane::ALL {
+            for at in 0..self.lane(lane).len() {
+                let delivery = self.lane(lane)[at].delivery;
+                let Some(delivery) = delivery.filter(|at| self.deliveries[*at].worker == worker)
+                else {
+                    continue;
+                };
+                self.lane(lane)[at].lapsed = false;
+                held.push(self.given(delivery));
+            }
+        }
+        Reply::Given(held)
+    }
+
+    pub(super) fn extend(&mut self, deliveries: &[usize]) -> Reply {
+        let mut lost = Vec::new();
+        for &delivery in deliveries {
+            let Some(place) = self.place_of(delivery) else {
+                lost.push(self.deliveries[delivery].entry);
+                continue;
+            };
+            place.lapsed = false;
+            let job = place.job;
+            self.go(job, Transition::Extend, Some(State::Running));
+        }
+        Reply::Lost(lost)
+    }
+}

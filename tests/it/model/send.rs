@@ -1,0 +1,120 @@
+//! Numbered calls: sent to Redis, told to the reference.
+
+use std::time::Duration;
+
+use millstream::broker::{Caller, Done};
+use millstream::{Error, NewJob, Result};
+
+use super::calls::Call;
+use super::operation::{Order, Pick, Wait};
+use super::reference::Reply;
+use super::run::{Verdict, World, failed};
+use super::translate::{self, LATER};
+use crate::support::PATIENCE;
+
+impl World<'_> {
+    /// A caller's next call.
+    pub(super) async fn send_new(&mut self, by: u8, call: Call) -> Verdict {
+        let number = &mut self.numbers[usize::from(by)];
+        *number += 1;
+        let (caller, number) = (format!("caller-{by}"), *number);
+        self.calls.push((caller.clone(), number, call.clone()));
+        self.send(&caller, number, &call).await
+    }
+
+    pub(super) async fn settle(
+        &mut self,
+        by: u8,
+        pick: Pick,
+        call: impl FnOnce(usize) -> Call,
+    ) -> Verdict {
+        match self.delivery(pick) {
+            Some(delivery) => self.send_new(by, call(delivery)).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn send(&mut self, caller: &str, number: i64, call: &Call) -> Verdict {
+        let broker = &self.t.broker;
+        let mut by = Caller::after(caller, number - 1);
+        let mut ids = Vec::new();
+        let answered = match call {
+            Call::Enqueue(orders) => {
+                let jobs: Vec<NewJob> = orders.iter().map(translate::new_job).collect();
+                let enqueued = broker.enqueue(&mut by, &jobs, PATIENCE).await;
+                enqueued.map(|jobs| {
+                    ids = jobs.iter().map(|job| job.id.clone()).collect();
+                    let jobs = jobs.into_iter().map(|job| (job.id, job.duplicate));
+                    Reply::Jobs(jobs.collect())
+                })
+            }
+            Call::Complete(lane, deliveries, keep) => {
+                let took = Duration::from_millis(7);
+                let done = deliveries.iter().map(|at| Done {
+                    delivery: &self.deliveries[*at],
+                    took,
+                });
+                let (done, keep) = (done.collect::<Vec<_>>(), if *keep { 100 } else { 0 });
+                let lost = broker.complete(&mut by, *lane, &done, keep, PATIENCE).await;
+                lost.map(Reply::Lost)
+            }
+            Call::Retry(at, error) => {
+                let (held, error) = (&self.deliveries[*at], error.as_deref());
+                let retried = broker.retry(&mut by, held, LATER, error, PATIENCE).await;
+                retried.map(|()| Reply::Done)
+            }
+            Call::DeadLetter(at, reason) => {
+                let (held, reason) = (&self.deliveries[*at], translate::death(*reason));
+                let died = broker
+                    .dead_letter(&mut by, held, reason, translate::ERROR, PATIENCE)
+                    .await;
+                died.map(|died| if died { Reply::Done } else { Reply::NotYet })
+            }
+            Call::Release(lane, deliveries) => {
+                let entries = deliveries.iter().map(|at| self.deliveries[*at].entry);
+                let entries: Vec<_> = entries.collect();
+                let lost = broker.release(&mut by, *lane, &entries, PATIENCE).await;
+                lost.map(Reply::Lost)
+            }
+            Call::Cancel(job, unique) => {
+                let was = broker
+                    .cancel(&mut by, &self.id(*job), unique.as_deref(), PATIENCE)
+                    .await;
+                was.map(Reply::Was)
+            }
+            Call::RunNow(job) => {
+                let moved = broker.run_now(&mut by, &self.id(*job), PATIENCE).await;
+                moved.map(|()| Reply::Done)
+            }
+            Call::Redrive(jobs) => {
+                let redriven = broker.redrive(&mut by, &self.ids(jobs), PATIENCE).await;
+                redriven.map(|count| Reply::Counts(vec![count]))
+            }
+            Call::Purge(jobs) => {
+                let purged = broker.purge(&mut by, &self.ids(jobs), PATIENCE).await;
+                purged.map(|count| Reply::Counts(vec![count]))
+            }
+        };
+        let told = told(answered)?;
+        let expected = self.model.call(caller, number, call, &ids);
+        self.compare(told, expected).await?;
+        let is_short = |order: &Order| order.expires == Some(Wait::Short);
+        if matches!(call, Call::Enqueue(orders) if orders.iter().any(is_short)) {
+            // What expires after a millisecond has expired before the next step.
+            self.pass_a_moment();
+        }
+        Ok(())
+    }
+}
+
+/// The typed refusals are answers; everything else is a failure of the walk.
+fn told(answered: Result<Reply>) -> std::result::Result<Reply, String> {
+    match answered {
+        Ok(reply) => Ok(reply),
+        Err(Error::LeaseLost { .. }) => Ok(Reply::LeaseLost),
+        Err(Error::NotFound { .. }) => Ok(Reply::NotFound),
+        Err(Error::WrongState { state, .. }) => Ok(Reply::WrongState(state)),
+        Err(Error::Protocol { reason, .. }) if reason == "unexpected status Old" => Ok(Reply::Old),
+        Err(error) => Err(failed(error)),
+    }
+}

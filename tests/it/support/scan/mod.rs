@@ -1,0 +1,246 @@
+//! The scanner: reads every key of a queue and says what is wrong with them. It knows the table of `src/keys.rs` and the
+//! rules of the engine, and shares no code with it.
+//!
+//! Here keys are read by what they mean; [`stored`] fetches them, [`rules`] says what must hold among them. It needs a
+//! connection and the keys' prefix and nothing else, so that a test crate without a fixture can take this folder and
+//! `resp.rs` by `#[path]`.
+
+mod rules;
+pub(crate) mod stored;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream::job::state::State;
+use serde_json::Value as Json;
+
+use super::resp::Connection;
+use stored::{Group, Stored, StoredKey};
+
+/// Everything a queue has, by what it means.
+#[derive(Default)]
+pub(crate) struct Scan {
+    /// Redis's clock at the time of the scan, unix ms.
+    pub(crate) now_ms: i64,
+    pub(crate) homes: BTreeMap<String, Vec<Home>>,
+    pub(crate) records: BTreeMap<String, Json>,
+    pub(crate) payloads: BTreeMap<String, Vec<u8>>,
+    /// Unique key -> the job that holds it.
+    pub(crate) uniques: BTreeMap<String, String>,
+    /// Unique key -> the end of its hold, unix ms.
+    pub(crate) unique_until: BTreeMap<String, i64>,
+    pub(crate) counters: BTreeMap<String, i64>,
+    /// Lane -> consumer -> how many entries it holds.
+    pub(crate) consumers: BTreeMap<String, BTreeMap<String, i64>>,
+    /// The fields of each event, oldest first.
+    pub(crate) events: Vec<BTreeMap<String, String>>,
+    /// The fields of each job in the history, oldest first.
+    pub(crate) history: Vec<BTreeMap<String, String>>,
+    /// Caller -> number, time and answer of its last call.
+    pub(crate) callers: BTreeMap<String, String>,
+    pub(crate) limits: BTreeMap<String, String>,
+    /// The worker that does the upkeep.
+    pub(crate) upkeeper: Option<String>,
+    pub(crate) faults: Vec<String>,
+}
+
+/// Where a job is, and what is written there.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) state: State,
+    /// The lane and the entry id, for a job on a stream.
+    pub(crate) at: Option<(String, String)>,
+    /// The worker that holds it.
+    pub(crate) consumer: Option<String>,
+    /// The entry's fields, for a job on a stream; the engine's own have eight.
+    pub(crate) fields: Vec<Vec<u8>>,
+    /// Unix ms, for a scheduled or dead job.
+    pub(crate) score: i64,
+}
+
+/// What a test did past the engine, so that it is no fault.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Exceptions {
+    /// Jobs that came, or with a minus went, past the counters: put in by hand, or pruned.
+    pub(crate) unbooked: i64,
+    /// Unique keys that may be held without a job that claims them.
+    pub(crate) windows: BTreeSet<String>,
+}
+
+impl Scan {
+    /// Reads the queue whose keys begin with `prefix`, while nobody works on it, and notes what does not fit.
+    pub(crate) fn of(connection: &mut Connection, prefix: &str, exceptions: &Exceptions) -> Self {
+        let stored = Stored::read(connection, prefix);
+        let mut scan = Self {
+            now_ms: stored.now_ms,
+            ..Self::default()
+        };
+        for (suffix, stored) in stored.keys {
+            scan.take(suffix, stored);
+        }
+        scan.check(exceptions);
+        scan
+    }
+
+    fn fault(&mut self, fault: impl Into<String>) {
+        self.faults.push(fault.into());
+    }
+
+    fn settle_in(&mut self, id: String, home: Home) {
+        let homes = self.homes.entry(id.clone()).or_default();
+        homes.push(home);
+        if homes.len() > 1 {
+            let fault = format!("job {id} has several homes: {homes:?}");
+            self.fault(fault);
+        }
+    }
+
+    fn take(&mut self, suffix: String, stored: StoredKey) {
+        let expiry = match stored {
+            StoredKey::Text { expires_ms, .. } => expires_ms,
+            _ => -1,
+        };
+        match (suffix.as_str(), stored) {
+            (
+                "ready" | "ready:next" | "ready:suspect",
+                StoredKey::Stream {
+                    entries, groups, ..
+                },
+            ) => self.take_lane(&suffix, entries, groups),
+            ("scheduled", StoredKey::Pairs(ids)) => self.take_parked(State::Scheduled, ids),
+            ("dead", StoredKey::Pairs(ids)) => self.take_parked(State::Dead, ids),
+            ("jobs", StoredKey::Pairs(records)) => self.take_records(records),
+            ("payloads", StoredKey::Pairs(payloads)) => {
+                let payloads = payloads.into_iter();
+                self.payloads = payloads.map(|(id, bytes)| (text(&id), bytes)).collect();
+            }
+            ("stats", StoredKey::Pairs(counters)) => {
+                for (name, value) in counters {
+                    match text(&value).parse::<i64>() {
+                        Ok(value) if value >= 0 => {
+                            self.counters.insert(text(&name), value);
+                        }
+                        _ => self.fault(format!("counter {}: {}", text(&name), text(&value))),
+                    }
+                }
+            }
+            ("limits", StoredKey::Pairs(limits)) => self.limits = texts(limits),
+            ("producers", StoredKey::Pairs(callers)) => self.callers = texts(callers),
+            ("events", StoredKey::Stream { entries, .. }) => self.events = named(entries),
+            ("completed", StoredKey::Stream { entries, .. }) => self.history = named(entries),
+            ("upkeep", StoredKey::Text { value, .. }) if expiry > 0 => {
+                self.upkeeper = Some(text(&value));
+            }
+            (unique, StoredKey::Text { value, .. }) if unique.starts_with("unique:") => {
+                if expiry < 0 {
+                    self.fault(format!("{unique} never expires"));
+                }
+                let key = unique["unique:".len()..].to_owned();
+                self.unique_until.insert(key.clone(), expiry);
+                self.uniques.insert(key, text(&value));
+            }
+            (unknown, stored) => {
+                let fault = format!("{unknown} is not a key of a queue, or not of this type: ");
+                self.fault(fault + &format!("{stored:?}"));
+            }
+        }
+    }
+
+    fn take_lane(&mut self, lane: &str, entries: Vec<(String, Vec<Vec<u8>>)>, groups: Vec<Group>) {
+        let (mut pending, mut last_id) = (BTreeMap::new(), String::new());
+        for group in groups {
+            if group.name == "workers" {
+                (pending, last_id) = (group.pending, group.last_id);
+                self.consumers.insert(lane.to_owned(), group.consumers);
+            } else {
+                self.fault(format!("{lane} has a group {:?}", group.name));
+            }
+        }
+        for (entry, fields) in entries {
+            let consumer = pending.remove(&entry).map(|(consumer, _)| consumer);
+            if consumer.is_none() && parts_of(&entry) <= parts_of(&last_id) {
+                self.fault(format!("{lane}: {entry} was delivered and nobody holds it"));
+            }
+            let id = id_of(&entry, &fields);
+            let state = match consumer {
+                Some(_) => State::Running,
+                None => State::Ready,
+            };
+            let home = Home {
+                state,
+                at: Some((lane.to_owned(), entry)),
+                consumer,
+                fields,
+                score: 0,
+            };
+            self.settle_in(id, home);
+        }
+        for entry in pending.keys() {
+            self.fault(format!("{lane}: {entry} is pending and does not exist"));
+        }
+    }
+
+    fn take_parked(&mut self, state: State, ids: BTreeMap<Vec<u8>, Vec<u8>>) {
+        for (id, score) in ids {
+            let home = Home {
+                state,
+                at: None,
+                consumer: None,
+                fields: Vec::new(),
+                score: text(&score).parse::<f64>().expect("a score") as i64,
+            };
+            self.settle_in(text(&id), home);
+        }
+    }
+
+    fn take_records(&mut self, records: BTreeMap<Vec<u8>, Vec<u8>>) {
+        for (id, record) in records {
+            match serde_json::from_slice(&record) {
+                Ok(record) => drop(self.records.insert(text(&id), record)),
+                Err(error) => self.fault(format!("record of {} is no JSON: {error}", text(&id))),
+            }
+        }
+    }
+
+    /// What is stored beside the job's payload.
+    pub(crate) fn meta_of(&self, id: &str) -> Json {
+        let home = self.homes.get(id).and_then(|homes| homes.first());
+        let on_stream = home.and_then(|home| Some(text(home.fields.get(7)?)));
+        let in_record = || Some(self.records.get(id)?["meta"].as_str()?.to_owned());
+        let meta = on_stream.or_else(in_record).unwrap_or_default();
+        serde_json::from_str(&meta).unwrap_or_default()
+    }
+}
+
+/// The job id of an entry: what its meta says, else its own.
+fn id_of(entry: &str, fields: &[Vec<u8>]) -> String {
+    let meta = fields
+        .get(7)
+        .and_then(|meta| serde_json::from_slice::<Json>(meta).ok());
+    let id = meta.and_then(|meta| Some(meta["id"].as_str()?.to_owned()));
+    id.unwrap_or_else(|| entry.to_owned())
+}
+
+/// An entry id in the order of the stream; of a lane without a group, one before all.
+pub(crate) fn parts_of(entry: &str) -> Option<(u64, u64)> {
+    let (ms, seq) = entry.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
+}
+
+fn named(entries: Vec<(String, Vec<Vec<u8>>)>) -> Vec<BTreeMap<String, String>> {
+    let entries = entries.into_iter().map(|(_, fields)| {
+        let pairs = fields.chunks_exact(2);
+        pairs.map(|pair| (text(&pair[0]), text(&pair[1]))).collect()
+    });
+    entries.collect()
+}
+
+fn texts(pairs: BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<String, String> {
+    let pairs = pairs.into_iter();
+    pairs
+        .map(|(name, value)| (text(&name), text(&value)))
+        .collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
