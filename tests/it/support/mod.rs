@@ -54,6 +54,12 @@ impl Fixture {
     pub(crate) async fn on(redis: &PrivateRedis) -> Self {
         static QUEUES: AtomicU32 = AtomicU32::new(0);
         let queue = format!("test-{}", QUEUES.fetch_add(1, Ordering::Relaxed));
+        Self::of(redis, &queue).await
+    }
+
+    /// The queue of this name, which somebody else may have filled.
+    pub(crate) async fn of(redis: &PrivateRedis, queue: &str) -> Self {
+        let queue = queue.to_owned();
         let url = redis.url();
         let broker = Broker::connect(&url, "millstream", &queue)
             .await
