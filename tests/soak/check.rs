@@ -5,6 +5,7 @@ mod causes;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use millstream::job::state::State;
 
@@ -17,6 +18,8 @@ pub(crate) struct Remains {
     /// What the scanner of all keys found wrong.
     pub(crate) faults: Vec<String>,
     pub(crate) homes: BTreeMap<String, State>,
+    /// Of the dead jobs, by id.
+    pub(crate) payloads: BTreeMap<String, Vec<u8>>,
     pub(crate) counters: BTreeMap<String, u64>,
     /// Of the lane that has most.
     pub(crate) consumers: usize,
@@ -33,6 +36,9 @@ pub(crate) struct Offence {
 
 /// Redis's clock is read in whole milliseconds, and its difference to ours once.
 const CLOCKS_US: u64 = 20_000;
+
+/// After a fault: 5 s, another fault of up to two leases on top, and what a loaded machine adds.
+const WORKS_AGAIN: Duration = Duration::from_secs(5 + 6 + 5);
 
 pub(crate) struct Check<'a> {
     pub(crate) history: &'a History,
@@ -56,6 +62,7 @@ pub(crate) fn offences(history: &History, remains: &Remains) -> Vec<Offence> {
     check.deliveries_are_started_once();
     check.poison_is_found();
     check.leases_are_lost_for_a_cause();
+    check.nothing_stands_still();
     check.counters_agree();
     check.nothing_is_left();
     check.offences
@@ -90,7 +97,7 @@ impl Check<'_> {
                 self.offend("bytes", Some(id), "its payload is not what was enqueued");
             }
             let Some(key) = &job.key else {
-                // Never started and never acknowledged: a job whose producer heard nothing, and that expired or was removed.
+                self.offend("unexpected", Some(id), "nobody knows what it is");
                 continue;
             };
             if let Some(other) = ids.insert(key, id) {
@@ -134,7 +141,7 @@ impl Check<'_> {
         for (key, enqueue) in &self.history.enqueues {
             if let (Some(unique), Answer::Stored(id)) = (key.unique(), &enqueue.answer) {
                 let job = self.history.jobs.get(id);
-                let ended = job.and_then(|job| finished_us(job)).unwrap_or(u64::MAX);
+                let ended = job.and_then(finished_us).unwrap_or(u64::MAX);
                 let times = (enqueue.called_us, enqueue.answered_us, id.as_str(), ended);
                 holders.entry(unique).or_default().push(times);
             }
@@ -258,6 +265,24 @@ impl Check<'_> {
             let found = matches!(job.deaths.as_slice(), [(_, reason)] if reason == "crash_loop");
             if is_poison && !found {
                 self.offend("poison", Some(id), format!("its deaths: {:?}", job.deaths));
+            }
+        }
+    }
+
+    /// While there is load, jobs are completed soon after every fault, other faults or not.
+    fn nothing_stands_still(&mut self) {
+        let completions = self.history.jobs.values().flat_map(|job| &job.completed_us);
+        let mut completions: Vec<u64> = completions.copied().collect();
+        completions.sort_unstable();
+        for strike in self.history.strikes.values() {
+            let healed = strike.to_us;
+            let next = completions.partition_point(|at| *at <= healed);
+            let next = completions.get(next).copied().unwrap_or(u64::MAX);
+            let waited = next.saturating_sub(healed);
+            let limit_us = WORKS_AGAIN.as_micros() as u64;
+            if waited > limit_us && healed.saturating_add(limit_us) < self.history.unloaded_us {
+                let what = format!("{:?}: nothing completed for {waited} µs", strike.fault);
+                self.offend("standstill", None, what);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::str::SplitWhitespace;
 
-use crate::jobs::Key;
+use crate::jobs::{Key, Kind};
 use crate::plan::{Fault, Plan};
 use crate::record;
 
@@ -55,6 +55,17 @@ pub(crate) struct Job {
     pub(crate) hastened: bool,
 }
 
+impl Job {
+    /// Taken for one that kills its worker, and is none.
+    pub(crate) fn died_innocent(&self) -> bool {
+        let guilty = self
+            .key
+            .as_ref()
+            .is_some_and(|key| key.kind() == Kind::Poison);
+        !guilty && self.deaths.iter().any(|(_, reason)| reason == "crash_loop")
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Process {
     pub(crate) ended_us: Option<u64>,
@@ -80,7 +91,8 @@ pub(crate) struct History {
     pub(crate) strikes: BTreeMap<usize, Strike>,
     /// What the processes themselves did wrong.
     pub(crate) unruly: Vec<String>,
-    pub(crate) healed_us: u64,
+    /// The producers were told to stop.
+    pub(crate) unloaded_us: u64,
     /// The calls under way, by process and number.
     calls: HashMap<(String, String), Vec<Key>>,
 }
@@ -179,7 +191,15 @@ impl History {
         }
     }
 
-    pub(crate) fn name_job(&mut self, id: &str, key: &Key) {
+    /// What Redis still has of a job.
+    pub(crate) fn take_payload(&mut self, id: &str, payload: &[u8]) {
+        match Key::read(payload) {
+            Ok(key) => self.name_job(id, &key),
+            Err(_) => self.job(id).garbled = true,
+        }
+    }
+
+    fn name_job(&mut self, id: &str, key: &Key) {
         let job = self.job(id);
         match &job.key {
             Some(other) if other != key => {
@@ -281,7 +301,7 @@ impl History {
                 let rest: Vec<&str> = words.collect();
                 self.unruly.push(format!("{first} {}", rest.join(" ")));
             }
-            "healed" => self.healed_us = at,
+            "unloaded" => self.unloaded_us = at,
             _ => {}
         }
     }

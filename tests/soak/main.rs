@@ -91,7 +91,10 @@ fn soak(seed: u64, load: Duration) {
         .enable_all()
         .build();
     let ran = runtime.expect("a runtime").block_on(run::run(&plan, &dir));
-    let history = History::read(&dir, &plan);
+    let mut history = History::read(&dir, &plan);
+    for (id, payload) in &ran.remains.payloads {
+        history.take_payload(id, payload);
+    }
     let mut offences = check::offences(&history, &ran.remains);
     if ran.drained.is_none() {
         offences.insert(

@@ -49,8 +49,24 @@ impl Report {
             .filter(|job| !job.starts.is_empty())
             .count();
         let again = counter("retried") + counter("snoozed") + counter("redriven");
-        let completions = history.jobs.values().flat_map(|job| &job.completed_us);
-        let healed = completions.filter(|at| **at > history.healed_us).min();
+        let mut completions: Vec<u64> = history
+            .jobs
+            .values()
+            .flat_map(|job| job.completed_us.clone())
+            .collect();
+        completions.sort_unstable();
+        let under_load = completions
+            .windows(2)
+            .filter(|pair| pair[1] < history.unloaded_us);
+        let silence_us = under_load
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default();
+        let innocent = history
+            .jobs
+            .values()
+            .filter(|job| job.died_innocent())
+            .count() as u64;
         let numbers = vec![
             ("seconds", plan.load.as_secs()),
             ("attempted", answers().count() as u64),
@@ -84,10 +100,8 @@ impl Report {
                 (starts - started) as u64 - again.min((starts - started) as u64),
             ),
             ("workers_killed_by_jobs", history.aborts() as u64),
-            (
-                "working_again_ms",
-                healed.map_or(0, |at| (at - history.healed_us) / 1000),
-            ),
+            ("innocents_killed", innocent),
+            ("longest_silence_ms", silence_us / 1000),
             ("drained_ms", drained_ms),
             ("offences", offences.len() as u64),
         ];

@@ -69,9 +69,9 @@ pub(crate) async fn run(plan: &Plan, dir: &Path) -> Ran {
     while let Some(struck) = striking.join_next().await {
         struck.expect("a fault strikes");
     }
-    scene.faults.note("healed");
     tokio::time::sleep_until(began + plan.load).await;
 
+    scene.faults.note("unloaded");
     scene.stop(WORKERS..PROCESSES).await;
     let drained = scene.drain().await;
     scene.stop(0..WORKERS).await;
@@ -261,6 +261,7 @@ impl Scene {
         let scan = fixture.scan();
         let mut remains = Remains {
             faults: scan.faults.clone(),
+            payloads: scan.payloads.clone(),
             ..Remains::default()
         };
         for (id, homes) in &scan.homes {
