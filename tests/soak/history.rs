@@ -64,6 +64,18 @@ impl Job {
             .is_some_and(|key| key.kind() == Kind::Poison);
         !guilty && self.deaths.iter().any(|(_, reason)| reason == "crash_loop")
     }
+
+    /// From each stall that another life followed, to what came next of the job.
+    pub(crate) fn waits_after_stalls(&self) -> impl Iterator<Item = (u64, u64)> {
+        let deadly = |at: &&u64| !self.deaths.iter().any(|(death, _)| death == *at);
+        self.stalled_us.iter().filter(deadly).map(|stalled| {
+            let starts = self.starts.iter().map(|start| start.at_us);
+            let others = self.stalled_us.iter().chain(&self.cancelled_us).copied();
+            // A worker that wakes runs what it had before it learns that it no longer has it; and clocks are read apart.
+            let next = starts.chain(others).filter(|at| at > stalled).min();
+            (*stalled, next.unwrap_or(u64::MAX))
+        })
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -24,6 +24,9 @@ const SEED: &str = "MILLSTREAM_SOAK_PART_SEED";
 /// How long a stopped worker may take beyond its grace: 2 s, and what a loaded machine adds.
 const EXIT_WITHIN: Duration = Duration::from_secs(2 + 5);
 
+/// Longest start of a process, which takes milliseconds.
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
+
 /// What a process is told, and what it is called: `worker-0.3` is the third process in the first worker's place.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -164,6 +167,15 @@ impl Place {
         self.child.is_none()
     }
 
+    /// A process makes its record when it hears signals; a loaded machine takes a while to get there.
+    async fn wait_until_it_listens(&self) {
+        let record = self.dir.join(format!("{}.log", self.name()));
+        let began = Instant::now();
+        while !record.exists() && began.elapsed() < LISTENS_WITHIN {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// SIGTERM, and waits for the end. What is wrong with the way in which it ended is noted as `unruly`.
     pub(crate) async fn stop(&mut self, faults: &Record) {
         if self.is_empty() {
@@ -171,6 +183,7 @@ impl Place {
         }
         let name = self.name();
         let limit = GRACE + EXIT_WITHIN;
+        self.wait_until_it_listens().await;
         faults.note(format_args!("stopping {name}"));
         self.signal(Signal::TERM);
         let began = Instant::now();

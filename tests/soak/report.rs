@@ -62,6 +62,14 @@ impl Report {
             .map(|pair| pair[1] - pair[0])
             .max()
             .unwrap_or_default();
+        let waits = history
+            .jobs
+            .values()
+            .flat_map(|job| job.waits_after_stalls());
+        let waited_us = waits
+            .map(|(from, to)| to.saturating_sub(from))
+            .max()
+            .unwrap_or_default();
         let innocent = history
             .jobs
             .values()
@@ -102,6 +110,7 @@ impl Report {
             ("workers_killed_by_jobs", history.aborts() as u64),
             ("innocents_killed", innocent),
             ("longest_silence_ms", silence_us / 1000),
+            ("longest_wait_after_stall_ms", waited_us / 1000),
             ("drained_ms", drained_ms),
             ("offences", offences.len() as u64),
         ];
@@ -119,12 +128,12 @@ impl Report {
     }
 
     pub(crate) fn table(&self) -> String {
-        let mut table = format!("{:<24}{:>10}\n", "seed", self.seed);
+        let mut table = format!("{:<28}{:>8}\n", "seed", self.seed);
         for (name, number) in &self.numbers {
-            let _ = writeln!(table, "{:<24}{number:>10}", name.replace('_', " "));
+            let _ = writeln!(table, "{:<28}{number:>8}", name.replace('_', " "));
         }
         for (kind, count) in &self.faults {
-            let _ = writeln!(table, "{:<24}{count:>10}", format!("fault {kind}"));
+            let _ = writeln!(table, "{:<28}{count:>8}", format!("fault {kind}"));
         }
         table
     }

@@ -277,7 +277,7 @@ impl Scene {
             let count = u64::try_from(pair[1].int()).unwrap_or_default();
             remains.counters.insert(pair[0].text().to_owned(), count);
         }
-        for lane in ["ready", "ready:next"] {
+        for lane in ["ready", "ready:next", "ready:suspect"] {
             let consumers = fixture.redis(&["XINFO", "CONSUMERS", &fixture.key(lane), "workers"]);
             remains.consumers = remains.consumers.max(consumers.list().len());
         }

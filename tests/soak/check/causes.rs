@@ -106,18 +106,15 @@ fn touches(strike: &Strike, from_us: u64, to_us: u64) -> bool {
     strike.from_us < to_us && strike.to_us > from_us
 }
 
-/// It strikes one process, and may keep it from renewing.
+/// It keeps one process from renewing, and no other.
 fn is_of_one(kind: Kind) -> bool {
-    may_strike_one(kind) && kind != Kind::Poison
+    let of_all = matches!(kind, Kind::KillClients | Kind::FlushScripts | Kind::Poison);
+    !of_all && !kind.is_outage()
 }
 
-fn may_strike_one(kind: Kind) -> bool {
-    !kind.is_outage() && !matches!(kind, Kind::KillClients | Kind::FlushScripts)
-}
-
+/// Even one that keeps nobody from renewing: a read whose answer was lost delivers jobs that nobody sees for a while.
 fn may_cost_leases(strike: &Strike) -> bool {
-    // A read whose answer was lost delivers jobs that nobody sees before the connection is back.
-    strike.fault.kind != Kind::FlushScripts && strike.fault.kind != Kind::Poison
+    !matches!(strike.fault.kind, Kind::FlushScripts | Kind::Poison)
 }
 
 /// `worker-2.5` is in place 2.
