@@ -1,6 +1,7 @@
 //! What must hold when a soak is over. Each rule reads the history and the remains, and says what offends it.
 
 mod causes;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +62,8 @@ pub(crate) fn offences(history: &History, remains: &Remains) -> Vec<Offence> {
     check.nothing_runs_early_or_when_called_off();
     check.deliveries_are_started_once();
     check.poison_is_found();
+    check.suspects_run_alone();
+    check.no_innocent_dies_beside_a_suspect();
     check.leases_are_lost_for_a_cause();
     check.nothing_stands_still();
     check.counters_agree();

@@ -33,6 +33,9 @@ pub(crate) struct Start {
     /// `worker-0.3`
     pub(crate) process: String,
     pub(crate) attempt: u32,
+    pub(crate) stalls: u32,
+    /// When the handler was through, if it was.
+    pub(crate) ended_us: Option<u64>,
 }
 
 /// One id's life.
@@ -228,15 +231,23 @@ impl History {
             "start" => {
                 let key = Key(words.next().unwrap_or_default().to_owned());
                 self.name_job(first, &key);
-                let attempt = words.next().and_then(|attempt| attempt.parse().ok());
+                let mut number = || words.next().and_then(|number| number.parse().ok());
+                let (attempt, stalls) =
+                    (number().unwrap_or_default(), number().unwrap_or_default());
                 self.job(first).starts.push(Start {
                     at_us: at,
                     process: name.to_owned(),
-                    attempt: attempt.unwrap_or_default(),
+                    attempt,
+                    stalls,
+                    ended_us: None,
                 });
             }
             "end" => {
                 let job = self.job(first);
+                let mut of_process = job.starts.iter_mut().filter(|start| start.process == name);
+                if let Some(start) = of_process.find(|start| start.ended_us.is_none()) {
+                    start.ended_us = Some(at);
+                }
                 match words.next() {
                     Some("snoozed") => job.snoozes += 1,
                     Some("garbled") => job.garbled = true,

@@ -210,6 +210,41 @@ fn poison_must_die_of_what_it_does() {
 }
 
 #[test]
+fn two_suspects_in_one_worker_are_noticed() {
+    let other = "producer-0.1: 1 call 1 quick:producer-0.1:1000:0
+        producer-0.1: 2 ok 1 2-0
+        worker-0.1: 13 start 2-0 quick:producer-0.1:1000:0 1 2
+        worker-0.1: 14 end 2-0 done
+        audit: 15 completed 15 2-0 1";
+    let first = "worker-0.1: 12 start 1-0 quick:producer-0.1:0:0 1 2
+        worker-0.1: 16 end 1-0 done
+        audit: 17 completed 17 1-0 1";
+    story(&[ENQUEUED, first, other]).offends(&["suspects"]);
+    story(&[ENQUEUED, first, &other.replace("worker-0.1", "worker-1.1")]).offends(&[]);
+    story(&[ENQUEUED, first, &other.replace("1 2\n", "1 1\n")]).offends(&[]);
+    let before = first.replace(" 16 end", " 12 end");
+    story(&[ENQUEUED, &before, other]).offends(&[]);
+}
+
+#[test]
+fn a_suspect_that_takes_an_innocent_with_it_is_noticed() {
+    let dead = |stalls: u32| {
+        format!(
+            "faults: 2 begin 0
+            worker-0.1: 12 start 1-0 quick:producer-0.1:0:0 1 2
+            producer-0.1: 1 call 1 poison:producer-0.1:1000:0
+            producer-0.1: 2 ok 1 2-0
+            worker-0.1: 13 start 2-0 poison:producer-0.1:1000:0 1 {stalls}
+            faults: 14 ended worker-0.1 aborted
+            audit: 3000015 dead 3000015 1-0 crash_loop
+            audit: 3000015 dead 3000015 2-0 crash_loop"
+        )
+    };
+    story(&[ENQUEUED, &dead(2)]).offends(&["innocent", "suspects"]);
+    story(&[ENQUEUED, &dead(1)]).offends(&[]);
+}
+
+#[test]
 fn a_unique_key_has_one_holder() {
     let pair = "producer-0.1: 1 call 0 unique:producer-0.1:0:7
         producer-0.1: 2 ok 0 1-0
