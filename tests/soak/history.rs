@@ -59,13 +59,17 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Taken for one that kills its worker, and is none.
-    pub(crate) fn died_innocent(&self) -> bool {
+    /// When it was taken for one that kills its worker, though it is none.
+    pub(crate) fn died_innocent_us(&self) -> Option<u64> {
         let guilty = self
             .key
             .as_ref()
             .is_some_and(|key| key.kind() == Kind::Poison);
-        !guilty && self.deaths.iter().any(|(_, reason)| reason == "crash_loop")
+        let crash_loop = self
+            .deaths
+            .iter()
+            .find(|(_, reason)| reason == "crash_loop");
+        crash_loop.filter(|_| !guilty).map(|(died_us, _)| *died_us)
     }
 
     /// From each stall that another life followed, to what came next of the job.
@@ -73,7 +77,13 @@ impl Job {
         let deadly = |at: &&u64| !self.deaths.iter().any(|(death, _)| death == *at);
         self.stalled_us.iter().filter(deadly).map(|stalled| {
             let starts = self.starts.iter().map(|start| start.at_us);
-            let others = self.stalled_us.iter().chain(&self.cancelled_us).copied();
+            let deaths = self.deaths.iter().map(|(death, _)| *death);
+            let others = self
+                .stalled_us
+                .iter()
+                .chain(&self.cancelled_us)
+                .copied()
+                .chain(deaths);
             // A worker that wakes runs what it had before it learns that it no longer has it; and clocks are read apart.
             let next = starts.chain(others).filter(|at| at > stalled).min();
             (*stalled, next.unwrap_or(u64::MAX))

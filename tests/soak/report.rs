@@ -73,7 +73,7 @@ impl Report {
         let innocent = history
             .jobs
             .values()
-            .filter(|job| job.died_innocent())
+            .filter(|job| job.died_innocent_us().is_some())
             .count() as u64;
         let numbers = vec![
             ("seconds", plan.load.as_secs()),

@@ -63,12 +63,17 @@ impl Check<'_> {
 
     pub(super) fn no_innocent_dies_beside_a_suspect(&mut self) {
         for (id, job) in &self.history.jobs {
-            let last = job.starts.iter().max_by_key(|start| start.at_us);
-            let Some(last) = last.filter(|_| job.died_innocent()) else {
+            let Some(died_us) = job.died_innocent_us() else {
+                continue;
+            };
+            let starts = job.starts.iter().filter(|start| start.at_us < died_us);
+            let Some(last) = starts.max_by_key(|start| start.at_us) else {
                 continue;
             };
             let process = self.history.processes.get(&last.process);
-            let aborted = process.is_some_and(|process| process.aborted);
+            let aborted = process.is_some_and(|process| {
+                process.aborted && process.ended_us.is_some_and(|ended| ended < died_us)
+            });
             let killer = self.killer_in(&last.process);
             if aborted && killer.is_some_and(|killer| killer.stalls >= SUSPECT) {
                 self.offend(
