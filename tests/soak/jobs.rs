@@ -56,7 +56,7 @@ impl Kind {
 
     /// Which jobs a producer makes, in a thousand; the others are made on purpose.
     const MIX: [(Self, usize); 9] = [
-        (Self::Quick, 600),
+        (Self::Quick, 597),
         (Self::Late, 120),
         (Self::Flaky, 120),
         (Self::Unique, 80),
@@ -64,7 +64,7 @@ impl Kind {
         (Self::Expiring, 20),
         (Self::Panicky, 20),
         (Self::Refused, 7),
-        (Self::Long, 3),
+        (Self::Long, 6),
     ];
 
     pub(crate) fn any(random: &mut Random) -> Self {
