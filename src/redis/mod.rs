@@ -39,6 +39,9 @@ use script::Call;
 /// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
 const WAIT_MS: i64 = 1_000;
 
+/// Nobody listens here; see [`Redis::unblock`].
+const UNBLOCK_CHANNEL: &str = "millstream:unblock";
+
 /// How long a call is repeated, and whether a full server is waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -280,6 +283,26 @@ impl Redis {
         match self.command("XGROUP CREATE", args, patience).await {
             Err(Error::Protocol { reason, .. }) if reason.contains("BUSYGROUP") => Ok(()),
             other => other.map(drop),
+        }
+    }
+
+    /// Ends the blocked read of another connection, as its timeout would.
+    ///
+    /// The order follows a write. While writes are paused (`CLIENT PAUSE`, a failover), a read of a group is held back rather
+    /// than blocked, and Redis 7.0 dies of an order to unblock such a one. The pause holds the write back as well, and with
+    /// it the order behind it.
+    pub(crate) async fn unblock(&self, connection: i64) {
+        let send = |name: &'static str| CustomCommand::new_static(name, ClusterHash::Random, false);
+        let pipeline = self.inner.link.client().pipeline();
+        let write: Vec<Value> = vec![UNBLOCK_CHANNEL.into(), "".into()];
+        let order: Vec<Value> = vec!["UNBLOCK".into(), connection.into(), "TIMEOUT".into()];
+        let queued: std::result::Result<(), FredError> = async {
+            let _: () = pipeline.custom(send("PUBLISH"), write).await?;
+            pipeline.custom(send("CLIENT"), order).await
+        }
+        .await;
+        if queued.is_ok() {
+            pipeline.try_all::<Value>().await;
         }
     }
 

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
-use fred::types::ClientUnblockFlag;
 use fred::types::Value;
 use fred::types::config::Options;
 
 use super::link::Link;
 use super::reply::{bytes_of, text_of};
-use super::{Address, Fault, away, fault_of};
+use super::{Address, Fault, Redis, away, fault_of};
 use crate::error::Result;
 use crate::keys::{GROUP, Key};
 
@@ -115,11 +114,15 @@ impl Reader {
         }
     }
 
-    /// Ends a read that is blocked, so that it returns what it has. Returns quickly in every case.
-    pub(crate) async fn unblock(&self) {
-        let client = self.link.client();
-        let unblock = client.unblock_self(Some(ClientUnblockFlag::Timeout));
-        let _ = tokio::time::timeout(Duration::from_millis(500), unblock).await;
+    /// Ends a read that is blocked, so that it returns what it has; `by` sends the order. Returns quickly in every case.
+    pub(crate) async fn unblock(&self, by: &Redis) {
+        let ids = self.link.client().connection_ids();
+        let orders = async {
+            for id in ids.into_values() {
+                by.unblock(id).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(500), orders).await;
     }
 
     /// Makes a new connection, for one that no longer answers.

@@ -72,6 +72,8 @@ pub(crate) struct Claimer {
     pub(crate) pulse: Pulse,
     /// There may be a suspect to take.
     pub(crate) look_for_suspect: bool,
+    /// When it last did.
+    pub(crate) looked_for_suspect: Instant,
     /// How long a read waits for a job, at most [`BLOCK`].
     pub(crate) block: Duration,
     /// Leases count from before the call that brought them, not from when its answer was read.
@@ -160,9 +162,12 @@ impl Claimer {
         // Each of the claims below is sent once: a second try would not bring what the first one claimed when its answer
         // was lost. Then the own list does.
         let once = Patience::brief(Duration::ZERO);
-        if self.look_for_suspect && !self.leases.holds_suspect() {
+        // A worker that is never idle looks now and then as well.
+        let overdue = self.looked_for_suspect.elapsed() >= BLOCK;
+        if (self.look_for_suspect || overdue) && !self.leases.holds_suspect() {
             self.look_for_suspect = false;
             let asked = Instant::now();
+            self.looked_for_suspect = asked;
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
             if self.take_claimed(suspect, asked)? > 0 {
                 return Ok(Vec::new());
@@ -201,7 +206,7 @@ impl Claimer {
         // reconnected may not know whom to wake. So it is said until it is heard, and in the end the connection is cut:
         // what was on its way through it is found again among the own deliveries.
         for _ in 0..UNBLOCK_TRIES {
-            self.reader.unblock().await;
+            self.reader.unblock(&self.broker.redis).await;
             tokio::select! {
                 entries = &mut read => return entries,
                 () = tokio::time::sleep(UNBLOCK_AGAIN) => {}

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -279,6 +279,7 @@ impl Pool {
             stop: stop.clone(),
             pulse: self.reading,
             look_for_suspect: true,
+            looked_for_suspect: Instant::now(),
             block: if settings.strict_lease {
                 BLOCK.min(settings.lease / 6)
             } else {

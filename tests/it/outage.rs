@@ -362,3 +362,53 @@ async fn an_outage_lets_only_so_many_jobs_wait_and_refuses_the_rest_at_once() {
     }
     queue.enqueue(NewJob::raw("a", "")).await.unwrap();
 }
+
+/// An order to unblock a client whose command a pause holds back kills a Redis 7.0.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_while_writes_are_paused_does_not_bring_redis_down() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let client = Millstream::connect(&redis.url()).await.unwrap();
+    let queue = client.queue("q").unwrap();
+    let go_on = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = std::sync::Arc::clone(&go_on);
+    let handler = move |_: Context| {
+        let gate = std::sync::Arc::clone(&gate);
+        async move {
+            gate.acquire().await?.forget();
+            Ok::<(), JobError>(())
+        }
+    };
+    let worker = client.worker("q").unwrap().concurrency(1).prefetch(3);
+    let worker = worker.shutdown_timeout(Duration::ZERO).fallback(handler);
+    let worker = worker.start().await.unwrap();
+    let until = async |words: &[&str], shows: fn(&Value) -> bool| {
+        let shown = async {
+            while !shows(&command(&redis, words).await) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(RECOVERED + SLACK, shown).await.expect("in time");
+    };
+
+    // All that it may hold: it reads nothing more until one is done.
+    let jobs = vec![NewJob::raw("a", ""); 3];
+    queue.enqueue_all(jobs).await.unwrap();
+    let pending = ["XPENDING", "millstream:{q}:ready", "workers"];
+    until(
+        &pending,
+        |pending| matches!(pending, Value::Array(parts) if parts[0].as_i64() == Some(3)),
+    )
+    .await;
+    command(&redis, &["CLIENT", "PAUSE", "6000", "WRITE"]).await;
+    go_on.add_permits(1);
+    until(&["CLIENT", "LIST"], |clients| {
+        let clients = clients.as_string().unwrap_or_default();
+        let held_back = |line: &str| line.contains("cmd=xreadgroup") && line.contains("flags=b");
+        clients.lines().any(held_back)
+    })
+    .await;
+
+    worker.stop().await;
+
+    command(&redis, &["PING"]).await;
+}

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use millstream::broker::{Delivery, Lane};
 use millstream::job::state::State;
+use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Context, NewJob};
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::support::program::{Program, next};
+use crate::support::program::{Program, SLACK, next};
 use crate::support::verbs::plain;
 use crate::support::{Fixture, LATER, PATIENCE};
 
@@ -113,6 +114,38 @@ async fn a_paused_queue_hands_out_no_suspect() {
     t.suspect(plain()).await;
     t.broker.pause(true, PATIENCE).await.unwrap();
     assert!(t.claim_suspect("worker-c").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_of_which_nobody_heard_runs_also_where_there_is_always_something_else_to_do() {
+    // Its own server: hints are taken from everybody on it.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    p.t.suspect(NewJob::raw("a", "suspect")).await;
+    let held = p.t.claim_suspect("worker-c").await.unwrap();
+    let (tell, mut ran) = unbounded_channel();
+    let handler = move |job: Context| {
+        let _ = tell.send(job.payload() == "suspect");
+        std::future::ready(Ok(()))
+    };
+    let _worker = p.worker().handle_raw("a", handler).start().await.unwrap();
+    // Far sooner than a read of the other lanes gives up.
+    let queue = p.queue.clone();
+    let busy = tokio::spawn(async move {
+        loop {
+            queue.enqueue(NewJob::raw("a", "other")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(!next(&mut ran).await);
+
+    p.t.redis(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(p.t.release(&held).await, []);
+
+    let found = async { while !next(&mut ran).await {} };
+    let found = tokio::time::timeout(SLACK, found).await;
+    found.expect("the suspect runs, though the queue is never empty");
+    busy.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

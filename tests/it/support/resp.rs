@@ -1,6 +1,6 @@
 //! The few lines of Redis protocol that the tests need: they look at the server without the engine's own client.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -56,17 +56,26 @@ pub(crate) struct Connection(BufReader<UnixStream>);
 
 impl Connection {
     pub(crate) fn open(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).expect("the test's Redis listens");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("a timeout above zero");
-        Self(BufReader::new(stream))
+        Self::try_open(socket).expect("the test's Redis listens")
+    }
+
+    pub(crate) fn try_open(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(Self(BufReader::new(stream)))
     }
 
     /// Sends one command; `Err` has the server's words.
     pub(crate) fn send<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<Value, String> {
-        let request = encoded(command);
-        self.0.get_mut().write_all(&request).expect("Redis reads");
+        self.try_send(command).expect("Redis answers")
+    }
+
+    /// [`Connection::send`] to a server that may go away meanwhile.
+    pub(crate) fn try_send<A: AsRef<[u8]>>(
+        &mut self,
+        command: &[A],
+    ) -> io::Result<Result<Value, String>> {
+        self.0.get_mut().write_all(&encoded(command))?;
         self.reply()
     }
 
@@ -76,42 +85,49 @@ impl Connection {
         self.0.get_mut().write_all(&requests).expect("Redis reads");
         let replies = commands.iter().map(|command| {
             let name = || String::from_utf8_lossy(command[0].as_ref()).into_owned();
-            self.reply()
-                .unwrap_or_else(|error| panic!("{}: {error}", name()))
+            let reply = self.reply().expect("Redis answers");
+            reply.unwrap_or_else(|error| panic!("{}: {error}", name()))
         });
         replies.collect()
     }
 
     /// The next message of a subscription.
     pub(crate) fn message(&mut self) -> String {
-        let message = self.reply().expect("a message");
+        let message = self.reply().expect("Redis lives").expect("a message");
         message.list()[2].text().to_owned()
     }
 
-    fn reply(&mut self) -> Result<Value, String> {
+    fn reply(&mut self) -> io::Result<Result<Value, String>> {
         let mut line = String::new();
-        self.0.read_line(&mut line).expect("Redis answers");
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let (kind, rest) = line.trim_end().split_at(1);
         let number = || rest.parse::<i64>().expect("a length");
-        Ok(match kind {
+        Ok(Ok(match kind {
             "+" => Value::Bytes(rest.into()),
-            "-" => return Err(rest.into()),
+            "-" => return Ok(Err(rest.into())),
             ":" => Value::Int(number()),
             "$" if number() < 0 => Value::Nil,
             "$" => {
                 let mut bytes = vec![0; number() as usize + 2];
-                self.0.read_exact(&mut bytes).expect("the whole string");
+                self.0.read_exact(&mut bytes)?;
                 bytes.truncate(bytes.len() - 2);
                 Value::Bytes(bytes)
             }
             "*" if number() < 0 => Value::Nil,
-            "*" => Value::List(
-                (0..number())
-                    .map(|_| self.reply())
-                    .collect::<Result<_, _>>()?,
-            ),
+            "*" => {
+                let mut items = Vec::new();
+                for _ in 0..number() {
+                    match self.reply()? {
+                        Ok(item) => items.push(item),
+                        Err(words) => return Ok(Err(words)),
+                    }
+                }
+                Value::List(items)
+            }
             other => panic!("unknown reply {other}{rest}"),
-        })
+        }))
     }
 }
 
