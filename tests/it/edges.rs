@@ -365,6 +365,18 @@ async fn an_event_about_one_job_names_the_job_that_moved() {
 }
 
 #[tokio::test]
+async fn the_events_do_not_grow_without_bound() {
+    let t = Fixture::new().await;
+    let fill = "for i = 1, 20000 do redis.call('XADD', KEYS[1], '*', 'event', 'paused', 'job', '', 'detail', '') end";
+    t.redis(&["EVAL", fill, "1", &t.key("events")]);
+
+    t.dead(job()).await;
+
+    let kept = t.redis(&["XLEN", &t.key("events")]).int();
+    assert!((10_000..11_000).contains(&kept), "{kept} events");
+}
+
+#[tokio::test]
 async fn a_job_is_not_confused_with_one_that_has_its_name_as_entry_id() {
     let t = Fixture::new().await;
     let inspector = Millstream::connect(&t.url)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use millstream::broker::Lane;
+
 use crate::support::verbs::{WORKER, plain};
 use crate::support::{Fixture, PATIENCE};
 
@@ -60,9 +62,15 @@ async fn a_job_that_is_only_ready_cannot_be_renewed() {
     let t = Fixture::new().await;
     let delivery = t.running(plain()).await;
     t.release(&delivery).await;
+    let never_claimed = t.enqueue(plain()).await.as_str().parse().unwrap();
     let before = t.state_hash();
 
     assert_eq!(t.extend(&delivery).await, [delivery.entry]);
+    let lost = t
+        .broker
+        .extend(Lane::Ready, WORKER, &[never_claimed], PATIENCE)
+        .await;
+    assert_eq!(lost.unwrap(), [never_claimed]);
 
     assert_eq!(t.state_hash(), before);
 }

@@ -366,20 +366,35 @@ async fn what_many_tasks_enqueue_at_once_travels_together() {
     };
     let before = calls();
 
-    let tasks = (0..64).map(|_| {
+    let tasks = (0..64).map(|task| {
         let queue = p.queue.clone();
         tokio::spawn(async move {
-            for _ in 0..50 {
-                queue.enqueue(NewJob::raw("a", "x")).await.unwrap();
+            let mut told = Vec::new();
+            for job in 0..50 {
+                let payload = format!("{task}/{job}");
+                let enqueued = queue.enqueue(NewJob::raw("a", payload.clone())).await;
+                told.push((enqueued.unwrap().id.to_string(), payload.into_bytes()));
             }
+            told
         })
     });
+    let mut told = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
+        told.extend(task.await.unwrap());
     }
 
-    assert_eq!(p.t.redis(&["XLEN", &p.t.key("ready")]).int(), 3200);
     let made = calls() - before;
     assert!(made <= 800, "{made} calls for 3,200 jobs");
+    // Each was told the id of its own job.
+    let entries = p.t.redis(&["XRANGE", &p.t.key("ready"), "-", "+"]);
+    let entries = entries.list().iter().map(|entry| {
+        let payload = entry.list()[1].field("payload");
+        (entry.list()[0].text().to_owned(), payload.bytes().to_vec())
+    });
+    told.sort_unstable();
+    let mut stored: Vec<_> = entries.collect();
+    stored.sort_unstable();
+    assert!(told == stored, "an id belongs to another job");
+    assert_eq!(stored.len(), 3200);
     p.t.assert_every_job_has_one_home();
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use millstream::broker::Lane;
 use millstream::job::state::State;
 use millstream::{Context, JobError, NewJob};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
 
+use crate::support::PATIENCE;
 use crate::support::program::{MOMENT, Program, next, telling};
 
 #[tokio::test]
@@ -222,20 +224,69 @@ async fn a_job_that_waited_too_long_is_expired_and_never_run() {
 #[tokio::test]
 async fn the_jobs_of_a_worker_that_went_silent_run_elsewhere() {
     let p = Program::new().await;
-    let id = p.enqueue(NewJob::raw("a", "")).await;
-    // Claimed by hand: a worker of which nothing more is heard.
-    let silent = p.t.claim_as("silent", 1).await.remove(0);
-    p.t.let_lease_lapse(&silent);
+    // Claimed by hand: a worker of which nothing more is heard. It holds a job that came back, and one that is new.
+    let back = p.enqueue(NewJob::raw("a", "")).await;
+    let delivery = p.t.claim_one().await;
+    p.t.release(&delivery).await;
+    let new = p.enqueue(NewJob::raw("a", "")).await;
+    for silent in p.t.claim_as("silent", 2).await {
+        p.t.let_lease_lapse(&silent);
+    }
     let (tell, mut hear) = unbounded_channel();
 
+    // Where nobody has swept yet, the living are given half a lease to renew.
     let builder = p
         .worker()
+        .lease(Duration::from_secs(1))
         .sweep(Duration::from_millis(100))
         .handle_raw("a", telling(&tell));
     let worker = builder.start().await.unwrap();
 
-    assert_eq!(next(&mut hear).await, 1);
-    p.until_completed(1).await;
-    assert_eq!((p.t.state_of(&id), p.t.counter("stalled")), (None, 1));
+    assert_eq!((next(&mut hear).await, next(&mut hear).await), (1, 1));
+    p.until_completed(2).await;
+    assert_eq!((p.t.state_of(&back), p.t.state_of(&new)), (None, None));
+    assert_eq!(p.t.counter("stalled"), 2);
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_whose_job_was_taken_away_is_told_and_settles_nothing() {
+    let p = Program::new().await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (tell, mut hear) = unbounded_channel();
+    let handler = move |job: Context| {
+        let (tell, run) = (tell.clone(), runs.fetch_add(1, Ordering::SeqCst));
+        async move {
+            if run == 0 {
+                tell.send("started")?;
+                job.cancelled().cancelled().await;
+                tell.send("told")?;
+            }
+            Ok(())
+        }
+    };
+    // Its time limit would tell it as well.
+    let builder = p
+        .worker()
+        .lease(Duration::from_secs(1))
+        .timeout(Duration::from_secs(600))
+        .handle_raw("a", handler);
+    let worker = builder.start().await.unwrap();
+    let id = p.enqueue(NewJob::raw("a", "")).await;
+    assert_eq!(next(&mut hear).await, "started");
+
+    // Nobody says so: the worker learns of it when it renews.
+    let home = p.t.home_of(&id).unwrap();
+    let entry = home.at.unwrap().1.parse().unwrap();
+    let lost =
+        p.t.broker
+            .release(&mut p.t.caller(), Lane::Ready, &[entry], PATIENCE)
+            .await;
+    assert_eq!(lost.unwrap(), []);
+
+    assert_eq!(next(&mut hear).await, "told");
+    p.until_completed(1).await;
+    worker.stop().await;
+    assert_eq!((p.t.counter("completed"), p.t.counter("stalled")), (1, 0));
+    p.t.assert_every_job_has_one_home();
 }

@@ -127,6 +127,56 @@ async fn a_worker_blocked_in_a_read_works_on_after_redis_was_killed_and_restarte
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_did_while_redis_was_away_is_settled_when_it_is_back() {
+    let redis = PrivateRedis::start(Options {
+        persistence: Persistence::AofAlways,
+        ..Options::default()
+    })
+    .unwrap();
+    let client = Millstream::connect(&redis.url()).await.unwrap();
+    let (tell, mut ran) = unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let waiting = Arc::clone(&go_on);
+    let handler = move |_: Context| {
+        let (tell, waiting) = (tell.clone(), Arc::clone(&waiting));
+        async move {
+            tell.send("started")?;
+            waiting.notified().await;
+            tell.send("done")?;
+            Ok(())
+        }
+    };
+    let worker = client.worker("q").unwrap().handle_raw("a", handler);
+    let worker = worker.start().await.unwrap();
+    let queue = client.queue("q").unwrap();
+    queue.enqueue(NewJob::raw("a", "")).await.unwrap();
+    assert_eq!(ran.recv().await, Some("started"));
+
+    redis.kill().unwrap();
+    go_on.notify_one();
+    assert_eq!(ran.recv().await, Some("done"));
+    // Longer than one call waits for its answer: the settlement has failed more than once by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    redis.restart().unwrap();
+
+    let inspector = client.inspect("q").unwrap();
+    let settled = async {
+        while !inspector
+            .stats()
+            .await
+            .is_ok_and(|stats| stats.completed_total == 1)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(RECOVERED + SLACK, settled)
+        .await
+        .expect("the job is settled");
+    worker.stop().await;
+    assert!(ran.try_recv().is_err(), "the job ran twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lost_everything_gets_its_consumer_group_again() {
     let mut scene = Scene::new(Persistence::None).await;
     scene.enqueue(1).await;

@@ -214,10 +214,14 @@ async fn payload_and_meta_come_through_every_step_untouched() {
 #[tokio::test]
 async fn a_retry_at_once_is_due_now_and_never_before() {
     let t = Fixture::new().await;
-    let delivery = t.running(plain()).await;
-    let before_us = t.now_us();
+    // Often: a due time that is rounded down shows only when asking and storing fall into one millisecond.
+    for _ in 0..30 {
+        let delivery = t.running(plain()).await;
+        let before_us = t.now_us();
 
-    t.retry(&delivery, Duration::ZERO, "boom").await.unwrap();
+        t.retry(&delivery, Duration::ZERO, "boom").await.unwrap();
 
-    assert!(t.home_of(&delivery.id).unwrap().score * 1000 >= before_us);
+        let due = t.redis(&["ZSCORE", &t.key("scheduled"), delivery.id.as_str()]);
+        assert!(due.int() * 1000 >= before_us, "{due:?}, {before_us} us");
+    }
 }
