@@ -348,7 +348,7 @@ impl Redis {
                 let mut answers = pipeline.try_all::<Value>().await;
                 // The job is stored: a server that refuses to wait has confirmed nothing, and that is no failure.
                 if let [Ok(_), Err(error)] = answers.as_slice()
-                    && fault_of(error) == Fault::Broken
+                    && matches!(fault_of(error), Fault::Broken | Fault::Full)
                 {
                     tracing::warn!(
                         reason = error.details(),

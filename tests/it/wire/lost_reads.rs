@@ -101,7 +101,9 @@ async fn a_claim_whose_answer_is_lost_is_found_again_without_a_stall() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_delivered_into_a_dead_connection_runs_before_later_ones_without_a_stall() {
-    let mut scene = Scene::new(|worker| worker).await;
+    // One slot, so that jobs start in the order in which they were fed.
+    let in_turn = |worker: WorkerBuilder| worker.concurrency(1).prefetch(10);
+    let mut scene = Scene::new(in_turn).await;
     scene.enqueue("before").await;
     assert_eq!(scene.next().await, ("before".to_owned(), 0));
 
