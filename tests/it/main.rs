@@ -26,6 +26,8 @@ mod redrive;
 mod release;
 mod retry;
 mod run_now;
+#[cfg(target_os = "linux")]
+mod sentinel;
 mod server;
 mod suspect;
 mod wire;
