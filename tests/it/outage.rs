@@ -177,6 +177,32 @@ async fn what_a_handler_did_while_redis_was_away_is_settled_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_works_again_soon_after_redis_is_back_however_long_it_was_away() {
+    let away = async |pause: Duration| {
+        let mut scene = Scene::new(Persistence::AofAlways).await;
+        scene.enqueue(1).await;
+        scene.expect(1).await;
+        scene.is_empty().await;
+
+        scene.redis.kill().unwrap();
+        tokio::time::sleep(pause).await;
+        scene.redis.restart().unwrap();
+        // Without the help of the client that was there before: by the time it is back, the worker could be, too.
+        let other = Millstream::connect(&scene.redis.url()).await.unwrap();
+        let queue = other.queue("q").unwrap();
+        queue
+            .enqueue(NewJob::new("a", &2u32).unwrap())
+            .await
+            .unwrap();
+
+        scene.expect(2).await;
+        scene.is_empty().await;
+    };
+    let waits = [1, 4, 10].map(|seconds| Box::pin(away(Duration::from_secs(seconds))));
+    futures_util::future::join_all(waits).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_lost_everything_gets_its_consumer_group_again() {
     let mut scene = Scene::new(Persistence::None).await;
     scene.enqueue(1).await;

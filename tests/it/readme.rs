@@ -151,3 +151,31 @@ async fn every_key_in_redis_is_explained_and_its_line_shows_something() {
         assert!(known, "{key} is in Redis and `keys` does not explain it");
     }
 }
+
+#[test]
+fn every_test_that_the_page_on_reliability_names_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(|code| code.contains("::") && code.len() > 40 && !code.contains(' '))
+        .collect();
+    assert!(named.len() > 50, "the page names its tests: {named:?}");
+    for name in named {
+        let (path, test) = name.rsplit_once("::").unwrap();
+        let path = match path.split_once("::") {
+            Some(("cli" | "gateway" | "soak" | "protocol" | "mutants", _)) => path.to_owned(),
+            _ if ["cli", "gateway", "soak", "protocol", "mutants"].contains(&path) => {
+                format!("{path}::main")
+            }
+            _ => format!("it::{path}"),
+        };
+        let file = root.join("tests").join(path.replace("::", "/"));
+        let texts = [file.with_extension("rs"), file.join("mod.rs")].map(std::fs::read_to_string);
+        let is_there = texts
+            .iter()
+            .flatten()
+            .any(|text| text.contains(&format!("fn {test}()")));
+        assert!(is_there, "there is no test {name}");
+    }
+}
