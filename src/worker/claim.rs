@@ -149,7 +149,8 @@ impl Claimer {
         }
     }
 
-    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each.
+    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each, rounded down: the two
+    /// halves together are never more than there is room for.
     async fn read(
         &mut self,
         payload_bytes: usize,
@@ -186,7 +187,7 @@ impl Claimer {
         let read = self.reader.read(
             &streams,
             &self.consumer,
-            room.div_ceil(2).max(1).min(room),
+            (room / 2).max(1),
             self.block,
         );
         tokio::pin!(read);
