@@ -124,6 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_jobs_that_fail_together_come_back_all_over_the_window() {
+        // The upper half of ten seconds.
+        let (backoff, window) = (Backoff::Fixed(10 * S), 5 * S);
+        // Which twentieth of the window each wait falls into.
+        let mut lumps = [0u32; 20];
+        for _ in 0..10_000 {
+            let within = backoff.delay(1, crate::redis::luck()) - window;
+            lumps[(within.as_secs_f64() / window.as_secs_f64() * 20.0) as usize] += 1;
+        }
+        // 500 each, give or take six standard deviations.
+        let even = lumps.iter().all(|lump| (368..=632).contains(lump));
+        assert!(even, "{lumps:?}");
+    }
+
+    #[test]
     fn text_is_read_back_as_written() {
         for backoff in [
             Backoff::default(),

@@ -377,7 +377,7 @@ impl Meta {
 
 /// Whole milliseconds, rounded up so that a wait is never cut short.
 pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Work;
 use super::health::Pulse;
 use super::lease::Leases;
-use crate::broker::{Broker, Delivery, Place};
+use crate::broker::{Broker, Delivery, EntryId, Place};
 use crate::config;
 use crate::error::Result;
 use crate::keys::Lane;
@@ -76,6 +76,7 @@ pub(crate) struct Claimer {
     pub(crate) looked_for_suspect: Instant,
     /// How long a read waits for a job, at most [`BLOCK`].
     pub(crate) block: Duration,
+    pub(crate) lease: Duration,
     /// Leases count from before the call that brought them, not from when its answer was read.
     pub(crate) strict: bool,
 }
@@ -108,7 +109,9 @@ impl Claimer {
                             .map(bytes::Bytes::len)
                             .sum();
                         payload_bytes = (payload_bytes + total / entries.len()) / 2 + 1;
-                        self.feed(entries, asked);
+                        let read = |raw: RawEntry| Delivery::read(Lane::ALL[raw.stream], raw);
+                        self.take_all(entries.into_iter().filter_map(read), asked)
+                            .await;
                     }
                 }
                 Err(failure) => {
@@ -149,7 +152,8 @@ impl Claimer {
         }
     }
 
-    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each.
+    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each, rounded down: the two
+    /// halves together are never more than there is room for.
     async fn read(
         &mut self,
         payload_bytes: usize,
@@ -169,7 +173,7 @@ impl Claimer {
             let asked = Instant::now();
             self.looked_for_suspect = asked;
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
-            if self.take_claimed(suspect, asked)? > 0 {
+            if self.take_claimed(suspect, asked).await? > 0 {
                 return Ok(Vec::new());
             }
         }
@@ -178,17 +182,14 @@ impl Claimer {
             // comes into each lane in the moment before the read below could make it one too many.
             let asked = Instant::now();
             let claimed = self.broker.claim(&self.consumer, 1, once).await;
-            if self.take_claimed(claimed, asked)? > 0 {
+            if self.take_claimed(claimed, asked).await? > 0 {
                 return Ok(Vec::new());
             }
         }
         let streams = self.broker.lane_keys(Lane::READ);
-        let read = self.reader.read(
-            &streams,
-            &self.consumer,
-            room.div_ceil(2).max(1).min(room),
-            self.block,
-        );
+        let read = self
+            .reader
+            .read(&streams, &self.consumer, (room / 2).max(1), self.block);
         tokio::pin!(read);
         // The read is never dropped: what it brings after it was told to end is ours.
         let interrupted = async {
@@ -219,7 +220,7 @@ impl Claimer {
     }
 
     /// Takes what a claim brought; returns how many.
-    fn take_claimed(
+    async fn take_claimed(
         &self,
         claimed: Result<impl IntoIterator<Item = Delivery>>,
         asked: Instant,
@@ -228,22 +229,57 @@ impl Claimer {
             true => ReadFailure::NoGroup,
             false => ReadFailure::Lost(error.to_string()),
         })?;
-        let count = claimed
-            .into_iter()
-            .map(|delivery| self.take(delivery, asked))
-            .count();
-        (self.staff)();
-        Ok(count)
+        Ok(self.take_all(claimed, asked).await)
     }
 
-    fn feed(&self, entries: Vec<RawEntry>, asked: Instant) {
-        for raw in entries {
-            let lane = Lane::ALL[raw.stream];
-            if let Some(delivery) = Delivery::read(lane, raw) {
-                self.take(delivery, asked);
+    /// Takes deliveries that were asked for at `asked`; returns how many.
+    async fn take_all(
+        &self,
+        deliveries: impl IntoIterator<Item = Delivery>,
+        asked: Instant,
+    ) -> usize {
+        let mut deliveries: Vec<Delivery> = deliveries.into_iter().collect();
+        if asked.elapsed() > self.lease / 2 {
+            self.keep_live(&mut deliveries).await;
+        }
+        let count = deliveries.len();
+        deliveries
+            .into_iter()
+            .for_each(|delivery| self.take(delivery, asked));
+        (self.staff)();
+        count
+    }
+
+    /// An answer that was long in coming may have lain there unread, because this process or its machine was frozen: what
+    /// it brought may be running elsewhere by now, so it is renewed before any of it starts.
+    async fn keep_live(&self, deliveries: &mut Vec<Delivery>) {
+        for lane in Lane::ALL {
+            let of_lane = deliveries.iter().filter(|delivery| delivery.lane == lane);
+            let entries: Vec<EntryId> = of_lane.map(|delivery| delivery.entry).collect();
+            if entries.is_empty() {
+                continue;
+            }
+            let patience = Patience::brief(self.lease / 6);
+            match self
+                .broker
+                .extend(lane, &self.consumer, &entries, patience)
+                .await
+            {
+                Ok(lost) => {
+                    let is_lost = |delivery: &Delivery| {
+                        delivery.lane == lane && lost.contains(&delivery.entry)
+                    };
+                    deliveries.retain(|delivery| !is_lost(delivery));
+                    if !lost.is_empty() {
+                        tracing::warn!(queue = %self.broker.queue, jobs = lost.len(), "read too late: the jobs were reclaimed or cancelled");
+                    }
+                }
+                // As for those that run already, the next renewal decides.
+                Err(error) => {
+                    tracing::warn!(queue = %self.broker.queue, %error, "cannot tell whether what was read late is still ours");
+                }
             }
         }
-        (self.staff)();
     }
 
     /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.

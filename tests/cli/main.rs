@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod demo;
+mod frozen;
 mod poison;
 mod process;
 mod support;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Cli, PATIENCE, Process};
+use crate::support::{Cli, PATIENCE, Process, is_running};
 
 /// Writes start and end of each job into the log; the payload is how long it takes, in seconds.
 const HANDLER: &str = r#"read -r seconds
@@ -201,17 +201,6 @@ async fn a_second_signal_leaves_no_program_behind() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// False for a process that has ended, even if nobody has asked how.
-fn is_running(pid: &str) -> bool {
-    let args = ["-o", "stat=", "-p", pid];
-    let ps = std::process::Command::new("ps")
-        .args(args)
-        .output()
-        .unwrap();
-    let stat = String::from_utf8_lossy(&ps.stdout);
-    !stat.is_empty() && !stat.starts_with('Z')
 }
 
 impl Cli {

@@ -148,3 +148,11 @@ impl Drop for Process {
         let _ = self.0.wait();
     }
 }
+
+/// False for a process that has ended, even if nobody has asked how.
+pub(crate) fn is_running(pid: &str) -> bool {
+    let args = ["-o", "stat=", "-p", pid];
+    let ps = Command::new("ps").args(args).output().unwrap();
+    let stat = String::from_utf8_lossy(&ps.stdout);
+    !stat.is_empty() && !stat.starts_with('Z')
+}

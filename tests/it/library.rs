@@ -9,7 +9,6 @@ use millstream::private_redis::PrivateRedis;
 use millstream::{Context, JobError, NewJob};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::Fixture;
 use crate::support::program::{Program, next, telling};
@@ -115,49 +114,6 @@ async fn a_job_of_an_unknown_name_is_retried_and_then_dead_and_says_which_names_
             .all(|name| message.contains(name)),
         "{message}"
     );
-    worker.stop().await;
-}
-
-#[tokio::test]
-async fn a_thousand_panics_leave_the_worker_at_work_with_all_its_slots() {
-    const SLOTS: usize = 8;
-    let p = Program::new().await;
-    let all_slots = Arc::new(Barrier::new(SLOTS));
-    let worker = p
-        .worker()
-        .concurrency(SLOTS)
-        .handle_raw("bad", |job: Context| {
-            // Half of them before there is a future at all.
-            assert!(job.payload()[0] != 0, "before");
-            async { panic!("within") }
-        })
-        .handle_raw("good", move |_: Context| {
-            let all_slots = Arc::clone(&all_slots);
-            async move {
-                all_slots.wait().await;
-                Ok(())
-            }
-        })
-        .start()
-        .await
-        .unwrap();
-
-    let bad = (0..1000).map(|n: u16| NewJob::raw("bad", vec![(n % 2) as u8]).max_attempts(1));
-    let enqueued = p.queue.enqueue_all(bad.collect()).await.unwrap();
-    p.until("all are dead", |t| t.counter("dead") == 1000).await;
-
-    p.queue
-        .enqueue_all(vec![NewJob::raw("good", ""); SLOTS])
-        .await
-        .unwrap();
-    p.until_completed(SLOTS as i64).await;
-    for (index, said) in [
-        (0, "the handler panicked: before"),
-        (1, "the handler panicked: within"),
-    ] {
-        let record = p.t.record_of(&enqueued[index].id).unwrap();
-        assert_eq!(record["errors"][0]["error"], said);
-    }
     worker.stop().await;
 }
 
@@ -304,50 +260,6 @@ async fn a_handler_that_never_returns_loses_its_job_to_another_worker_and_its_la
     .await;
     assert_eq!((p.t.counter("completed"), p.t.counter("stalled")), (1, 1));
     tokio::join!(one.stop(), two.stop());
-}
-
-#[tokio::test]
-async fn a_worker_holds_no_more_than_its_slots_and_its_prefetch() {
-    let (slots, prefetch) = (2, 3);
-    let p = Program::new().await;
-    let go = Arc::new(Semaphore::new(0));
-    let gate = Arc::clone(&go);
-    let held_up = move |_: Context| {
-        let gate = Arc::clone(&gate);
-        async move {
-            gate.acquire().await?.forget();
-            Ok(())
-        }
-    };
-    let builder = p
-        .worker()
-        .concurrency(slots)
-        .prefetch(prefetch)
-        .handle_raw("a", held_up);
-    let worker = builder.start().await.unwrap();
-    let held = |t: &Fixture| t.redis(&["XPENDING", &t.key("ready"), "workers"]).list()[0].int();
-
-    p.queue
-        .enqueue_all(vec![NewJob::raw("a", ""); 40])
-        .await
-        .unwrap();
-    for completed in 0..40 {
-        p.until("all slots are taken", |t| {
-            held(t) >= (slots as i64).min(40 - completed)
-        })
-        .await;
-        assert!(
-            held(&p.t) <= (slots + prefetch) as i64,
-            "{} jobs held",
-            held(&p.t)
-        );
-        go.add_permits(1);
-        p.until("one more is done", |t| t.counter("completed") > completed)
-            .await;
-    }
-
-    p.until_completed(40).await;
-    worker.stop().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream::broker::Lane;
 use millstream::job::state::State;
@@ -289,4 +289,32 @@ async fn a_handler_whose_job_was_taken_away_is_told_and_settles_nothing() {
     worker.stop().await;
     assert_eq!((p.t.counter("completed"), p.t.counter("stalled")), (1, 0));
     p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn what_a_sweep_takes_back_starts_at_once_on_another_worker() {
+    let p = Program::new().await;
+    let silent = p.t.running(NewJob::raw("a", "")).await;
+    // This one becomes a suspect, of which the worker hears in another way.
+    let again = p.t.running(NewJob::raw("a", "")).await;
+    let again = p.t.take_over(&again).await;
+    let (tell, mut hear) = unbounded_channel();
+    // It never sweeps itself: the test does the upkeep.
+    let builder = p.worker().handle_raw("a", telling(&tell));
+    let worker = builder.start().await.unwrap();
+
+    for delivery in [silent, again] {
+        p.t.let_lease_lapse(&delivery);
+        let swept = Instant::now();
+        assert_eq!(p.t.sweep().await, (1, 0));
+        next(&mut hear).await;
+        // A worker that missed its arrival would look again after 5 s.
+        assert!(
+            swept.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            swept.elapsed()
+        );
+    }
+    p.until_completed(2).await;
+    worker.stop().await;
 }

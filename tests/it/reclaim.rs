@@ -203,25 +203,6 @@ async fn a_sweep_goes_in_bounded_steps_and_finds_every_job() {
 }
 
 #[tokio::test]
-async fn two_sweeps_at_once_take_each_job_once() {
-    let t = Fixture::new().await;
-    t.enqueue_many(100).await;
-    for delivery in t.claim(100).await {
-        t.let_lease_lapse(&delivery);
-    }
-    let by = upkeeper("upkeep");
-
-    let (one, two) = tokio::join!(t.sweep_step(&by, None), t.sweep_step(&by, None));
-
-    let count = |sweep| match sweep {
-        Sweep::Swept { reclaimed, .. } => reclaimed,
-        Sweep::Standby => 0,
-    };
-    assert_eq!(count(one) + count(two), 100);
-    t.assert_every_job_has_one_home();
-}
-
-#[tokio::test]
 async fn foreign_entries_do_not_stop_a_sweep() {
     let t = Fixture::new().await;
     let mut ids = Vec::new();

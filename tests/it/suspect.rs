@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use millstream::broker::{Delivery, Lane};
+use millstream::broker::Lane;
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Context, NewJob};
@@ -13,17 +13,6 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::support::program::{Program, SLACK, next};
 use crate::support::verbs::plain;
 use crate::support::{Fixture, LATER, PATIENCE};
-
-impl Fixture {
-    /// A job whose workers went silent twice, ready again.
-    async fn suspect(&self, job: NewJob) -> Delivery {
-        let first = self.running(job).await;
-        let second = self.take_over(&first).await;
-        self.let_lease_lapse(&second);
-        assert_eq!(self.sweep().await, (1, 0));
-        second
-    }
-}
 
 #[tokio::test]
 async fn after_its_second_stall_a_job_waits_among_the_suspects_and_is_not_read_with_the_others() {

@@ -217,6 +217,15 @@ impl Fixture {
         }
     }
 
+    /// A job whose workers went silent twice, ready again; as its second worker had it.
+    pub(crate) async fn suspect(&self, job: NewJob) -> Delivery {
+        let first = self.running(job).await;
+        let second = self.take_over(&first).await;
+        self.let_lease_lapse(&second);
+        assert_eq!(self.sweep().await, (1, 0));
+        second
+    }
+
     pub(crate) async fn sweep_step(&self, by: &Upkeeper, from: Option<&SweepCursor>) -> Sweep {
         let sweep = self.broker.reclaim(by, LEASE, from, PATIENCE).await;
         sweep.expect("a sweep")
