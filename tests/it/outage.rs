@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
+use crate::support::long_job::{LEASE, LongJob};
+
 /// Longest time until a worker works again, counted from when Redis can be reached.
 const RECOVERED: Duration = Duration::from_secs(5);
 /// What a loaded machine may add before a test gives up.
@@ -317,90 +319,29 @@ async fn health_tells_of_a_worker_that_cannot_read_and_of_its_recovery() {
         .expect("a worker that reads again is well");
 }
 
-/// A worker with a short lease whose job is running, and what it tells: `began`, `cancelled`, `finished`.
-async fn running_job(
-    redis: &PrivateRedis,
-    strict: bool,
-) -> (Worker, UnboundedReceiver<&'static str>, Arc<Notify>) {
-    let client = Millstream::connect(&redis.url()).await.unwrap();
-    let (tell, heard) = unbounded_channel();
-    let go_on = Arc::new(Notify::new());
-    let waiting = Arc::clone(&go_on);
-    let handler = move |job: Context| {
-        let (tell, waiting) = (tell.clone(), Arc::clone(&waiting));
-        async move {
-            let _ = tell.send("began");
-            tokio::select! {
-                () = job.cancelled().cancelled() => drop(tell.send("cancelled")),
-                () = waiting.notified() => drop(tell.send("finished")),
-            }
-            Err::<(), _>(JobError::failed("never mind"))
-        }
-    };
-    let worker = client
-        .worker("q")
-        .unwrap()
-        .lease(Duration::from_secs(1))
-        .strict_lease(strict);
-    let worker = worker.handle_raw("a", handler).start().await.unwrap();
-    let queue = client.queue("q").unwrap();
-    queue
-        .enqueue(NewJob::raw("a", "").max_attempts(1))
-        .await
-        .unwrap();
-    (worker, heard, go_on)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn under_a_strict_lease_a_handler_is_cancelled_while_redis_is_still_away() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
-    let (_worker, mut heard, _) = running_job(&redis, true).await;
-    let mut next = async || {
-        timeout(SLACK, heard.recv())
-            .await
-            .expect("word of the handler")
-    };
-    assert_eq!(next().await, Some("began"));
+    let mut job = LongJob::start_on(|worker| worker.strict_lease(true)).await;
 
-    redis.freeze().unwrap();
-    assert_eq!(next().await, Some("cancelled"));
+    job.server.freeze().unwrap();
+    assert_eq!(job.next().await, "cancelled");
 
     // It is handed back as soon as that can be, without having used an attempt or counted as a stall.
-    redis.thaw().unwrap();
-    assert_eq!(next().await, Some("began"));
-    let client = Millstream::connect(&redis.url()).await.unwrap();
-    let stats = client.inspect("q").unwrap().stats().await.unwrap();
+    job.server.thaw().unwrap();
+    assert_eq!(job.next().await, "began");
+    let stats = job.client.inspect("q").unwrap().stats().await.unwrap();
     assert_eq!((stats.failed_total, stats.stalled_total), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_strict_leases_a_job_outlives_an_outage_and_is_settled_once() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
-    let (worker, mut heard, go_on) = running_job(&redis, false).await;
-    let mut next = async || {
-        timeout(SLACK, heard.recv())
-            .await
-            .expect("word of the handler")
-    };
-    assert_eq!(next().await, Some("began"));
+    let job = LongJob::start().await;
 
-    redis.freeze().unwrap();
-    // Two leases long.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    redis.thaw().unwrap();
-    go_on.notify_one();
-    assert_eq!(next().await, Some("finished"));
+    job.server.freeze().unwrap();
+    tokio::time::sleep(LEASE * 2).await;
+    job.server.thaw().unwrap();
 
-    let client = Millstream::connect(&redis.url()).await.unwrap();
-    let inspector = client.inspect("q").unwrap();
-    let dead = async {
-        while inspector.stats().await.unwrap().dead == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SLACK, dead).await.expect("the settlement arrives");
-    assert_eq!(inspector.stats().await.unwrap().stalled_total, 0);
-    worker.stop().await;
+    job.finishes_undisturbed("frozen for two leases").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! A queue of its own on a server that all tests share, and the verbs that the tests are written in.
 
 mod keys;
+pub(crate) mod long_job;
 mod look;
 pub(crate) mod program;
 pub(crate) mod proxy;
