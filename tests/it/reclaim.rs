@@ -137,7 +137,8 @@ async fn the_end_of_the_worker_that_swept_is_no_silence_of_all() {
 }
 
 #[tokio::test]
-async fn after_a_long_silence_the_living_get_time_to_renew_also_when_one_who_stands_by_asks_first() {
+async fn after_a_long_silence_the_living_get_time_to_renew_also_when_one_who_stands_by_asks_first()
+{
     let t = Fixture::new().await;
     let delivery = t.running(plain()).await;
     t.let_lease_lapse(&delivery);
