@@ -285,6 +285,7 @@ impl Pool {
             } else {
                 BLOCK
             },
+            lease: settings.lease,
             strict: settings.strict_lease,
         };
         let claiming = tokio::spawn(claimer.run());
