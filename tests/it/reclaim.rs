@@ -154,6 +154,23 @@ async fn after_a_long_silence_the_living_get_time_to_renew_also_when_one_who_sta
 }
 
 #[tokio::test]
+async fn a_lane_that_is_gone_keeps_no_job_of_the_others_from_its_end() {
+    let t = Fixture::new().await;
+    let stalled = t.running(plain()).await;
+    t.let_lease_lapse(&stalled);
+    // Somebody deleted it, and no worker has made its group anew yet.
+    t.redis(&["DEL", &t.key("ready:suspect")]);
+
+    assert_eq!(t.sweep().await, (1, 0));
+
+    assert_eq!(
+        (t.counter("stalled"), t.state_of(&stalled.id)),
+        (1, Some(State::Ready))
+    );
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
 async fn where_nobody_ever_swept_the_living_get_time_to_renew() {
     let t = Fixture::new().await;
     let delivery = t.running(plain()).await;
