@@ -57,7 +57,8 @@ else
   if found and id_of(job_of(found[2]).meta, entry) == job_id then
     before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
     redis.call('XDEL', lane, entry)
-    redis.call('PUBLISH', wake, 'lost ' .. entry .. ' ' .. lane)
+    -- Only a hint: without the right to publish, the renewal tells it.
+    redis.pcall('PUBLISH', wake, 'lost ' .. entry .. ' ' .. lane)
   end
 end
 if not before then return { MISSING } end

@@ -44,14 +44,16 @@ local now = ms_of(now_us())
 local times = redis.call('HMGET', stats, 'swept_ms', 'grace_until_ms')
 local swept, grace_until = tonumber(times[1]), tonumber(times[2])
 local leading = leads(lock, worker, lock_ms)
+local times_now = { 'swept_ms', now }
+if not swept or now - swept > lease_ms / 2 then
+  -- Also by one who stands by: whoever asks after him sees no silence any more.
+  grace_until = now + lease_ms / 2
+  times_now[3], times_now[4] = 'grace_until_ms', string.format('%.0f', grace_until)
+end
 -- Redis may have no memory for it; whoever leads has written before and is not asked.
-redis.pcall('HSET', stats, 'swept_ms', now)
+redis.pcall('HSET', stats, unpack(times_now))
 if not leading then return { STANDBY } end
 
-if not swept or now - swept > lease_ms / 2 then
-  grace_until = now + lease_ms / 2
-  redis.call('HSET', stats, 'grace_until_ms', string.format('%.0f', grace_until))
-end
 -- A grace that ends later than any could was given before the clock was set back.
 if grace_until and now < grace_until and grace_until - now <= lease_ms then return { OK, 0, '0-0', 0, 0, {} } end
 
@@ -87,7 +89,12 @@ end
 
 local next_number = 0
 for i = FIRST_LANE + lane_number - 1, #KEYS do
-  local sweep = redis.call('XAUTOCLAIM', KEYS[i], group, worker, lease_ms, cursor, 'COUNT', limit - reclaimed - died)
+  local sweep = redis.pcall('XAUTOCLAIM', KEYS[i], group, worker, lease_ms, cursor, 'COUNT', limit - reclaimed - died)
+  -- Without a group nothing is running there; the workers' reads make it anew. What was found before must be counted.
+  if sweep.err then
+    if not string.find(sweep.err, 'NOGROUP', 1, true) then error(sweep) end
+    sweep = { '0-0', {} }
+  end
   for _, entry in ipairs(sweep[2]) do take_back(KEYS[i], entry[1]) end
   -- Entries that somebody deleted by hand while they were running; the server has dropped them from the pending list.
   orphaned = orphaned + (sweep[3] and #sweep[3] or 0)

@@ -1,6 +1,7 @@
 //! How much callers have handed over that Redis has not answered: bounded while Redis is silent, so that an outage does
 //! not fill the memory of the programs that enqueue.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,13 +24,13 @@ pub(crate) struct Backlog {
 
 /// Jobs that count until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Underway<'a> {
-    backlog: &'a Backlog,
+pub(crate) struct Underway {
+    backlog: Arc<Backlog>,
     jobs: usize,
     bytes: usize,
 }
 
-impl Drop for Underway<'_> {
+impl Drop for Underway {
     fn drop(&mut self) {
         self.backlog.jobs.fetch_sub(self.jobs, Ordering::Relaxed);
         self.backlog.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -53,10 +54,10 @@ impl Backlog {
     }
 
     /// Takes `jobs` in, or refuses them because too many wait for a Redis that is silent.
-    pub(crate) fn admit(&self, jobs: &[NewJob]) -> Result<Underway<'_>> {
+    pub(crate) fn admit(self: &Arc<Self>, jobs: &[NewJob]) -> Result<Underway> {
         let bytes = jobs.iter().map(|job| job.payload.len()).sum();
         let underway = Underway {
-            backlog: self,
+            backlog: Arc::clone(self),
             jobs: jobs.len(),
             bytes,
         };
@@ -91,10 +92,10 @@ mod tests {
     }
 
     /// A backlog whose Redis was last heard `ago`.
-    fn heard(ago: Duration) -> Backlog {
+    fn heard(ago: Duration) -> Arc<Backlog> {
         let mut backlog = Backlog::new();
         backlog.began = backlog.began.checked_sub(ago).expect("an uptime");
-        backlog
+        backlog.into()
     }
 
     #[test]

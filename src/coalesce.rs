@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::time::timeout;
 
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, Underway};
 use crate::broker::Broker;
 use crate::callers::{Callers, Slot};
 use crate::config;
@@ -31,15 +31,23 @@ pub(crate) struct Coalescer {
     /// For calls that wait for replicas or the disk: the broker over a connection that serves nothing else.
     waiting: OnceCell<Broker>,
     callers: Callers,
-    backlog: Backlog,
+    backlog: Arc<Backlog>,
     gathered: Mutex<Gathered>,
 }
 
 #[derive(Debug, Default)]
 struct Gathered {
-    jobs: Vec<(NewJob, oneshot::Sender<Result<Enqueued>>)>,
+    jobs: Vec<(NewJob, Caller)>,
     /// A task is about to take them.
     flush_pending: bool,
+}
+
+/// Who waits for a job's answer.
+#[derive(Debug)]
+struct Caller {
+    answer: oneshot::Sender<Result<Enqueued>>,
+    /// Counts as long as the job is kept here, also when its caller has gone.
+    _underway: Underway,
 }
 
 impl Coalescer {
@@ -54,7 +62,7 @@ impl Coalescer {
             durability,
             waiting: OnceCell::new(),
             callers,
-            backlog: Backlog::new(),
+            backlog: Arc::new(Backlog::new()),
             gathered: Mutex::default(),
         }
     }
@@ -112,8 +120,8 @@ impl Coalescer {
 
     /// Sends `job` at once when nobody else is sending, together with others when somebody is.
     pub(crate) async fn enqueue(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
-        let _underway = self.backlog.admit(std::slice::from_ref(&job))?;
-        self.in_time(self.enqueue_in_turn(job)).await
+        let underway = self.backlog.admit(std::slice::from_ref(&job))?;
+        self.in_time(self.enqueue_in_turn(job, underway)).await
     }
 
     /// The patience is the caller's, so it counts from the caller's call: while Redis is silent, the wait for those before it is
@@ -130,7 +138,11 @@ impl Coalescer {
         }
     }
 
-    async fn enqueue_in_turn(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
+    async fn enqueue_in_turn(
+        self: &Arc<Self>,
+        job: NewJob,
+        underway: Underway,
+    ) -> Result<Enqueued> {
         let alone = self.callers.are_idle() && self.gathered().jobs.is_empty();
         if alone && let Some(mut slot) = self.callers.try_take() {
             let mut enqueued = self.send(&mut slot, std::slice::from_ref(&job)).await?;
@@ -139,7 +151,11 @@ impl Coalescer {
         let (answer, answered) = oneshot::channel();
         let flush = {
             let mut gathered = self.gathered();
-            gathered.jobs.push((job, answer));
+            let caller = Caller {
+                answer,
+                _underway: underway,
+            };
+            gathered.jobs.push((job, caller));
             !std::mem::replace(&mut gathered.flush_pending, true)
         };
         if flush {
@@ -156,10 +172,12 @@ impl Coalescer {
     /// Waits for a slot, then sends what has gathered.
     async fn flush(self: Arc<Self>) {
         let mut slot = self.callers.take().await;
-        let (jobs, answers): (Vec<NewJob>, Vec<_>) = {
+        let (jobs, callers): (Vec<NewJob>, Vec<_>) = {
             let mut gathered = self.gathered();
             // Whoever stopped waiting has been told that the job may not be stored, and may be sending it again.
-            gathered.jobs.retain(|(_, answer)| !answer.is_closed());
+            gathered
+                .jobs
+                .retain(|(_, caller)| !caller.answer.is_closed());
             let fitting =
                 chunk_len(gathered.jobs.iter().map(|(job, _)| job)).min(gathered.jobs.len());
             let later = gathered.jobs.split_off(fitting);
@@ -175,14 +193,14 @@ impl Coalescer {
             return;
         }
         match self.send(&mut slot, &jobs).await {
-            Ok(enqueued) => answers
+            Ok(enqueued) => callers
                 .into_iter()
                 .zip(enqueued)
-                .for_each(|(answer, enqueued)| {
-                    let _ = answer.send(Ok(enqueued));
+                .for_each(|(caller, enqueued)| {
+                    let _ = caller.answer.send(Ok(enqueued));
                 }),
-            Err(error) => answers.into_iter().for_each(|answer| {
-                let _ = answer.send(Err(shared(&error)));
+            Err(error) => callers.into_iter().for_each(|caller| {
+                let _ = caller.answer.send(Err(shared(&error)));
             }),
         }
     }

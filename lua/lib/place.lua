@@ -11,7 +11,8 @@ local function is_suspect(meta)
   return is_json and type(fields) == 'table' and (tonumber(fields.stalls) or 0) >= SUSPECT_STALLS
 end
 
--- To `suspects` if it is one, else to `lane`. Workers hear of a suspect through `wake`: their reads do not wait for it.
+-- To `suspects` if it is one, else to `lane`. Workers hear of a suspect through `wake`: their reads do not wait for it. They
+-- also look by themselves, so a user without the right to publish stops nothing.
 local function place(lane, suspects, wake, jobs, job_id, record, payload)
   local suspect = is_suspect(record.meta)
   if suspect then lane = suspects end
@@ -19,5 +20,5 @@ local function place(lane, suspects, wake, jobs, job_id, record, payload)
     'name', record.name, 'payload', payload, 'attempt', record.attempt, 'meta', record.meta)
   record.state, record.lane, record.entry = 'ready', lane, entry
   write_record(jobs, job_id, record)
-  if suspect then redis.call('PUBLISH', wake, 'suspect') end
+  if suspect then redis.pcall('PUBLISH', wake, 'suspect') end
 end

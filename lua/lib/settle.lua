@@ -25,6 +25,8 @@ local function is_ours(fields)
   if meta == '' then return true end
   local is_json, said = pcall(cjson.decode, meta)
   if not is_json or type(said) ~= 'table' then return false end
+  -- A number without end is read, and cannot be written again.
+  if not pcall(cjson.encode, said) then return false end
   for field, kind in pairs({ id = 'string', unique = 'string', stalls = 'number', expires_at_ms = 'number' }) do
     if said[field] ~= nil and type(said[field]) ~= kind then return false end
   end

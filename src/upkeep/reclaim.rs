@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::STEP;
 use crate::broker::{Broker, Sweep, Upkeeper};
 use crate::error::Result;
-use crate::redis::{is_no_group, jittered};
+use crate::redis::jittered;
 use crate::worker::health::Pulse;
 
 /// How often consumers that hold nothing are looked for.
@@ -39,9 +39,6 @@ pub(crate) async fn run(
                 }
             }
             Ok(false) => {}
-            Err(error) if is_no_group(&error) => {
-                // The read loop makes the group anew; without one there is nothing to reclaim.
-            }
             Err(error) => {
                 tracing::warn!(queue = %broker.queue, %error, "cannot reclaim; trying again")
             }

@@ -76,6 +76,7 @@ impl Runner {
         let Work { delivery, grip } = work;
         let max_attempts = delivery.meta.max_attempts.unwrap_or(self.max_attempts);
         let outcome = self.outcome(&delivery, &grip, max_attempts).await;
+        grip.end();
         Finished {
             delivery,
             outcome,

@@ -30,6 +30,18 @@ const UNSETTLED_MAX: usize = 10_000;
 /// Own deliveries per look for unseen ones.
 const OWN_PAGE: usize = 100;
 
+/// How long a request that was given up may still be on its way to Redis: until the system gives it up as well.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
+/// A read or a claim that was given up may be carried out later, and then delivers what nobody sees.
+#[derive(Clone, Copy)]
+struct Doubt {
+    /// When to look at the own deliveries again.
+    look: Instant,
+    /// A look after this is the last.
+    ends: Instant,
+}
+
 /// How many jobs a worker has in hand, and how many it may have.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -88,15 +100,29 @@ impl Claimer {
         let mut pause = Duration::from_millis(50);
         // A read or a claim failed: it may have delivered what nobody saw. That comes first, before anything new.
         let mut unseen = false;
+        // And once more in time before the lease of what came later ends.
+        let mut doubt: Option<Doubt> = None;
+        let again = self.lease / 3;
         while self.room_or_stop().await {
             let asked = Instant::now();
-            let read = match unseen {
+            let looks = unseen || doubt.is_some_and(|doubt| doubt.look <= asked);
+            let read = match looks {
                 true => self.read_unseen().await,
-                false => self.read(payload_bytes).await,
+                false => {
+                    let block = doubt.map_or(self.block, |_| self.block.min(again));
+                    self.read(payload_bytes, block).await
+                }
             };
             match read {
                 Ok(entries) => {
                     unseen = false;
+                    if looks {
+                        doubt = doubt.filter(|doubt| asked < doubt.ends);
+                        doubt = doubt.map(|doubt| Doubt {
+                            look: asked + again,
+                            ..doubt
+                        });
+                    }
                     self.pulse.beat();
                     pause = Duration::from_millis(50);
                     if entries.is_empty() {
@@ -125,6 +151,11 @@ impl Claimer {
                     pause = (pause * 2).min(Duration::from_secs(1));
                     self.heal(&failure, unseen).await;
                     unseen = true;
+                    let now = Instant::now();
+                    doubt = Some(Doubt {
+                        look: now,
+                        ends: now + ON_ITS_WAY,
+                    });
                 }
             }
         }
@@ -157,6 +188,7 @@ impl Claimer {
     async fn read(
         &mut self,
         payload_bytes: usize,
+        block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         let room = self
             .load
@@ -189,7 +221,7 @@ impl Claimer {
         let streams = self.broker.lane_keys(Lane::READ);
         let read = self
             .reader
-            .read(&streams, &self.consumer, (room / 2).max(1), self.block);
+            .read(&streams, &self.consumer, (room / 2).max(1), block);
         tokio::pin!(read);
         // The read is never dropped: what it brings after it was told to end is ours.
         let interrupted = async {

@@ -3,7 +3,7 @@
 //! The heartbeat runs on the worker's own thread, so a handler that blocks the runtime does not make its worker look dead.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub(crate) struct Grip {
     delivered: Instant,
     /// When the handler must be through, ms after the delivery; [`u64::MAX`] before it was called.
     through_ms: AtomicU64,
+    /// The handler is through. Its settlement may wait for long, while Redis is away.
+    ended: AtomicBool,
 }
 
 impl Grip {
@@ -33,6 +35,7 @@ impl Grip {
             cancel: CancellationToken::new(),
             delivered,
             through_ms: AtomicU64::new(u64::MAX),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -44,8 +47,20 @@ impl Grip {
         );
     }
 
+    /// There is no handler to tell any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Since when the handler should have been through: it blocks its thread, for else it would have been cut off.
     fn overdue(&self) -> Option<Duration> {
+        if self.is_over() {
+            return None;
+        }
         let through = Duration::from_millis(self.through_ms.load(Ordering::Relaxed));
         self.delivered.elapsed().checked_sub(through)
     }
@@ -167,7 +182,7 @@ impl Leases {
     fn give_up_unconfirmed(&self, age: Duration) -> (Vec<Place>, Duration) {
         let (mut given_up, mut next) = (Vec::new(), age);
         for (place, lease) in self.lock().iter_mut() {
-            if lease.settling || lease.given_up {
+            if lease.settling || lease.given_up || lease.grip.is_over() {
                 continue;
             }
             let left = age.saturating_sub(lease.confirmed.elapsed());
@@ -270,7 +285,8 @@ pub(crate) async fn fence(broker: Broker, leases: Leases, lease: Duration) {
         for (_, entry) in given_up {
             tracing::warn!(queue = %broker.queue, %entry, "lease not renewed in time: the job was given up");
         }
-        tokio::time::sleep(next).await;
+        // A lease may be old when it comes: it counts from before the call that brought it.
+        tokio::time::sleep(next.min(lease / 12)).await;
     }
 }
 
@@ -318,6 +334,7 @@ mod tests {
         let fresh = leases.hold(place(1), ago(5));
         let settling = leases.hold(place(2), ago(20));
         leases.settling([place(2)]);
+        leases.hold(place(3), ago(20)).end();
 
         let (given_up, next) = leases.give_up_unconfirmed(Duration::from_secs(10));
 
@@ -334,9 +351,12 @@ mod tests {
     fn a_lease_is_renewed_no_longer_when_its_handler_does_not_return() {
         let leases = Leases::default();
         let place = |seq| (Lane::Ready, EntryId { ms: 1, seq });
-        let [stuck, running, waiting] =
-            [0, 1, 2].map(|seq| leases.hold(place(seq), Instant::now()));
+        let [stuck, running, waiting, through] =
+            [0, 1, 2, 3].map(|seq| leases.hold(place(seq), Instant::now()));
         stuck.begin(Duration::ZERO);
+        // Nobody has settled it yet: Redis may be away.
+        through.begin(Duration::ZERO);
+        through.end();
         running.begin(Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(3));
 
@@ -346,7 +366,7 @@ mod tests {
 
         let mut due = leases.due(Lane::Ready, Duration::ZERO);
         due.sort_unstable();
-        assert_eq!(due, [place(1).1, place(2).1]);
+        assert_eq!(due, [place(1).1, place(2).1, place(3).1]);
         drop(waiting);
     }
 }

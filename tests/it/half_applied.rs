@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use millstream::broker::{Caller, DeathReason, Delivery};
+use millstream::broker::{Caller, DeathReason, Delivery, Promotion};
+use millstream::job::state::State;
+use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Error, JobId, Result};
 
 use crate::support::verbs::{WORKER, plain};
@@ -414,4 +416,50 @@ async fn a_counter_that_somebody_edited_fails_no_call_and_begins_anew() {
         assert_eq!(t.counter("completed"), 1, "{broken}");
         assert_eq!(t.home_of(&delivery.id).map(|home| home.state), None);
     }
+}
+
+/// A user without rights on channels, as every new one of Redis 7 is: hints are lost, and nothing else.
+#[tokio::test]
+async fn a_hint_that_may_not_be_published_stops_no_script_half_way() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    t.redis(&["ACL", "SETUSER", "default", "resetchannels"]);
+
+    let scheduled = t.enqueue(plain().delay(LATER)).await;
+    t.make_due(&scheduled);
+    assert!(matches!(
+        t.promote().await,
+        Promotion::Promoted { count: 1, .. }
+    ));
+    let mut delivery = t.claim_one().await;
+    for _ in 0..2 {
+        delivery = t.take_over(&delivery).await;
+    }
+    // A suspect now: every way back to its lane tells the others.
+    assert_eq!(t.release(&delivery).await, []);
+    let delivery = t.claim_suspect(WORKER).await.unwrap();
+    t.retry(&delivery, LATER, "boom").await.unwrap();
+    t.make_due(&scheduled);
+    assert!(matches!(
+        t.promote().await,
+        Promotion::Promoted { count: 1, .. }
+    ));
+    assert!(matches!(
+        t.promote().await,
+        Promotion::Promoted { count: 0, .. }
+    ));
+    let delivery = t.claim_suspect(WORKER).await.unwrap();
+    t.snooze(&delivery, LATER).await.unwrap();
+    let caller = &mut t.caller();
+    t.broker
+        .run_now(caller, &scheduled, PATIENCE)
+        .await
+        .unwrap();
+    t.assert_every_job_has_one_home();
+    let was = t.broker.cancel(caller, &scheduled, None, PATIENCE).await;
+    assert_eq!(was.unwrap(), State::Ready);
+    t.broker.pause(true, PATIENCE).await.unwrap();
+
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
 }

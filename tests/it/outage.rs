@@ -380,6 +380,45 @@ async fn an_outage_lets_only_so_many_jobs_wait_and_refuses_the_rest_at_once() {
     queue.enqueue(NewJob::raw("a", "")).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_whose_callers_have_gone_count_as_long_as_they_are_kept() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let client = Millstream::builder(&redis.url()).enqueue_timeout(Duration::from_secs(60));
+    let queue = client.connect().await.unwrap().queue("q").unwrap();
+    redis.freeze().unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..millstream::config::BACKLOG_JOBS_MAX {
+        let queue = queue.clone();
+        waiting.spawn(async move {
+            let _ = timeout(
+                Duration::from_millis(100),
+                queue.enqueue(NewJob::raw("a", "")),
+            )
+            .await;
+        });
+    }
+    waiting.join_all().await;
+
+    let refused = async {
+        loop {
+            let answer = timeout(
+                Duration::from_millis(20),
+                queue.enqueue(NewJob::raw("a", "")),
+            )
+            .await;
+            if let Ok(Err(Error::Backpressure { waiting, .. })) = answer {
+                return waiting;
+            }
+        }
+    };
+    let count = timeout(SLACK, refused).await.expect("a refusal");
+    assert!(count >= millstream::config::BACKLOG_JOBS_MAX, "{count}");
+
+    redis.thaw().unwrap();
+    let taken = async { while queue.enqueue(NewJob::raw("a", "")).await.is_err() {} };
+    timeout(SLACK, taken).await.expect("it is taken again");
+}
+
 /// An order to unblock a client whose command a pause holds back kills a Redis 7.0.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_while_writes_are_paused_does_not_bring_redis_down() {

@@ -125,13 +125,49 @@ async fn the_end_of_the_worker_that_swept_is_no_silence_of_all() {
     let delivery = t.running(plain()).await;
     assert_eq!(t.sweep().await, (0, 0));
     t.let_lease_lapse(&delivery);
-    let long_ago = t.now_us() / 1000 - i64::try_from(LEASE.as_millis()).unwrap();
-    t.redis(&["HSET", &t.key("stats"), "swept_ms", &long_ago.to_string()]);
-    // It still holds the upkeep, and another one asks.
+    let a_while_ago = t.now_us() / 1000 - i64::try_from(LEASE.as_millis()).unwrap() / 3;
+    let a_while_ago_ms = a_while_ago.to_string();
+    t.redis(&["HSET", &t.key("stats"), "swept_ms", &a_while_ago_ms]);
+    // It still holds the upkeep, and another one asks: from then on the silence counts.
     let asked = t.sweep_step(&upkeeper("another"), None).await;
     assert_eq!(asked, Sweep::Standby);
 
+    assert!(t.counter("swept_ms") > a_while_ago);
     assert_eq!(t.sweep().await, (1, 0));
+}
+
+#[tokio::test]
+async fn after_a_long_silence_the_living_get_time_to_renew_also_when_one_who_stands_by_asks_first()
+{
+    let t = Fixture::new().await;
+    let delivery = t.running(plain()).await;
+    t.let_lease_lapse(&delivery);
+    let long_ago = t.now_us() / 1000 - i64::try_from(LEASE.as_millis()).unwrap();
+    t.redis(&["HSET", &t.key("stats"), "swept_ms", &long_ago.to_string()]);
+    // When Redis is back, the leader promotes before it sweeps, and that renews its lock.
+    t.promote().await;
+    let asked = t.sweep_step(&upkeeper("another"), None).await;
+    assert_eq!(asked, Sweep::Standby);
+
+    assert_eq!(t.sweep().await, (0, 0), "taken without grace");
+    assert_eq!(t.extend(&delivery).await, []);
+}
+
+#[tokio::test]
+async fn a_lane_that_is_gone_keeps_no_job_of_the_others_from_its_end() {
+    let t = Fixture::new().await;
+    let stalled = t.running(plain()).await;
+    t.let_lease_lapse(&stalled);
+    // Somebody deleted it, and no worker has made its group anew yet.
+    t.redis(&["DEL", &t.key("ready:suspect")]);
+
+    assert_eq!(t.sweep().await, (1, 0));
+
+    assert_eq!(
+        (t.counter("stalled"), t.state_of(&stalled.id)),
+        (1, Some(State::Ready))
+    );
+    t.assert_every_job_has_one_home();
 }
 
 #[tokio::test]

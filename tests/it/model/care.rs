@@ -20,11 +20,11 @@ impl Model {
     pub(super) fn sweep(&mut self, worker: &str) -> Reply {
         let silent = self.swept.is_none_or(|at| at == LONG_AGO);
         self.swept = Some(Moment::later(self.now_ms, 0));
-        if !self.leads(worker) {
-            return Reply::Standby;
-        }
         if silent {
             self.grace = Some(Moment::later(self.now_ms, translate::GRACE_MS));
+        }
+        if !self.leads(worker) {
+            return Reply::Standby;
         }
         let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
         for lane in Lane::ALL {

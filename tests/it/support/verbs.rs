@@ -313,6 +313,16 @@ pub(crate) const FOREIGN: &[&[&str]] = &[
         "attempt",
         "1",
         "meta",
+        r#"{"stalls":1e999}"#,
+    ],
+    &[
+        "name",
+        "a",
+        "payload",
+        "b",
+        "attempt",
+        "1",
+        "meta",
         "{\"id\":5}",
     ],
     &[

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::resp::Connection;
 
 /// Far longer than the 30 s lease after which a stranded job would run again with a stall.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,7 +23,7 @@ struct Scene {
     go_on: Arc<tokio::sync::Notify>,
     _worker: Worker,
     proxy: Proxy,
-    _redis: PrivateRedis,
+    redis: PrivateRedis,
 }
 
 impl Scene {
@@ -69,7 +70,7 @@ impl Scene {
             go_on,
             _worker: worker,
             proxy,
-            _redis: redis,
+            redis,
         }
     }
 
@@ -97,6 +98,29 @@ async fn a_claim_whose_answer_is_lost_is_found_again_without_a_stall() {
 
     assert_eq!(scene.next().await, ("unseen".to_owned(), 0));
     assert_eq!(cut.count(), 1, "the answer was cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_whose_claim_comes_late_runs_and_is_not_taken_for_a_crash_loop() {
+    let mut scene = Scene::new(|worker| worker.lease(Duration::from_secs(6))).await;
+    scene.enqueue("before").await;
+    assert_eq!(scene.next().await, ("before".to_owned(), 0));
+    // Longer than a command waits for its answer: the list of the own deliveries is read before the claim is there.
+    let late = Fault::Late(Duration::from_millis(2_500));
+    let held_up = scene.proxy.arm(Rule::once("claim", late));
+
+    let mut redis = Connection::open(&scene.redis.socket());
+    let lane = "millstream:{q}:ready:suspect";
+    let meta = r#"{"id":"s","stalls":2}"#;
+    let fields = ["name", "a", "payload", "suspect", "attempt", "1"];
+    let entry = [&["XADD", lane, "*"], &fields[..], &["meta", meta]].concat();
+    redis.send(&entry).unwrap();
+    redis
+        .send(&["PUBLISH", "millstream:{q}:wake", "suspect"])
+        .unwrap();
+
+    assert_eq!(scene.next().await, ("suspect".to_owned(), 2));
+    assert_eq!(held_up.count(), 1, "the claim was held up");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,9 @@ impl Line {
                     Some(Fault::Trickle) => return trickle(from).await,
                     Some(Fault::Refuse(error)) => self.await_answer(Awaited::Error(error)),
                     fault => {
+                        if let Some(Fault::Late(delay)) = fault {
+                            tokio::time::sleep(delay).await;
+                        }
                         for _ in 0..request.answers {
                             self.await_answer(Awaited::Servers(
                                 Arc::clone(&request),

@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     DropAfter,
     /// The same, and the client is sent a reset (RST) instead of an orderly end.
     Reset,
+    /// The request, and what follows it on this connection, comes to the server later.
+    Late(Duration),
     /// The answer, and what follows it on this connection, comes later.
     Delay(Duration),
     /// Half of the answer comes, then the connection is cut.
