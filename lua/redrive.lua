@@ -33,8 +33,9 @@ local redriven, last = 0, nil
 for i = FIRST, #ARGV do
   local job_id = ARGV[i]
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
-  if record and payload and record.state == 'dead' then
-    local fields = read_meta(record.meta)
+  -- Of a record that somebody broke by hand nothing can be made; the others come back all the same.
+  local is_whole, fields = pcall(read_meta, record and record.meta or '')
+  if record and payload and record.state == 'dead' and is_whole then
     -- A new life is not bound by the old one's unique key and expiry: both were given up when the job died.
     fields.stalls, fields.unique, fields.expires_at_ms = nil, nil, nil
     record.meta, record.attempt, record.reason = cjson.encode(fields), 1, nil

@@ -286,13 +286,16 @@ impl Redis {
         }
     }
 
-    /// Ends the blocked read of another connection, as its timeout would.
+    /// Ends the blocked read of `read` on another connection, as its timeout would.
     ///
     /// The order follows a write. While writes are paused (`CLIENT PAUSE`, a failover), a read of a group is held back rather
     /// than blocked, and Redis 7.0 dies of an order to unblock such a one. The pause holds the write back as well, and with
     /// it the order behind it.
-    pub(crate) async fn unblock(&self, connection: i64) {
-        let send = |name: &'static str| CustomCommand::new_static(name, ClusterHash::Random, false);
+    pub(crate) async fn unblock(&self, connection: i64, read: &Key) {
+        // To the node where the read waits.
+        let slot = FredKey::from(read.0.clone()).cluster_hash();
+        let send =
+            |name: &'static str| CustomCommand::new_static(name, ClusterHash::Custom(slot), false);
         let pipeline = self.inner.link.client().pipeline();
         let write: Vec<Value> = vec![UNBLOCK_CHANNEL.into(), "".into()];
         let order: Vec<Value> = vec!["UNBLOCK".into(), connection.into(), "TIMEOUT".into()];

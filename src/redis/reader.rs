@@ -115,11 +115,11 @@ impl Reader {
     }
 
     /// Ends a read that is blocked, so that it returns what it has; `by` sends the order. Returns quickly in every case.
-    pub(crate) async fn unblock(&self, by: &Redis) {
+    pub(crate) async fn unblock(&self, by: &Redis, read: &Key) {
         let ids = self.link.client().connection_ids();
         let orders = async {
             for id in ids.into_values() {
-                by.unblock(id).await;
+                by.unblock(id, read).await;
             }
         };
         let _ = tokio::time::timeout(Duration::from_millis(500), orders).await;

@@ -239,7 +239,7 @@ impl Claimer {
         // reconnected may not know whom to wake. So it is said until it is heard, and in the end the connection is cut:
         // what was on its way through it is found again among the own deliveries.
         for _ in 0..UNBLOCK_TRIES {
-            self.reader.unblock(&self.broker.redis).await;
+            self.reader.unblock(&self.broker.redis, streams[0]).await;
             tokio::select! {
                 entries = &mut read => return entries,
                 () = tokio::time::sleep(UNBLOCK_AGAIN) => {}

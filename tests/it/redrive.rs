@@ -167,3 +167,19 @@ async fn a_redrive_sent_again_acts_once_and_answers_the_same() {
     assert_eq!(t.state_hash(), after);
     t.assert_every_job_has_one_home();
 }
+
+#[tokio::test]
+async fn a_record_that_somebody_broke_does_not_keep_the_others_dead() {
+    let t = Fixture::new().await;
+    let (broken, whole) = (t.dead(plain()).await, t.dead(plain()).await);
+    let record = r#"{"state":"dead","name":"a","attempt":1,"meta":"no json"}"#;
+    t.redis(&["HSET", &t.key("jobs"), broken.as_str(), record]);
+
+    let ids = [broken.clone(), whole.clone()];
+    let redriven = t.broker.redrive(&mut t.caller(), &ids, PATIENCE).await;
+
+    assert_eq!(redriven.unwrap(), 1);
+    assert_eq!(t.claim_one().await.id, whole);
+    let score = t.redis(&["ZSCORE", &t.key("dead"), broken.as_str()]);
+    assert_ne!(score, crate::support::resp::Value::Nil);
+}
