@@ -78,6 +78,22 @@ impl Scene {
         self.queue.enqueue(NewJob::raw("a", payload)).await.unwrap();
     }
 
+    /// Waits until the worker's read is blocked on the server.
+    async fn until_blocked(&self) {
+        let mut redis = Connection::open(&self.redis.socket());
+        let blocked = async {
+            loop {
+                let clients = redis.send(&["CLIENT", "LIST"]).unwrap();
+                let mut lines = clients.text().lines();
+                if lines.any(|line| line.contains("flags=b") && line.contains("cmd=xreadgroup")) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, blocked).await.expect("a blocked read");
+    }
+
     async fn next(&mut self) -> (String, u32) {
         timeout(PATIENCE, self.ran.recv())
             .await
@@ -87,17 +103,21 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_answer_is_lost_is_found_again_without_a_stall() {
+async fn a_claim_whose_answer_is_lost_is_found_again_before_later_ones_and_without_a_stall() {
     let mut scene = Scene::new(|worker| worker.concurrency(1).prefetch(0)).await;
     scene.enqueue("slow").await;
     assert_eq!(scene.next().await, ("slow".to_owned(), 0));
 
     scene.enqueue("unseen").await;
-    let cut = scene.proxy.arm(Rule::once("claim", Fault::DropAfter));
+    scene.enqueue("later").await;
+    // The first claim looks for a suspect.
+    let rule = Rule::once("claim", Fault::DropAfter).nth(2);
+    let cut = scene.proxy.arm(rule);
     scene.go_on.notify_one();
 
     assert_eq!(scene.next().await, ("unseen".to_owned(), 0));
     assert_eq!(cut.count(), 1, "the answer was cut");
+    assert_eq!(scene.next().await, ("later".to_owned(), 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +152,7 @@ async fn a_job_delivered_into_a_dead_connection_runs_before_later_ones_without_a
     assert_eq!(scene.next().await, ("before".to_owned(), 0));
 
     // The read that is blocked on the server is given the job, and its answer goes nowhere.
+    scene.until_blocked().await;
     scene.proxy.darken();
     scene.enqueue("first").await;
     scene.enqueue("second").await;

@@ -4,7 +4,7 @@
 use crate::history::{Job, Start, Strike};
 use crate::plan::{CONCURRENCY, Kind, LEASE, PREFETCH, SWEEP};
 
-use super::Check;
+use super::{CLOCKS_US, Check};
 
 /// How far back the cause of a stall may lie: the lease must run out and a sweep come by, after an outage later.
 const BEFORE_US: u64 = (LEASE.as_micros() * 3 + SWEEP.as_micros() * 2 + 2_000_000) as u64;
@@ -47,15 +47,13 @@ impl Check<'_> {
             .filter(before)
             .max_by_key(|start| start.at_us);
         // Of a delivery that was never started nobody knows who held it. One that a settlement followed is not this one.
-        let settled = job
-            .retried_us
-            .iter()
-            .chain(&job.redriven_us)
-            .chain(&job.stalled_us);
         let held_since = started.filter(|start| {
-            !settled
-                .clone()
-                .any(|settled| (start.at_us..at_us).contains(settled))
+            let ended =
+                |times: &[u64], from_us| times.iter().any(|at| (from_us..at_us).contains(at));
+            // Redis's clock may tell of a retry before this start: nothing is retried twice in so short a time.
+            !ended(&job.retried_us, start.at_us.saturating_sub(CLOCKS_US))
+                && !ended(&job.redriven_us, start.at_us)
+                && !ended(&job.stalled_us, start.at_us)
                 && job.snoozes == 0
         });
         let Some(start) = held_since else {

@@ -198,6 +198,32 @@ fn a_lease_may_be_lost_by_a_dead_worker_and_not_by_a_living_one() {
 }
 
 #[test]
+fn a_retry_ends_the_holding_also_by_a_clock_of_whole_milliseconds() {
+    let enqueued = "producer-0.1: 30000 call 0 flaky:producer-0.1:0:0
+        producer-0.1: 30001 ok 0 1-0
+        worker-1.1: 40500 start 1-0 flaky:producer-0.1:0:0 1 0
+        worker-1.1: 40600 end 1-0 failed";
+    let lived = "faults: 9000000 ended worker-1.1 stopped exit status: 0";
+    // Whoever was given the second attempt died before its handler began.
+    let died = "faults: 500000 begin 0
+        faults: 500001 ended worker-0.1 killed signal: 9
+        faults: 500002 end 0";
+    let stalled = "audit: 4000004 stalled 4000004 1-0 stall 1";
+    let offences = |retried: &str| {
+        let lines = [enqueued, retried, died, stalled, lived].join("\n");
+        let mut check = Check {
+            history: &Story::new(&lines).history,
+            remains: &Remains::default(),
+            offences: Vec::new(),
+        };
+        check.leases_are_lost_for_a_cause();
+        check.offences.len()
+    };
+    assert_eq!(offences("audit: 41000 retried 40000 1-0 attempt 1"), 0);
+    assert_eq!(offences("audit: 41000 failed 40000 1-0 attempt 1"), 1);
+}
+
+#[test]
 fn poison_must_die_of_what_it_does() {
     let poison = "producer-0.1: 1 call 0 poison:producer-0.1:0:0
         producer-0.1: 2 ok 0 1-0
