@@ -11,6 +11,8 @@ pub const REDIS_URL_DEFAULT: &str = "redis://127.0.0.1:6379";
 pub const QUEUE_NAME_BYTES_MAX: usize = 200;
 /// Longest job name and unique key, bytes.
 pub const JOB_NAME_BYTES_MAX: usize = 512;
+/// Longest name of a group, bytes. Shop domains, account ids and UUIDs are far shorter.
+pub const GROUP_BYTES_MAX: usize = 256;
 /// Largest payload, bytes. Redis holds it in memory and a read fetches many.
 pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// The limit of the limit: a larger bulk stalls Redis for everybody.

@@ -11,6 +11,7 @@ use millstream::{JobId, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::failure::usage;
 use super::parse::{self, Rate};
 use super::{jobs, output};
 
@@ -41,15 +42,36 @@ impl Dead {
     }
 }
 
+/// Some of the dead jobs.
+#[derive(Debug, Default, Args)]
+struct Only {
+    /// Only jobs with this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Only jobs of this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+}
+
+impl Only {
+    fn is_narrower(&self) -> bool {
+        self.name.is_some() || self.group.is_some()
+    }
+
+    fn takes(&self, job: &JobView) -> bool {
+        self.name.as_ref().is_none_or(|name| *name == job.name)
+            && (self.group.is_none() || self.group == job.group)
+    }
+}
+
 /// List dead jobs in the order in which they died.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
-    /// Only jobs with this name
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    #[command(flatten)]
+    only: Only,
     /// Jobs at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -61,7 +83,7 @@ pub(crate) struct List {
 impl List {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let jobs = find(&queue, self.name.as_deref(), self.limit as usize, |job| job).await?;
+        let jobs = find(&queue, &self.only, self.limit as usize, |job| job).await?;
         if self.json {
             return output::json(&jobs);
         }
@@ -110,9 +132,8 @@ struct Which {
     /// All dead jobs; those that die meanwhile are left alone
     #[arg(long)]
     all: bool,
-    /// With --all: only jobs with this name
-    #[arg(long, value_name = "NAME", requires = "all")]
-    name: Option<String>,
+    #[command(flatten)]
+    only: Only,
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
@@ -128,12 +149,22 @@ struct Found {
 }
 
 impl Which {
+    /// The queue's inspector, once the flags are known to fit together.
+    async fn open(&self, globals: &Globals) -> anyhow::Result<Inspector> {
+        if !self.all && self.only.is_narrower() {
+            return Err(usage(
+                "--name and --group go with --all; jobs that are named by their ids need no filter",
+            ));
+        }
+        Ok(connect(globals).await?.inspect(self.queue.as_str())?)
+    }
+
     /// The ids meant. All are gathered before the first is touched: a job that is redriven and dies again
     /// while the command runs must not be redriven for ever.
     async fn gather(&self, queue: &Inspector) -> anyhow::Result<Found> {
         if self.all {
             let spinner = output::spinner("reading the dead letter");
-            let ids = find(queue, self.name.as_deref(), usize::MAX, |job| job.id).await?;
+            let ids = find(queue, &self.only, usize::MAX, |job| job.id).await?;
             spinner.finish_and_clear();
             let not_dead = Vec::new();
             return Ok(Found { ids, not_dead });
@@ -143,7 +174,7 @@ impl Which {
         ids.dedup();
         let mut not_dead = Vec::new();
         if self.dry_run {
-            let dead = find(queue, None, usize::MAX, |job| job.id).await?;
+            let dead = find(queue, &Only::default(), usize::MAX, |job| job.id).await?;
             (ids, not_dead) = ids.into_iter().partition(|id| dead.contains(id));
         }
         Ok(Found { ids, not_dead })
@@ -208,7 +239,7 @@ pub(crate) struct Redrive {
 impl Redrive {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let which = &self.which;
-        let queue = connect(globals).await?.inspect(which.queue.as_str())?;
+        let queue = which.open(globals).await?;
         let mut found = which.gather(&queue).await?;
         let matched = found.ids.len() as u64;
         let mut redriven = 0;
@@ -255,7 +286,7 @@ pub(crate) struct Purge {
 impl Purge {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let which = &self.which;
-        let queue = connect(globals).await?.inspect(which.queue.as_str())?;
+        let queue = which.open(globals).await?;
         let mut found = which.gather(&queue).await?;
         let matched = found.ids.len() as u64;
         let mut purged = 0;
@@ -301,10 +332,10 @@ fn report(
     Ok(())
 }
 
-/// Up to `limit` dead jobs, those called `name` if it is given, from the oldest on, each reduced by `keep`.
+/// Up to `limit` dead jobs from the oldest on, each reduced by `keep`.
 async fn find<T>(
     queue: &Inspector,
-    name: Option<&str>,
+    only: &Only,
     limit: usize,
     keep: impl Fn(JobView) -> T,
 ) -> anyhow::Result<Vec<T>> {
@@ -312,9 +343,9 @@ async fn find<T>(
     let mut cursor = None;
     loop {
         let page = queue.dead(cursor, PAGE_JOBS).await?;
-        let wanted = |job: &JobView| name.is_none_or(|name| job.name == name);
         let room = limit - found.len();
-        found.extend(page.jobs.into_iter().filter(wanted).take(room).map(&keep));
+        let wanted = page.jobs.into_iter().filter(|job| only.takes(job));
+        found.extend(wanted.take(room).map(&keep));
         match page.next {
             Some(next) if found.len() < limit => cursor = Some(next),
             _ => return Ok(found),

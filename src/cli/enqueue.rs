@@ -42,6 +42,9 @@ pub(crate) struct Enqueue {
     /// Hold the key for this long instead, even after the job has finished
     #[arg(long, value_parser = parse::window, value_name = "DURATION", requires = "unique")]
     unique_for: Option<Duration>,
+    /// Whom the job is for: a tenant, a shop
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     /// Attempts in all, the first included [default: the worker's setting, 10]
     #[arg(long, value_parser = |text: &str| parse::number(text, parse::max_attempts), value_name = "N")]
     max_attempts: Option<u32>,
@@ -126,6 +129,9 @@ impl Enqueue {
             (Some(key), None) => job.unique(key),
             (None, _) => job,
         };
+        if let Some(group) = &self.group {
+            job = job.group(group);
+        }
         if let Some(attempts) = self.max_attempts {
             job = job.max_attempts(attempts);
         }

@@ -195,6 +195,9 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
         table.add_row([label.to_owned(), output::clean(&value).into_owned()]);
     };
     row("name", job.name.clone());
+    if let Some(group) = &job.group {
+        row("group", group.clone());
+    }
     row("state", job.state.to_string());
     let limit = job
         .max_attempts

@@ -410,6 +410,7 @@ fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView 
     JobView {
         id,
         name: record.name.clone(),
+        group: meta.group,
         state,
         attempt: record.attempt,
         max_attempts: meta.max_attempts,
@@ -431,6 +432,7 @@ fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
     JobView {
         id: delivery.id.clone(),
         name: delivery.name.clone(),
+        group: delivery.meta.group.clone(),
         state: if pending.is_some() {
             State::Running
         } else {

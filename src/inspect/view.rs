@@ -48,6 +48,8 @@ pub struct JobView {
     pub id: JobId,
     /// The job's name.
     pub name: String,
+    /// Whom it is for: a tenant, a shop.
+    pub group: Option<String>,
     /// Where it stands.
     pub state: State,
     /// The attempt that runs or comes next, from 1; for a dead job the last one.

@@ -201,6 +201,13 @@ impl NewJob {
         self
     }
 
+    /// Whom the job is for: a tenant, a shop. Handlers see it, and operators find jobs by it.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.meta.group = Some(group.into());
+        self
+    }
+
     /// How often a failing handler is tried in all, at least 1. Default: the worker's setting.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
@@ -251,7 +258,7 @@ impl NewJob {
                 reason,
             })
         };
-        check_name("name", &self.name)?;
+        check_name("name", &self.name, config::JOB_NAME_BYTES_MAX)?;
         if self.payload.len() > payload_bytes_max {
             return Err(Error::PayloadTooLarge {
                 name: self.name.clone(),
@@ -260,7 +267,10 @@ impl NewJob {
             });
         }
         if let Some(unique) = &self.unique {
-            check_name("unique", &unique.key)?;
+            check_name("unique", &unique.key, config::JOB_NAME_BYTES_MAX)?;
+        }
+        if let Some(group) = &self.meta.group {
+            check_name("group", group, config::GROUP_BYTES_MAX)?;
         }
         let horizon = config::HORIZON_MAX;
         let unique_window = self.unique.as_ref().and_then(|unique| unique.window);
@@ -300,8 +310,7 @@ impl NewJob {
     }
 }
 
-fn check_name(field: &'static str, name: &str) -> Result<()> {
-    let max = config::JOB_NAME_BYTES_MAX;
+fn check_name(field: &'static str, name: &str, max: usize) -> Result<()> {
     if name.is_empty() || name.len() > max || name.chars().any(char::is_control) {
         let reason = format!("1 to {max} bytes, no control characters");
         return Err(Error::InvalidJob {
@@ -334,6 +343,8 @@ pub(crate) struct Meta {
     /// The unique key that is released when the job finishes. Absent for keys held for a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unique: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -392,6 +403,7 @@ mod tests {
     #[test]
     fn meta_survives_its_stored_form() {
         let meta = NewJob::raw("a", "x")
+            .group("shop-1.example")
             .max_attempts(3)
             .timeout(Duration::from_secs(1))
             .header("h", "ü\u{1}")
@@ -430,6 +442,9 @@ mod tests {
             ("name", NewJob::raw("", "x")),
             ("name", NewJob::raw("a\nb", "x")),
             ("unique", job().unique("")),
+            ("group", job().group("")),
+            ("group", job().group("a\u{1f}b")),
+            ("group", job().group("x".repeat(257))),
             ("delay", job().delay(year * 100)),
             ("unique_for", job().unique_for("k", Duration::ZERO)),
             ("expires", job().expires(Duration::ZERO)),

@@ -74,6 +74,11 @@ impl Context {
         &self.inner.queue
     }
 
+    /// Whom the job is for, as its producer said: a tenant, a shop.
+    pub fn group(&self) -> Option<&str> {
+        self.inner.meta.group.as_deref()
+    }
+
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.inner.attempt

@@ -286,6 +286,40 @@ async fn dead_jobs_can_be_listed_shown_redriven_and_purged() {
 }
 
 #[tokio::test]
+async fn dead_jobs_of_one_group_can_be_listed_and_redriven_alone() {
+    let cli = Cli::new();
+    let failing = cli.worker_that_exits("65");
+    let shop = cli.enqueued(&["--group", "shop-1.example"]);
+    cli.enqueued(&["--group", "shop-2.example"]);
+    cli.enqueued(&[]);
+    cli.wait_for("q", "dead jobs", |stats| stats.dead == 3)
+        .await;
+    drop(failing);
+
+    let of_shop = ["--group", "shop-1.example"];
+    let listed = cli.json(&[&["dead", "list", "q", "--json"], &of_shop[..]].concat());
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (&listed[0]["id"], &listed[0]["group"]),
+        (&shop.clone().into(), &"shop-1.example".into())
+    );
+    let shown = cli.ok(&["jobs", "show", "q", &shop]);
+    assert!(shown.contains("shop-1.example"), "{shown}");
+    let redrive = ["dead", "redrive", "q", "--all", "--dry-run", "--json"];
+    let would = cli.json(&[&redrive[..], &of_shop].concat());
+    assert_eq!(would["matched"], 1);
+    cli.ok(&[&redrive[..4], &["--yes"], &of_shop].concat());
+    assert_eq!(cli.counts(), [1, 0, 0, 2]);
+
+    let refused = cli.run(&["dead", "purge", "q", &shop, "--group", "shop-2.example"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("go with --all"), "{said}");
+    assert_eq!(cli.counts(), [1, 0, 0, 2]);
+}
+
+#[tokio::test]
 async fn ids_that_are_not_dead_are_told_and_the_others_are_dealt_with() {
     let cli = Cli::new();
     let failing = cli.worker_that_exits("65");

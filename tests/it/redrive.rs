@@ -12,6 +12,7 @@ async fn a_redriven_job_has_all_its_attempts_again_and_its_errors_still() {
     let t = Fixture::new().await;
     let job = plain()
         .header("h", "v")
+        .group("g")
         .max_attempts(4)
         .expires(LATER)
         .unique("k");
@@ -34,8 +35,7 @@ async fn a_redriven_job_has_all_its_attempts_again_and_its_errors_still() {
     assert_eq!(record["errors"].as_array().unwrap().len(), 2);
     assert!(record["reason"].is_null());
     // Neither the key nor the expiry of the first life, nor its stalls.
-    let meta =
-        serde_json::json!({"id": id, "codec": "raw", "headers": {"h": "v"}, "max_attempts": 4});
+    let meta = serde_json::json!({"id": id, "codec": "raw", "group": "g", "headers": {"h": "v"}, "max_attempts": 4});
     assert_eq!(t.scan().meta_of(id.as_str()), meta);
     let again = t.claim_one().await;
     assert_eq!((again.id, again.attempt), (id.clone(), 1));
