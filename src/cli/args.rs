@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::{dead, demo, dev, enqueue, jobs, keys, pause, prune, serve, stats};
+use super::{
+    dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats, workers,
+};
 
 /// A durable webhook inbox and job worker on Redis Streams.
 ///
@@ -104,8 +106,16 @@ pub(crate) enum Command {
     Resume(pause::Resume),
     /// Remove old completed and dead jobs
     Prune(prune::Prune),
+    /// List the workers and what they hold
+    Workers(workers::Workers),
+    /// Show what happened in a queue, or follow it
+    Events(events::Events),
     /// Explain every Redis key of a queue
     Keys(keys::Keys),
+    /// Write the completions of a shell
+    Completions(manual::Completions),
+    /// Write the manual pages
+    Man(manual::Man),
 }
 
 impl Command {
@@ -131,7 +141,11 @@ impl Command {
             Self::Pause(command) => command.run(globals).await,
             Self::Resume(command) => command.run(globals).await,
             Self::Prune(command) => command.run(globals).await,
+            Self::Workers(command) => command.run(globals).await,
+            Self::Events(command) => command.run(globals).await,
             Self::Keys(command) => command.run(globals).await,
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
         }
     }
 }
@@ -181,6 +195,13 @@ mod tests {
             "resume q",
             "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
             "keys q --json",
+            "stats q --watch --interval 2s",
+            "workers",
+            "workers q --json",
+            "events q --limit 20 --json",
+            "events q --follow",
+            "completions bash",
+            "man --dir d",
         ] {
             let words = ["millstream"].into_iter().chain(words.split_whitespace());
             if let Err(error) = Cli::try_parse_from(words.clone()) {
@@ -232,7 +253,10 @@ mod tests {
             ("dead redrive q --all --rate fast", "50/s"),
             ("prune q", "--dead-older-than"),
             ("jobs list q --state asleep", "asleep"),
-            ("stats q --watch", "--watch"),
+            ("stats q --interval 2s", "--watch"),
+            ("stats q --watch --interval 1ms", "100ms to 1h"),
+            ("events q --limit 501", "--limit"),
+            ("completions csh", "csh"),
         ] {
             let error = refusal(words);
             assert_eq!(error.exit_code(), 2, "{words}");

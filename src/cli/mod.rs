@@ -10,10 +10,12 @@ mod dead;
 mod demo;
 mod dev;
 mod enqueue;
+mod events;
 mod failure;
 mod jobs;
 mod keys;
 mod logging;
+mod manual;
 mod output;
 mod parse;
 mod pause;
@@ -23,6 +25,7 @@ mod serve;
 mod settings;
 mod signals;
 mod stats;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -49,6 +49,11 @@ pub(crate) fn shutdown_timeout(text: &str) -> Result<Duration, String> {
     between(text, Duration::ZERO, Duration::from_secs(3600))
 }
 
+/// How often something is shown anew.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
+    between(text, Duration::from_millis(100), Duration::from_secs(3600))
+}
+
 fn between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let given = duration(text)?;
     if given < min || given > max {

@@ -1,4 +1,7 @@
-//! `millstream stats`: a queue's counts.
+//! `millstream stats`: a queue's counts, once or again and again.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Color};
@@ -6,7 +9,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 use super::args::Globals;
 use super::connect::connect;
 use super::{output, parse};
-use millstream::{QueueName, inspect};
+use millstream::{Millstream, QueueName, inspect};
 
 /// Show a queue's counts.
 #[derive(Debug, Args)]
@@ -14,7 +17,13 @@ pub(crate) struct Stats {
     /// The queue [default: every queue there is]
     #[arg(value_parser = parse::queue)]
     queue: Option<QueueName>,
-    /// Write JSON: an object for one queue, a list without QUEUE
+    /// Show them again and again, with rates, until Ctrl-C
+    #[arg(long, short)]
+    watch: bool,
+    /// With --watch: how often, 100ms to 1h
+    #[arg(long, value_parser = parse::interval, value_name = "DURATION", default_value = "1s", requires = "watch")]
+    interval: Duration,
+    /// Write JSON: an object for one queue, a list without QUEUE; with --watch one a line
     #[arg(long)]
     json: bool,
 }
@@ -22,6 +31,19 @@ pub(crate) struct Stats {
 impl Stats {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = connect(globals).await?;
+        if self.watch {
+            return self.watch(&client).await;
+        }
+        let all = self.read(&client).await?;
+        match (self.json, self.queue.is_some()) {
+            (true, true) => output::json(&all[0]),
+            (true, false) => output::json(&all),
+            (false, true) => one(&all[0], None),
+            (false, false) => many(&all, &[]),
+        }
+    }
+
+    async fn read(&self, client: &Millstream) -> anyhow::Result<Vec<inspect::Stats>> {
         let names = match &self.queue {
             Some(queue) => vec![queue.to_string()],
             None => client.queues().await?,
@@ -30,16 +52,82 @@ impl Stats {
         for name in &names {
             all.push(client.inspect(name)?.stats().await?);
         }
-        match (self.json, self.queue.is_some()) {
-            (true, true) => output::json(&all[0]),
-            (true, false) => output::json(&all),
-            (false, true) => one(&all[0]),
-            (false, false) => many(&all),
+        Ok(all)
+    }
+
+    async fn watch(&self, client: &Millstream) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(self.interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut before: Option<(Instant, Vec<inspect::Stats>)> = None;
+        loop {
+            tick.tick().await;
+            let all = match self.read(client).await {
+                Ok(all) => all,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "cannot look; trying again");
+                    continue;
+                }
+            };
+            let now = Instant::now();
+            let rates: Vec<Rates> = match &before {
+                Some((then, old)) => Rates::between(old, &all, now - *then),
+                None => Vec::new(),
+            };
+            match (self.json, self.queue.is_some()) {
+                (true, true) => output::json_line(&all[0])?,
+                (true, false) => output::json_line(&all)?,
+                (false, single) => {
+                    if std::io::stdout().is_terminal() {
+                        // To the upper left, and what is below away.
+                        print!("\x1b[H\x1b[2J");
+                    }
+                    match single {
+                        true => one(&all[0], rates.first())?,
+                        false => many(&all, &rates)?,
+                    }
+                }
+            }
+            before = Some((now, all));
         }
     }
 }
 
-fn one(stats: &inspect::Stats) -> anyhow::Result<()> {
+/// What a queue does, per second.
+struct Rates {
+    queue: String,
+    enqueued: f64,
+    completed: f64,
+    failed: f64,
+}
+
+impl Rates {
+    fn between(old: &[inspect::Stats], new: &[inspect::Stats], apart: Duration) -> Vec<Self> {
+        let pairs = new.iter().filter_map(|new| {
+            let old = old.iter().find(|old| old.queue == new.queue)?;
+            Some((old, new))
+        });
+        let rate = |old: u64, new: u64| new.saturating_sub(old) as f64 / apart.as_secs_f64();
+        pairs
+            .map(|(old, new)| Self {
+                queue: new.queue.clone(),
+                enqueued: rate(old.enqueued_total, new.enqueued_total),
+                completed: rate(old.completed_total, new.completed_total),
+                failed: rate(old.failed_total, new.failed_total),
+            })
+            .collect()
+    }
+}
+
+/// `0.5`, `12`, `1,234`: enough digits to see that something moves.
+fn per_second(rate: f64) -> String {
+    if rate < 9.95 && rate > 0.0 {
+        format!("{rate:.1}")
+    } else {
+        output::count(rate.round() as u64)
+    }
+}
+
+fn one(stats: &inspect::Stats, rates: Option<&Rates>) -> anyhow::Result<()> {
     let mut table = output::table(&["queue", &stats.queue]);
     let mut row = |label: &str, value: String| {
         table.add_row([
@@ -73,11 +161,16 @@ fn one(stats: &inspect::Stats) -> anyhow::Result<()> {
     ] {
         row(label, output::count(number));
     }
+    if let Some(rates) = rates {
+        row("enqueued per second", per_second(rates.enqueued));
+        row("completed per second", per_second(rates.completed));
+        row("attempts failed per second", per_second(rates.failed));
+    }
     output::print(&table, "")
 }
 
-fn many(all: &[inspect::Stats]) -> anyhow::Result<()> {
-    let mut table = output::table(&[
+fn many(all: &[inspect::Stats], rates: &[Rates]) -> anyhow::Result<()> {
+    let mut header = vec![
         "queue",
         "ready",
         "running",
@@ -87,7 +180,11 @@ fn many(all: &[inspect::Stats]) -> anyhow::Result<()> {
         "oldest ready",
         "completed",
         "state",
-    ]);
+    ];
+    if !rates.is_empty() {
+        header.extend(["in/s", "done/s", "failed/s"]);
+    }
+    let mut table = output::table(&header);
     for stats in all {
         let number = |n: u64| Cell::new(output::count(n)).set_alignment(CellAlignment::Right);
         let dead = match stats.dead {
@@ -99,7 +196,7 @@ fn many(all: &[inspect::Stats]) -> anyhow::Result<()> {
         } else {
             Cell::new("open")
         };
-        table.add_row([
+        let mut row = vec![
             Cell::new(&stats.queue),
             number(stats.ready),
             number(stats.running),
@@ -109,8 +206,21 @@ fn many(all: &[inspect::Stats]) -> anyhow::Result<()> {
             Cell::new(output::age(stats.oldest_ready_ms)),
             number(stats.completed_total),
             state,
-        ]);
+        ];
+        if !rates.is_empty() {
+            let own = rates.iter().find(|rates| rates.queue == stats.queue);
+            let cell = |of: fn(&Rates) -> f64| {
+                let text = own.map_or_else(|| "-".into(), |rates| per_second(of(rates)));
+                Cell::new(text).set_alignment(CellAlignment::Right)
+            };
+            row.extend([
+                cell(|rates| rates.enqueued),
+                cell(|rates| rates.completed),
+                cell(|rates| rates.failed),
+            ]);
+        }
+        table.add_row(row);
     }
-    let spare = ["held", "oldest ready", "completed", "scheduled"];
+    let spare = ["held", "completed", "failed/s", "oldest ready", "scheduled"];
     output::print_rows(&mut table, None, &spare, "no queues yet")
 }

@@ -2,8 +2,10 @@
 //!
 //! Every call is bounded by a limit that the caller gives, so none holds Redis for more than a few milliseconds.
 
+mod events;
 mod read;
 mod view;
+mod workers;
 
 use std::time::Duration;
 
@@ -15,7 +17,9 @@ use crate::job::JobId;
 use crate::job::state::State;
 use crate::redis::Patience;
 use crate::upkeep;
+pub use events::{EventFollower, EventKind, EventPage, EventView};
 pub use view::{CompletedView, DeadPage, ErrorView, JobView, KeyView, Pruned, Stats};
+pub use workers::WorkerView;
 
 /// How long an operator waits for an answer.
 const PATIENCE: Patience = Patience::brief(Duration::from_secs(5));
@@ -81,9 +85,9 @@ impl Inspector {
                 State::Ready => jobs.extend(self.ready(room).await?),
                 State::Running => jobs.extend(self.running(room).await?),
                 State::Scheduled => {
-                    jobs.extend(self.parked(&self.broker.keys.scheduled, 0, room).await?)
+                    jobs.extend(self.first_parked(&self.broker.keys.scheduled, room).await?)
                 }
-                State::Dead => jobs.extend(self.parked(&self.broker.keys.dead, 0, room).await?),
+                State::Dead => jobs.extend(self.first_parked(&self.broker.keys.dead, room).await?),
                 // Held jobs come with groups; completed and cancelled ones are not listed here.
                 State::Held | State::Completed | State::Cancelled => {}
             }

@@ -40,7 +40,7 @@ struct Pending {
 }
 
 impl Inspector {
-    async fn ask(&self, name: &'static str, args: Vec<Value>) -> Result<Value> {
+    pub(super) async fn ask(&self, name: &'static str, args: Vec<Value>) -> Result<Value> {
         self.broker.redis.command(name, args, PATIENCE).await
     }
 
@@ -126,6 +126,22 @@ impl Inspector {
         Ok(None)
     }
 
+    /// The first jobs of a zset, read in steps that do not hold Redis up.
+    pub(super) async fn first_parked(&self, zset: &Key, limit: usize) -> Result<Vec<JobView>> {
+        let mut jobs = Vec::new();
+        let mut rank = 0;
+        while jobs.len() < limit {
+            let step = (limit - jobs.len()).min(PAGE);
+            let page = self.parked(zset, rank, step).await?;
+            if page.is_empty() {
+                break;
+            }
+            rank += step as u64;
+            jobs.extend(page);
+        }
+        Ok(jobs)
+    }
+
     /// Jobs of a zset from a rank on.
     pub(super) async fn parked(&self, zset: &Key, from: u64, limit: usize) -> Result<Vec<JobView>> {
         if limit == 0 {
@@ -171,15 +187,12 @@ impl Inspector {
         let mut jobs = Vec::new();
         for lane in Lane::ALL {
             let delivered = self.last_delivered(lane).await?;
-            let from = delivered.map_or("-".to_owned(), |last| format!("({last}"));
-            let room = limit - jobs.len();
-            if room > 0 {
-                jobs.extend(
-                    self.entries(lane, &from, "+", room)
-                        .await?
-                        .iter()
-                        .map(|entry| stream_view(entry, None)),
-                );
+            let mut from = delivered.map_or("-".to_owned(), |last| format!("({last}"));
+            while jobs.len() < limit {
+                let page = self.entries(lane, &from, "+", limit - jobs.len()).await?;
+                let Some(last) = page.last() else { break };
+                from = format!("({}", last.entry);
+                jobs.extend(page.iter().map(|entry| stream_view(entry, None)));
             }
         }
         Ok(jobs)
@@ -188,9 +201,15 @@ impl Inspector {
     pub(super) async fn running(&self, limit: usize) -> Result<Vec<JobView>> {
         let mut jobs = Vec::new();
         for lane in Lane::ALL {
-            for (entry, pending) in self.pending(lane, "-", "+", limit - jobs.len()).await? {
-                if let Some(delivery) = self.entries(lane, &entry, &entry, 1).await?.pop() {
-                    jobs.push(stream_view(&delivery, Some(pending)));
+            let mut from = "-".to_owned();
+            while jobs.len() < limit {
+                let page = self.pending(lane, &from, "+", limit - jobs.len()).await?;
+                let Some((last, _)) = page.last() else { break };
+                from = format!("({last}");
+                for (entry, pending) in page {
+                    if let Some(delivery) = self.entries(lane, &entry, &entry, 1).await?.pop() {
+                        jobs.push(stream_view(&delivery, Some(pending)));
+                    }
                 }
             }
         }
@@ -374,11 +393,11 @@ impl Inspector {
     }
 }
 
-fn of(key: &Key) -> Value {
+pub(super) fn of(key: &Key) -> Value {
     Value::from(key.as_str())
 }
 
-fn list(value: Value) -> Vec<Value> {
+pub(super) fn list(value: Value) -> Vec<Value> {
     if let Value::Array(items) = value {
         items
     } else {
@@ -456,18 +475,12 @@ fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
 
 fn completed_view(entry: Value) -> Option<CompletedView> {
     let raw = raw_entry(0, entry)?;
-    let field = |name: &str| {
-        let pair = raw
-            .fields
-            .chunks_exact(2)
-            .find(|pair| pair[0] == name.as_bytes())?;
-        std::str::from_utf8(&pair[1]).ok().map(str::to_owned)
-    };
+    let field = |name: &str| raw.text(name).map(str::to_owned);
     Some(CompletedView {
         id: field("job")?.into(),
         name: field("name")?,
         attempt: field("attempt")?.parse().ok()?,
         took_ms: field("took_ms")?.parse().ok()?,
-        entry: raw.id,
+        entry: raw.id.clone(),
     })
 }

@@ -24,6 +24,15 @@ pub(crate) struct RawEntry {
     pub(crate) fields: Vec<Bytes>,
 }
 
+impl RawEntry {
+    /// The value behind `name`, if it is there and text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.fields.chunks_exact(2);
+        let pair = pairs.find(|pair| pair[0] == name.as_bytes())?;
+        std::str::from_utf8(&pair[1]).ok()
+    }
+}
+
 /// Why a read brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadFailure {

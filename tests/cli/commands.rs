@@ -408,8 +408,23 @@ fn keys_explains_every_key_with_a_redis_cli_line() {
 fn every_command_has_help() {
     let cli = Cli::new();
     for command in [
-        "demo", "dev", "serve", "gateway", "worker", "enqueue", "stats", "jobs", "dead", "pause",
-        "resume", "prune", "keys",
+        "demo",
+        "dev",
+        "serve",
+        "gateway",
+        "worker",
+        "enqueue",
+        "stats",
+        "jobs",
+        "dead",
+        "pause",
+        "resume",
+        "prune",
+        "workers",
+        "events",
+        "keys",
+        "completions",
+        "man",
     ] {
         let help = cli.ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}: {help}");

@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod demo;
 mod frozen;
+mod look;
 mod poison;
 mod process;
 mod support;

@@ -1,0 +1,224 @@
+//! What happened in a queue, from its `events` stream: page by page, or as it happens.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::Inspector;
+use super::read::{list, of};
+use crate::error::Result;
+use crate::job::JobId;
+use crate::redis::reader::raw_entry;
+
+/// How often a follower looks. What it shows is for people and for logs, and a look costs Redis microseconds.
+const LOOK: Duration = Duration::from_millis(200);
+/// Events per look.
+const PAGE: usize = 500;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// An attempt failed, and the job will be tried again.
+    Retried,
+    /// A job went to the dead letter.
+    Dead,
+    /// A job was taken from a silent worker.
+    Stalled,
+    /// A job was called off.
+    Cancelled,
+    /// Dead jobs were made ready again.
+    Redriven,
+    /// Dead jobs were removed.
+    Purged,
+    /// What was left of a job cannot be run: its record or its payload is gone.
+    Orphaned,
+    /// No worker claims from the queue any more.
+    Paused,
+    /// Workers claim from the queue again.
+    Resumed,
+    /// Something that this version has no word for.
+    Other(String),
+}
+
+impl EventKind {
+    const KNOWN: [Self; 9] = [
+        Self::Retried,
+        Self::Dead,
+        Self::Stalled,
+        Self::Cancelled,
+        Self::Redriven,
+        Self::Purged,
+        Self::Orphaned,
+        Self::Paused,
+        Self::Resumed,
+    ];
+
+    /// The word that stands in the stream.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Retried => "retried",
+            Self::Dead => "dead",
+            Self::Stalled => "stalled",
+            Self::Cancelled => "cancelled",
+            Self::Redriven => "redriven",
+            Self::Purged => "purged",
+            Self::Orphaned => "orphaned",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Other(name) => name,
+        }
+    }
+
+    fn read(name: &str) -> Self {
+        let known = Self::KNOWN.into_iter().find(|kind| kind.name() == name);
+        known.unwrap_or_else(|| Self::Other(name.to_owned()))
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for EventKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EventView {
+    /// Its entry in the stream, `<unix ms>-<sequence>`: rising, and what the next call goes on after.
+    pub entry: String,
+    /// When, unix ms on Redis's clock.
+    pub at_ms: u64,
+    /// What happened.
+    pub event: EventKind,
+    /// The job, if it was about one.
+    pub job: Option<JobId>,
+    /// The rest, for people.
+    pub detail: String,
+}
+
+/// Events in the order in which they happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<EventView>,
+    /// The entry that the caller went on after is gone, and so may be others that came between it and these: the stream keeps
+    /// about the last 10,000.
+    pub missed: bool,
+}
+
+impl Inspector {
+    /// Up to `limit` events, at most 500, after `entry` (`None`: from the oldest that is kept).
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn events(&self, after: Option<&str>, limit: usize) -> Result<EventPage> {
+        let limit = limit.clamp(1, PAGE);
+        let from = after.map_or("-".to_owned(), |entry| format!("({entry}"));
+        let count = limit.to_string();
+        let events = self.range("XRANGE", &from, "+", &count).await?;
+        let missed = match after {
+            Some(after) if !events.is_empty() => {
+                // The entry itself, or any older one: then nothing behind it was trimmed.
+                let older = self.range("XREVRANGE", after, "-", "1").await?;
+                older.is_empty() && after != BEGINNING
+            }
+            _ => false,
+        };
+        Ok(EventPage { events, missed })
+    }
+
+    /// The newest `limit` events, at most 500, oldest first.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn recent_events(&self, limit: usize) -> Result<Vec<EventView>> {
+        let count = limit.clamp(1, PAGE).to_string();
+        let mut events = self.range("XREVRANGE", "+", "-", &count).await?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// Follows what happens from now on, or after `entry`.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn follow_events(&self, after: Option<String>) -> Result<EventFollower> {
+        let after = match after {
+            Some(entry) => entry,
+            None => {
+                let last = self.recent_events(1).await?.pop();
+                last.map_or_else(|| BEGINNING.to_owned(), |event| event.entry)
+            }
+        };
+        Ok(EventFollower {
+            inspector: self.clone(),
+            after,
+        })
+    }
+
+    async fn range(
+        &self,
+        command: &'static str,
+        from: &str,
+        to: &str,
+        count: &str,
+    ) -> Result<Vec<EventView>> {
+        let key = of(&self.broker.keys.events);
+        let args = vec![key, from.into(), to.into(), "COUNT".into(), count.into()];
+        let entries = list(self.ask(command, args).await?);
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| {
+                let raw = raw_entry(0, entry)?;
+                let field = |name: &str| raw.text(name).unwrap_or_default();
+                Some(EventView {
+                    at_ms: raw.id.split('-').next()?.parse().ok()?,
+                    event: EventKind::read(field("event")),
+                    job: Some(field("job"))
+                        .filter(|id| !id.is_empty())
+                        .map(Into::into),
+                    detail: field("detail").to_owned(),
+                    entry: raw.id.clone(),
+                })
+            })
+            .collect())
+    }
+}
+
+/// Before the first entry of any stream.
+const BEGINNING: &str = "0-0";
+
+/// Follows a queue's events. Made by [`Inspector::follow_events`].
+#[derive(Clone, Debug)]
+pub struct EventFollower {
+    inspector: Inspector,
+    after: String,
+}
+
+impl EventFollower {
+    /// The next events, once there are any. After an error it may be called again: it goes on where it was, and says so when events
+    /// were lost meanwhile.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn next(&mut self) -> Result<EventPage> {
+        loop {
+            let page = self.inspector.events(Some(&self.after), PAGE).await?;
+            if let Some(last) = page.events.last() {
+                self.after.clone_from(&last.entry);
+                return Ok(page);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
