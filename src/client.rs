@@ -1,5 +1,6 @@
 //! The front door: one connection to Redis, from which queues, workers and inspectors are made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::job::QueueName;
 use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::redis::{Address, Patience, Redis};
+use crate::seal::Seal;
 use crate::worker::WorkerBuilder;
 
 /// A connection to Redis. Cheap to clone. It lives on the runtime on which it was made, and heals itself.
@@ -35,6 +37,7 @@ pub struct Builder {
     payload_bytes_max: usize,
     enqueue_timeout: Duration,
     connect_timeout: Duration,
+    seals: BTreeMap<String, Seal>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -82,6 +85,16 @@ impl Builder {
         self
     }
 
+    /// Seals the payloads of `queue` with the first key of `ring` before they go to Redis, and opens what any of its keys sealed.
+    /// Every program that enqueues into the queue or works on it needs the ring; a worker without the key fails the attempt, and
+    /// the job is tried again. Default: payloads are stored as they are.
+    #[cfg(feature = "encryption")]
+    #[must_use]
+    pub fn encrypt(mut self, queue: impl Into<String>, ring: crate::seal::KeyRing) -> Self {
+        self.seals.insert(queue.into(), Seal::new(ring));
+        self
+    }
+
     /// Checks all settings without connecting.
     ///
     /// # Errors
@@ -115,6 +128,9 @@ impl Builder {
                     "10ms to 1h",
                 ));
             }
+        }
+        for queue in self.seals.keys() {
+            QueueName::new(queue)?;
         }
         Address::parse(&self.url).map(drop)
     }
@@ -159,6 +175,7 @@ impl Millstream {
             payload_bytes_max: config::PAYLOAD_BYTES_MAX_DEFAULT,
             enqueue_timeout: config::ENQUEUE_TIMEOUT_DEFAULT,
             connect_timeout: config::CONNECT_TIMEOUT_DEFAULT,
+            seals: BTreeMap::new(),
         }
     }
 
@@ -253,10 +270,12 @@ impl Millstream {
     }
 
     pub(crate) fn broker(&self, name: &str) -> Result<Broker> {
+        let settings = &self.inner.settings;
         Ok(Broker::new(
             self.inner.redis.clone(),
-            &self.inner.settings.namespace,
+            &settings.namespace,
             &QueueName::new(name)?,
+            settings.seals.get(name).cloned().unwrap_or_default(),
         ))
     }
 }

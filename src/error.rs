@@ -132,6 +132,16 @@ pub enum Error {
         /// What the decoder said; never the payload itself.
         reason: String,
     },
+    /// A sealed payload could not be opened, or a payload not be sealed. The stored bytes are untouched.
+    #[error("cannot open the payload of job {name:?}, sealed with key {key:?}: {reason}")]
+    Unopenable {
+        /// The job's name.
+        name: String,
+        /// The id of the key.
+        key: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A job description is out of range or malformed. Nothing was stored.
     #[error("{field} = {value:?}: {reason}")]
     InvalidJob {

@@ -58,7 +58,7 @@
 //!
 //! # Features
 //! `cli` (default): the binary, with everything below. `gateway`: HTTP in. `webhooks`: HTTP out and commands.
-//! `tls`: `rediss://` and `https://`. `private-redis`: a server of one's own for tests. A library user who wants only
+//! `encryption`: payloads that Redis keeps sealed. `tls`: `rediss://` and `https://`. `private-redis`: a server of one's own for tests. A library user who wants only
 //! queues and workers takes `default-features = false`.
 
 pub mod backlog;
@@ -81,6 +81,7 @@ mod keys;
 pub mod private_redis;
 pub mod queue;
 mod redis;
+mod seal;
 mod upkeep;
 pub mod worker;
 
@@ -90,6 +91,8 @@ pub use error::{Error, Result};
 pub use job::durability::Durability;
 pub use job::{Enqueued, JobId, NewJob, QueueName};
 pub use queue::Queue;
+#[cfg(feature = "encryption")]
+pub use seal::KeyRing;
 pub use worker::handler::{Context, Handler, HandlerFuture, JobError};
 pub use worker::{Drained, Worker, WorkerBuilder, WorkerHealth};
 

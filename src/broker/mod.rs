@@ -22,6 +22,7 @@ pub use crate::redis::Patience;
 use crate::redis::Redis;
 use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
+use crate::seal::Seal;
 pub use deliver::{DeathReason, Done};
 pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
@@ -138,6 +139,15 @@ impl Delivery {
         (self.lane, self.entry)
     }
 
+    /// The payload as the producer gave it.
+    ///
+    /// # Errors
+    /// [`Error::Unopenable`].
+    pub(crate) fn opened(&self, broker: &Broker) -> Result<Bytes> {
+        let (seal, queue) = (&broker.seal, &broker.queue);
+        seal.open(queue, &self.name, &self.meta, &self.payload)
+    }
+
     /// The unique key that is released when the job finishes.
     pub fn unique(&self) -> Option<&str> {
         self.meta.unique.as_deref()
@@ -180,14 +190,16 @@ pub struct Broker {
     pub(crate) redis: Redis,
     pub(crate) keys: std::sync::Arc<Keys>,
     pub queue: QueueName,
+    pub(crate) seal: Seal,
 }
 
 impl Broker {
-    pub(crate) fn new(redis: Redis, namespace: &str, queue: &QueueName) -> Self {
+    pub(crate) fn new(redis: Redis, namespace: &str, queue: &QueueName, seal: Seal) -> Self {
         Self {
             redis,
             keys: Keys::new(namespace, queue).into(),
             queue: queue.clone(),
+            seal,
         }
     }
 

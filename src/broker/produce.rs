@@ -43,6 +43,7 @@ impl Broker {
         call = caller.sign(call).bytes("wake", keys.wake.clone());
         let mut uniques = 0;
         for job in jobs {
+            let job = &*self.seal.close(&self.queue, job)?;
             call.push("jobs", Bytes::copy_from_slice(job.name.as_bytes()));
             call.push("jobs", job.payload.clone());
             let mut options = Options::default();

@@ -3,12 +3,20 @@
 use millstream::{Millstream, config};
 
 use super::args::Globals;
-use super::settings::{self, RedisSettings};
+use super::settings::{self, Plain, RedisSettings};
 
-/// Connects for a command that needs nothing of the config file but where Redis is.
+/// Connects for a command that stores no payload, and needs nothing of the config file but where Redis is.
 pub(crate) async fn connect(globals: &Globals) -> anyhow::Result<Millstream> {
     let file = settings::load(globals)?;
+    let redis = RedisSettings::merge(globals, file.as_ref()).with_keys_at_hand(file.as_ref());
+    connect_to(&redis, config::PAYLOAD_BYTES_MAX_DEFAULT).await
+}
+
+/// Connects for a command that stores payloads: without the key of an encrypted queue it must not begin.
+pub(crate) async fn connect_to_store(globals: &Globals) -> anyhow::Result<Millstream> {
+    let file = settings::load(globals)?;
     let redis = RedisSettings::merge(globals, file.as_ref());
+    let redis = redis.with_keys(file.as_ref(), Plain::Refused)?;
     connect_to(&redis, config::PAYLOAD_BYTES_MAX_DEFAULT).await
 }
 
@@ -17,13 +25,14 @@ pub(crate) async fn connect_to(
     redis: &RedisSettings,
     payload_bytes_max: usize,
 ) -> anyhow::Result<Millstream> {
-    let client = Millstream::builder(&redis.url)
+    let mut builder = Millstream::builder(&redis.url)
         .namespace(&redis.namespace)
         .allow_eviction(redis.allow_eviction)
-        .payload_bytes_max(payload_bytes_max)
-        .connect()
-        .await?;
-    Ok(client)
+        .payload_bytes_max(payload_bytes_max);
+    for (queue, ring) in &redis.rings {
+        builder = builder.encrypt(queue, ring.clone());
+    }
+    Ok(builder.connect().await?)
 }
 
 /// How to call redis-cli for the server at `url`; a password stays out of it.

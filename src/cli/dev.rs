@@ -63,6 +63,7 @@ impl Dev {
         let redis = RedisSettings {
             url: server.url(),
             ..RedisSettings::merge(globals, file.as_ref())
+                .with_keys(file.as_ref(), Plain::Allowed)?
         };
         let commands = Commands {
             url: redis.url.clone(),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use millstream::{Durability, Enqueued, NewJob, QueueName, config};
 
 use super::args::Globals;
-use super::connect::connect;
+use super::connect::connect_to_store;
 use super::failure::{is_closed_pipe, usage};
 use super::{output, parse};
 
@@ -71,7 +71,9 @@ impl Enqueue {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let job = self.job(Timestamp::now())?;
         job.check(config::PAYLOAD_BYTES_MAX_DEFAULT)?;
-        let queue = connect(globals).await?.queue(self.queue.as_str())?;
+        let queue = connect_to_store(globals)
+            .await?
+            .queue(self.queue.as_str())?;
         let queue = match self.durability {
             Some(durability) => queue.with_durability(durability),
             None => queue,

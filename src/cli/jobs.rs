@@ -165,6 +165,9 @@ impl Show {
 
     fn print(&self, job: &JobView) -> anyhow::Result<()> {
         if self.payload {
+            if let (None, Some(key)) = (&job.payload, &job.sealed_with) {
+                anyhow::bail!("job {}: the payload is {}", job.id, sealed(key));
+            }
             let bytes = job.payload.as_deref().unwrap_or_default();
             return std::io::stdout()
                 .write_all(bytes)
@@ -226,6 +229,9 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
             format!("{}\n{}", output::time(Some(error.at_ms)), error.error),
         );
     }
+    if let Some(key) = &job.sealed_with {
+        row("sealed with", key.clone());
+    }
     row(
         "payload",
         format!(
@@ -235,10 +241,19 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
         ),
     );
     output::print(&table, "")?;
-    if let Some(bytes) = &job.payload {
-        output::line(readable(job, bytes))?;
+    match (&job.payload, &job.sealed_with) {
+        (Some(bytes), _) => output::line(readable(job, bytes)),
+        (None, Some(key)) => output::line(format!("({})", sealed(key))),
+        (None, None) => Ok(()),
     }
-    Ok(())
+}
+
+/// Why there is no payload to be seen, and the way to it.
+fn sealed(key: &str) -> String {
+    format!(
+        "sealed with key {}, which is not at hand or does not fit: --config FILE, whose encrypt_with for this queue has it",
+        output::clean(key)
+    )
 }
 
 /// The payload for people: text as it is, MessagePack as JSON, anything else by its size.

@@ -49,7 +49,7 @@ impl Serve {
                 );
             }
         }
-        let redis = RedisSettings::merge(globals, file);
+        let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
             redis,
             queues,
@@ -91,7 +91,7 @@ impl Gateway {
                 "no source of webhooks: give --config FILE with [sources.NAME], or --source NAME --scheme S --secret env:VAR --queue Q",
             ));
         }
-        let redis = RedisSettings::merge(globals, file);
+        let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
             redis,
             queues: Vec::new(),
@@ -136,7 +136,7 @@ impl Worker {
             .as_deref()
             .map(settings::health_only)
             .transpose()?;
-        let redis = RedisSettings::merge(globals, file);
+        let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
             redis,
             queues,

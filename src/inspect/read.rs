@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::view::{CompletedView, ErrorView, JobView, KeyView, Pruned};
@@ -31,6 +32,13 @@ struct Record {
     errors: Vec<ErrorView>,
     reason: Option<String>,
     entry: Option<String>,
+}
+
+impl Record {
+    /// What is stored beside the payload; nothing when somebody broke it.
+    fn meta(&self) -> Meta {
+        Meta::from_stored(self.meta.as_bytes()).unwrap_or_default()
+    }
 }
 
 /// A delivery's owner.
@@ -83,7 +91,8 @@ impl Inspector {
                 record,
                 at.unwrap_or_default().unsigned_abs(),
             );
-            view.payload = payload;
+            let meta = record.meta();
+            view.payload = payload.and_then(|payload| self.opened(&view.name, &meta, &payload));
             return Ok(Some(view));
         }
         let entry = record
@@ -99,7 +108,7 @@ impl Inspector {
             if let Some(delivery) = entries.pop().filter(|delivery| delivery.id == *id) {
                 let pending = self.pending(lane, entry, entry, 1).await?.pop();
                 let mut view = stream_view(&delivery, pending.map(|(_, pending)| pending));
-                view.payload = Some(delivery.payload);
+                view.payload = self.opened(&view.name, &delivery.meta, &delivery.payload);
                 view.errors = record.map(|record| record.errors).unwrap_or_default();
                 return Ok(Some(view));
             }
@@ -107,12 +116,16 @@ impl Inspector {
         Ok(None)
     }
 
+    /// The payload as the producer gave it; nothing when it is sealed and its key is not at hand.
+    fn opened(&self, name: &str, meta: &Meta, payload: &Bytes) -> Option<Bytes> {
+        let (seal, queue) = (&self.broker.seal, &self.broker.queue);
+        seal.open(queue, name, meta, payload).ok()
+    }
+
     /// The unique key that the job will release when it finishes.
     pub(super) async fn unique_of(&self, id: &JobId) -> Result<Option<String>> {
         if let Some(record) = self.record(id).await? {
-            return Ok(Meta::from_stored(record.meta.as_bytes())
-                .unwrap_or_default()
-                .unique);
+            return Ok(record.meta().unique);
         }
         if id.as_str().parse::<EntryId>().is_err() {
             return Ok(None);
@@ -425,7 +438,7 @@ fn parked_state(state: &str) -> Option<State> {
 }
 
 fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView {
-    let meta = Meta::from_stored(record.meta.as_bytes()).unwrap_or_default();
+    let meta = record.meta();
     JobView {
         id,
         name: record.name.clone(),
@@ -441,6 +454,7 @@ fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView 
         worker: None,
         idle_ms: None,
         codec: meta.codec.name().to_owned(),
+        sealed_with: meta.sealed,
         headers: meta.headers,
         errors: record.errors.clone(),
         payload: None,
@@ -470,6 +484,7 @@ fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
         errors: Vec::new(),
         payload: None,
         codec: delivery.meta.codec.name().to_owned(),
+        sealed_with: delivery.meta.sealed.clone(),
     }
 }
 

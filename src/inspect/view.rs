@@ -74,7 +74,10 @@ pub struct JobView {
     pub headers: std::collections::BTreeMap<String, String>,
     /// What went wrong, oldest first; the newest few are kept.
     pub errors: Vec<ErrorView>,
-    /// The payload. Only [`super::Inspector::show`] fills it in.
+    /// The id of the key that sealed the payload, for one that Redis keeps sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_with: Option<String>,
+    /// The payload, opened. Only [`super::Inspector::show`] fills it in; `None` also when its key is not at hand.
     #[serde(skip)]
     pub payload: Option<Bytes>,
     /// How the payload is written: `msgpack`, `json` or `raw`.

@@ -357,6 +357,9 @@ pub(crate) struct Meta {
     pub(crate) stalls: u32,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) codec: Codec,
+    /// The id of the key that sealed the payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed: Option<String>,
     /// Kept headers, lower-case names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) headers: BTreeMap<String, String>,

@@ -115,6 +115,11 @@ impl Runner {
             );
             return Outcome::Failed(JobError::failed(message));
         };
+        let payload = match delivery.opened(&self.broker) {
+            Ok(payload) => payload,
+            // Nor is this the job's end: the worker that has the key may be about to start.
+            Err(error) => return Outcome::Failed(JobError::failed(error.to_string())),
+        };
         let timeout = delivery
             .meta
             .timeout_ms
@@ -124,7 +129,7 @@ impl Runner {
                 id: delivery.id.clone(),
                 name: delivery.name.clone(),
                 queue: self.broker.queue.clone(),
-                payload: delivery.payload.clone(),
+                payload,
                 attempt: delivery.attempt,
                 max_attempts,
                 meta: delivery.meta.clone(),

@@ -7,4 +7,5 @@ mod frozen;
 mod look;
 mod poison;
 mod process;
+mod seal;
 mod support;

@@ -32,6 +32,8 @@ mod redrive;
 mod release;
 mod retry;
 mod run_now;
+#[cfg(feature = "encryption")]
+mod seal;
 #[cfg(target_os = "linux")]
 mod sentinel;
 mod server;

@@ -91,6 +91,8 @@ pub(crate) struct QueueSection {
     pub(crate) retain_completed: Option<Duration>,
     #[serde(default, deserialize_with = "retention")]
     pub(crate) retain_dead: Option<Duration>,
+    /// Keys that seal the payloads, the newest first.
+    pub(crate) encrypt_with: Option<SecretTexts>,
     /// Of a later version; refused by name.
     pub(crate) group_concurrency: Option<IgnoredAny>,
 }

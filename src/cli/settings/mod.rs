@@ -9,7 +9,8 @@ mod queues;
 mod secret;
 mod sources;
 
-use millstream::config;
+use anyhow::Context as _;
+use millstream::{KeyRing, config};
 
 use super::args::Globals;
 use super::failure::usage;
@@ -82,12 +83,14 @@ impl ConfigFile {
 }
 
 /// Where Redis is and how its keys begin.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct RedisSettings {
     /// May carry a password; never printed.
     pub(crate) url: String,
     pub(crate) namespace: String,
     pub(crate) allow_eviction: bool,
+    /// What seals the payloads of a queue, by the queue's name.
+    pub(crate) rings: Vec<(String, KeyRing)>,
 }
 
 impl RedisSettings {
@@ -110,8 +113,52 @@ impl RedisSettings {
                 config::NAMESPACE_DEFAULT,
             ),
             allow_eviction: globals.allow_eviction || section.is_some_and(|s| s.allow_eviction),
+            rings: Vec::new(),
         }
     }
+
+    /// With the keys of every queue that the file says is encrypted, for whoever stores or runs jobs: nothing may be stored in
+    /// the clear because a key is missing.
+    pub(crate) fn with_keys(
+        mut self,
+        file: Option<&ConfigFile>,
+        plain: Plain,
+    ) -> anyhow::Result<Self> {
+        for (name, ring) in key_rings(file, plain) {
+            self.rings.push((name, ring?));
+        }
+        Ok(self)
+    }
+
+    /// With the keys that are at hand, for whoever only looks.
+    pub(crate) fn with_keys_at_hand(mut self, file: Option<&ConfigFile>) -> Self {
+        let at_hand = key_rings(file, Plain::Refused);
+        self.rings
+            .extend(at_hand.filter_map(|(name, ring)| Some((name, ring.ok()?))));
+        self
+    }
+}
+
+/// The key ring of each queue of the file that has `encrypt_with`, or what is wrong with it.
+fn key_rings(
+    file: Option<&ConfigFile>,
+    plain: Plain,
+) -> impl Iterator<Item = (String, anyhow::Result<KeyRing>)> {
+    file.into_iter().flat_map(move |file| {
+        file.sections
+            .queues
+            .iter()
+            .filter_map(move |(name, section)| {
+                let texts = section.encrypt_with.as_ref()?;
+                let at = || file.place.at(&["queues", name, "encrypt_with"]);
+                let keys = texts.0.iter().map(|text| secret::resolve(text, plain));
+                let ring = keys
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|reason| usage(format!("{}: {reason}", at())))
+                    .and_then(|keys| KeyRing::new(keys).with_context(at));
+                Some((name.clone(), ring))
+            })
+    })
 }
 
 #[cfg(test)]

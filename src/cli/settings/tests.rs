@@ -302,3 +302,40 @@ fn a_queue_that_the_file_does_not_have_is_refused_with_those_it_has() {
         "{said}"
     );
 }
+
+#[test]
+fn the_keys_of_an_encrypted_queue_are_needed_to_store_and_not_to_look() {
+    let parse = |keys: &str| {
+        let text = format!("{QUEUE}encrypt_with = {keys}\n");
+        let path = "mill.toml".into();
+        ConfigFile::parse(SourceText { path, text }).unwrap()
+    };
+    let merged = |file: &ConfigFile| RedisSettings::merge(&Globals::default(), Some(file));
+    let missing = parse(r#"["env:MILLSTREAM_TEST_NO_SUCH_KEY"]"#);
+    let refused = merged(&missing).with_keys(Some(&missing), Plain::Refused);
+    let said = format!("{:#}", refused.err().expect("it was accepted"));
+    assert!(
+        said.contains("queues.webhooks.encrypt_with") && said.contains("NO_SUCH_KEY"),
+        "{said}"
+    );
+    assert!(
+        merged(&missing)
+            .with_keys_at_hand(Some(&missing))
+            .rings
+            .is_empty()
+    );
+
+    let malformed = parse(r#"["hunter2"]"#);
+    let refused = merged(&malformed).with_keys(Some(&malformed), Plain::Allowed);
+    let said = format!("{:#}", refused.err().expect("it was accepted"));
+    assert!(
+        said.contains("ID:BASE64") && !said.contains("hunter2"),
+        "{said}"
+    );
+
+    let file = parse(r#"["2026:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]"#);
+    let redis = merged(&file)
+        .with_keys(Some(&file), Plain::Allowed)
+        .unwrap();
+    assert_eq!(redis.rings[0].0, "webhooks");
+}
