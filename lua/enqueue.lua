@@ -7,75 +7,116 @@
 -- KEYS[4] payloads   millstream:{Q}:payloads   hash, job id -> payload
 -- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[6] producers  millstream:{Q}:producers  hash, caller -> last number and answer
--- KEYS[7..] unique   millstream:{Q}:unique:*   string, id of the job that holds the key
--- ARGV[1] caller     who numbers its calls
--- ARGV[2] number     of this call, counting up
--- ARGV[3] wake       channel that hears of a new earliest due time
--- ARGV[4..] jobs     four per job: name, payload, meta, options
+-- KEYS[7] next       millstream:{Q}:ready:next     stream that is read first
+-- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[9..] unique   millstream:{Q}:unique:*       string, id of the job that holds the key
+-- ARGV[1] group      consumer group
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] wake       channel that hears of a new earliest due time
+-- ARGV[5..] jobs     four per job: name, payload, meta, options
 --
 -- options is '' for a job that may run at once, else JSON:
---   id            the job's id (with delay_ms)
+--   id            the job's id (with delay_ms, and when it may be throttled)
 --   delay_ms      wait before it may run
---   unique        number of the unique key, from 1: KEYS[6 + unique]
+--   unique        number of the unique key, from 1: KEYS[8 + unique]
 --   unique_ms     how long the key is held, at most
 --   window        true: the key outlives the job, so a finished holder still counts
+--   waiting       true: the key counts only while its holder waits
+--   conflict      what to do when the key is held: nothing said: refuse; `replace` or `throttle`
 --   expires_ms    how long the job may wait before it starts
 --
--- Returns {OK, "id id ..."}; an id with '=' in front is the holder of the unique key, and no job was made.
--- {OLD} when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each scheduled one.
+-- Returns {OK, "id id ..."}; with '=' in front it is the id of the job that holds the unique key, with '~' of the one that was
+-- replaced, and no job was made. {OLD} when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each
+-- scheduled one.
 local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
-local FIRST, STRIDE = 4, 4
+local next_lane, suspects = KEYS[7], KEYS[8]
+local FIRST_UNIQUE = 9
+local group, caller, number, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local FIRST, STRIDE = 5, 4
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
 check('XLEN', lane)
 check('HLEN', stats)
-for i = 7, #KEYS do check('STRLEN', KEYS[i]) end
+for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 for i = FIRST, #ARGV, STRIDE do
   if ARGV[i + 3] ~= '' then
     check('ZCARD', scheduled)
     check('HLEN', jobs)
     check('HLEN', payloads)
+    check('XLEN', next_lane)
+    check('XLEN', suspects)
     break
   end
 end
 local us = now_us()
-local duplicates = 0
+local duplicates, replaced = 0, 0
 
--- A key that is held until its job is finished counts only while that job is unfinished.
-local function unfinished(job_id)
-  local record = read_record(jobs, job_id)
-  if record then return record.state ~= 'dead' end
-  return string.find(job_id, '^%d+%-%d+$') and #redis.call('XRANGE', lane, job_id, job_id) > 0
+-- The job in the way of one with the same unique key; nil when the key is free, or when its holder no longer counts.
+local function in_the_way(key, options)
+  local job_id = redis.call('GET', key)
+  if not job_id then return nil end
+  if options.window and not options.conflict then return { id = job_id } end
+  local holder = found(job_id, { lane, next_lane, suspects }, jobs, group) or { state = 'gone' }
+  holder.id = job_id
+  if options.window then return holder end
+  if options.waiting then return waits(holder) and holder or nil end
+  return holder.state ~= 'dead' and holder.state ~= 'gone' and holder or nil
 end
 
-local function holder_of(options)
-  local holder = redis.call('GET', KEYS[6 + options.unique])
-  if holder and (options.window or unfinished(holder)) then return holder end
-  return nil
+-- Files the job under its id. `since`: where it waited before, if it replaces one, and until when it waits on.
+local function file(id, name, payload, meta, options, since)
+  local record = { state = 'scheduled', name = name, attempt = 1, meta = with_id(meta, id), payload_bytes = #payload }
+  if since then succeed(record, since) end
+  if since and since.keeps_due then
+    park(jobs, payloads, id, record, payload)
+  elseif options.delay_ms then
+    park(jobs, payloads, id, record, payload)
+    schedule(scheduled, wake, id, us, options.delay_ms)
+  else
+    place(lane, suspects, wake, jobs, id, record, payload)
+    redis.call('HDEL', payloads, id)
+    redis.call('ZREM', scheduled, id)
+  end
+  if since and since.lane then redis.call('XDEL', since.lane, since.entry) end
 end
 
 local function store(name, payload, meta, options)
-  local holder = options.unique and holder_of(options)
-  if holder then
-    duplicates = duplicates + 1
-    return '=' .. holder
-  end
+  local key = options.unique and KEYS[FIRST_UNIQUE - 1 + options.unique]
+  local holder = key and in_the_way(key, options)
   if options.expires_ms then
     local fields = read_meta(meta)
     fields.expires_at_ms = ms_of(us) + options.expires_ms
     meta = cjson.encode(fields)
   end
+  if holder and options.conflict == 'throttle' then
+    if holder.state == 'scheduled' then
+      -- The one that comes at the end of the window: it takes what is newest along.
+      holder.keeps_due = true
+      file(holder.id, name, payload, meta, options, holder)
+      duplicates, replaced = duplicates + 1, replaced + 1
+      return '~' .. holder.id
+    end
+    -- It comes at the end of this window, and with it another one begins.
+    local rest = math.max(0, redis.call('PTTL', key))
+    options.delay_ms = math.max(rest, options.delay_ms or 0)
+    options.unique_ms = options.delay_ms + options.unique_ms
+  elseif holder then
+    duplicates = duplicates + 1
+    if options.conflict ~= 'replace' or not waits(holder) then return '=' .. holder.id end
+    file(holder.id, name, payload, meta, options, holder)
+    redis.call('SET', key, holder.id, 'PX', options.unique_ms)
+    replaced = replaced + 1
+    return '~' .. holder.id
+  end
   local id = options.id
   if options.delay_ms then
-    schedule(scheduled, wake, id, us, options.delay_ms)
-    park(jobs, payloads, id,
-      { state = 'scheduled', name = name, attempt = 1, meta = with_id(meta, id), payload_bytes = #payload }, payload)
+    file(id, name, payload, meta, options)
   else
     id = redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
   end
-  if options.unique then redis.call('SET', KEYS[6 + options.unique], id, 'PX', options.unique_ms) end
+  if key then redis.call('SET', key, id, 'PX', options.unique_ms) end
   return id
 end
 
@@ -92,5 +133,6 @@ end
 
 answer = table.concat(ids, ' ')
 tally(stats, 'enqueued', count - duplicates)
+if replaced > 0 then tally(stats, 'replaced', replaced) end
 remember(producers, caller, number, ms_of(us), answer)
 return { OK, answer }

@@ -7,7 +7,8 @@ use super::{Broker, Caller};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
-use crate::job::{Enqueued, NewJob, millis};
+use crate::job::{Enqueued, Hold, NewJob, OnConflict, millis};
+use crate::keys::GROUP;
 use crate::redis::Patience;
 use crate::redis::script::{self, Call};
 
@@ -33,13 +34,16 @@ impl Broker {
     ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
-            .reserve(3 + 4 * jobs.len())
+            .reserve(4 + 4 * jobs.len())
             .key("lane", &keys.ready)
             .key("scheduled", &keys.scheduled)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
-            .key("producers", &keys.producers);
+            .key("producers", &keys.producers)
+            .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
+            .text("group", GROUP);
         call = caller.sign(call).bytes("wake", keys.wake.clone());
         let mut uniques = 0;
         for job in jobs {
@@ -52,17 +56,22 @@ impl Broker {
                 uniques += 1;
                 call.push_key("unique", &keys.unique(&unique.key));
                 options.unique = Some(uniques);
-                options.window = unique.window.is_some();
                 let hold = unique
-                    .window
+                    .window()
                     .unwrap_or(config::UNIQUE_BACKSTOP + job.delay.unwrap_or_default());
                 options.unique_ms = Some(millis(hold));
-                if unique.window.is_none() {
-                    meta.to_mut().unique = Some(unique.key.clone());
+                options.window = unique.window().is_some();
+                options.waiting = unique.hold == Hold::Waiting;
+                options.conflict =
+                    Some(job.on_conflict.name()).filter(|_| job.on_conflict != OnConflict::Refuse);
+                if unique.window().is_none() {
+                    let meta = meta.to_mut();
+                    meta.unique = Some(unique.key.clone());
+                    meta.unique_waiting = options.waiting;
                 }
             }
-            if let Some(delay) = job.delay.filter(|delay| !delay.is_zero()) {
-                options.delay_ms = Some(millis(delay));
+            options.delay_ms = job.delay.filter(|delay| !delay.is_zero()).map(millis);
+            if options.delay_ms.is_some() || job.on_conflict == OnConflict::Throttle {
                 options.id = Some(uuid::Uuid::now_v7().simple().to_string());
             }
             options.expires_ms = job.expires.map(millis);
@@ -73,17 +82,14 @@ impl Broker {
         let ids = reply.done()?.text(1)?;
         let enqueued: Vec<Enqueued> = ids
             .split(' ')
-            .map(|id| match id.strip_prefix('=') {
-                Some(holder) => Enqueued {
-                    id: holder.into(),
-                    duplicate: true,
+            .map(|id| {
+                let holder = id.strip_prefix(['=', '~']);
+                Enqueued {
+                    id: holder.unwrap_or(id).into(),
+                    duplicate: holder.is_some(),
+                    replaced: id.starts_with('~'),
                     durability,
-                },
-                None => Enqueued {
-                    id: id.into(),
-                    duplicate: false,
-                    durability,
-                },
+                }
             })
             .collect();
         if enqueued.len() != jobs.len() {
@@ -110,6 +116,10 @@ struct Options {
     unique_ms: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     window: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    waiting: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflict: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_ms: Option<u64>,
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
-use millstream::{Durability, Enqueued, NewJob, QueueName, config};
+use millstream::{Durability, Enqueued, NewJob, OnConflict, QueueName, config};
 
 use super::args::Globals;
 use super::connect::connect_to_store;
@@ -42,6 +42,13 @@ pub(crate) struct Enqueue {
     /// Hold the key for this long instead, even after the job has finished
     #[arg(long, value_parser = parse::window, value_name = "DURATION", requires = "unique")]
     unique_for: Option<Duration>,
+    /// Let the key stand in the way only while its job waits; once that runs, the next is a job of its own
+    #[arg(long, requires = "unique", conflicts_with = "unique_for")]
+    unique_while_waiting: bool,
+    /// When another job holds the key: refuse; replace: it takes this payload, delay and options, as long as it waits; throttle:
+    /// what comes within --unique-for becomes one job that is due at its end
+    #[arg(long, value_name = "HOW", value_parser = parse::on_conflict, default_value = "refuse", requires = "unique")]
+    on_conflict: OnConflict,
     /// Whom the job is for: a tenant, a shop
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
@@ -62,7 +69,7 @@ pub(crate) struct Enqueue {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000),
           conflicts_with = "unique")]
     count: u64,
-    /// Write JSON, one object a line: id, duplicate, durability (the level that was reached)
+    /// Write JSON, one object a line: id, duplicate, replaced, durability (the level that was reached)
     #[arg(long)]
     json: bool,
 }
@@ -128,9 +135,11 @@ impl Enqueue {
         }
         job = match (&self.unique, self.unique_for) {
             (Some(key), Some(window)) => job.unique_for(key, window),
+            (Some(key), None) if self.unique_while_waiting => job.unique_while_waiting(key),
             (Some(key), None) => job.unique(key),
             (None, _) => job,
         };
+        job = job.on_conflict(self.on_conflict);
         if let Some(group) = &self.group {
             job = job.group(group);
         }
@@ -181,7 +190,7 @@ impl Enqueue {
     fn print(&self, enqueued: &Enqueued) -> anyhow::Result<()> {
         if self.json {
             output::json_line(enqueued)
-        } else if enqueued.duplicate {
+        } else if enqueued.duplicate && !enqueued.replaced {
             output::line(enqueued.id.as_str())?;
             tracing::warn!(job = %enqueued.id, "the unique key is held by this job: nothing was stored");
             Ok(())

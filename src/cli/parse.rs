@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use millstream::{Backoff, Durability, QueueName, config};
+use millstream::{Backoff, Durability, OnConflict, QueueName, config};
 
 /// Reads `250ms`, `5s`, `2m`, `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -41,6 +41,11 @@ pub(crate) fn window(text: &str) -> Result<Duration, String> {
 
 /// How safely a job is stored.
 pub(crate) fn durability(text: &str) -> Result<Durability, String> {
+    text.parse().map_err(reason_of)
+}
+
+/// What is done when another job holds the unique key.
+pub(crate) fn on_conflict(text: &str) -> Result<OnConflict, String> {
     text.parse().map_err(reason_of)
 }
 

@@ -121,6 +121,7 @@ impl Store for StandIn {
             durability: crate::Durability::Memory,
             id: JobId::from(format!("1-{at}")),
             duplicate: held.is_some(),
+            replaced: false,
         })
     }
 

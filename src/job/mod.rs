@@ -119,16 +119,72 @@ pub struct NewJob {
     pub(crate) payload: Bytes,
     pub(crate) delay: Option<Duration>,
     pub(crate) unique: Option<Unique>,
+    pub(crate) on_conflict: OnConflict,
     pub(crate) expires: Option<Duration>,
     pub(crate) meta: Meta,
 }
 
-/// How a unique key is held; see [`NewJob::unique`] and [`NewJob::unique_for`].
+/// A unique key and how long it is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unique {
     pub(crate) key: String,
-    /// `None`: until the job is finished. `Some`: for this long from the enqueue, whatever becomes of the job.
-    pub(crate) window: Option<Duration>,
+    pub(crate) hold: Hold,
+}
+
+/// How long a unique key stands in the way of other jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// While its job waits, before the first attempt or the next.
+    Waiting,
+    /// Until its job is finished.
+    Unfinished,
+    /// For this long from the enqueue, whatever becomes of the job.
+    For(Duration),
+}
+
+impl Unique {
+    pub(crate) fn window(&self) -> Option<Duration> {
+        match self.hold {
+            Hold::For(window) => Some(window),
+            Hold::Waiting | Hold::Unfinished => None,
+        }
+    }
+}
+
+/// What an enqueue does when another job holds its unique key; see [`NewJob::on_conflict`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnConflict {
+    /// Makes no job and answers with the holder's id.
+    #[default]
+    Refuse,
+    /// Gives the holder this job's name, payload, delay and options, as long as it waits. It keeps its id and begins again with
+    /// its first attempt. One that runs, or is finished and holds the key for a time, refuses.
+    Replace,
+    /// Lets one job start per time: what comes while the key is held becomes one job that is due when the time is over, with the
+    /// newest payload. Needs [`NewJob::unique_for`].
+    Throttle,
+}
+
+impl OnConflict {
+    /// The word in flags, JSON and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Replace => "replace",
+            Self::Throttle => "throttle",
+        }
+    }
+}
+
+impl std::str::FromStr for OnConflict {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Refuse, Self::Replace, Self::Throttle];
+        let found = all.into_iter().find(|conflict| conflict.name() == text);
+        found.ok_or_else(|| Error::setting("on_conflict", text, "refuse, replace or throttle"))
+    }
 }
 
 impl NewJob {
@@ -168,6 +224,7 @@ impl NewJob {
             payload,
             delay: None,
             unique: None,
+            on_conflict: OnConflict::Refuse,
             expires: None,
             meta,
         }
@@ -181,23 +238,59 @@ impl NewJob {
     }
 
     /// Refuses a second job with the same `key` (per queue) until this one is finished:
-    /// the second enqueue answers with this job's id and [`Enqueued::duplicate`].
+    /// the second enqueue answers with this job's id and [`Enqueued::duplicate`]. [`NewJob::on_conflict`] changes the answer.
     #[must_use]
-    pub fn unique(mut self, key: impl Into<String>) -> Self {
-        self.unique = Some(Unique {
-            key: key.into(),
-            window: None,
-        });
-        self
+    pub fn unique(self, key: impl Into<String>) -> Self {
+        self.holding(key.into(), Hold::Unfinished)
+    }
+
+    /// Like [`NewJob::unique`], but only while this job waits. Once it runs, the next one with the key is a job of its own: what
+    /// changed after the handler began to look is not lost.
+    #[must_use]
+    pub fn unique_while_waiting(self, key: impl Into<String>) -> Self {
+        self.holding(key.into(), Hold::Waiting)
     }
 
     /// Like [`NewJob::unique`], but for `window` from the enqueue, even after this job has finished. For deduplicating deliveries.
     #[must_use]
-    pub fn unique_for(mut self, key: impl Into<String>, window: Duration) -> Self {
-        self.unique = Some(Unique {
-            key: key.into(),
-            window: Some(window),
-        });
+    pub fn unique_for(self, key: impl Into<String>, window: Duration) -> Self {
+        self.holding(key.into(), Hold::For(window))
+    }
+
+    /// What is done when another job holds the unique key. Default: [`OnConflict::Refuse`].
+    #[must_use]
+    pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
+        self.on_conflict = on_conflict;
+        self
+    }
+
+    /// Runs the job when there has been no other with the same `key` for `wait`, with the newest payload: each takes the place
+    /// of the one that waits, and puts it off. Short for [`NewJob::unique_while_waiting`], [`NewJob::delay`] and
+    /// [`OnConflict::Replace`].
+    ///
+    /// ```
+    /// # use millstream::NewJob;
+    /// # use std::time::Duration;
+    /// let job = NewJob::json("reindex", &7)?.debounce("product-7", Duration::from_secs(2));
+    /// # Ok::<(), millstream::Error>(())
+    /// ```
+    #[must_use]
+    pub fn debounce(self, key: impl Into<String>, wait: Duration) -> Self {
+        self.unique_while_waiting(key)
+            .delay(wait)
+            .on_conflict(OnConflict::Replace)
+    }
+
+    /// Lets one job with the same `key` start per `window`: the first at once, and those that come meanwhile as one at its end,
+    /// with the newest payload. Short for [`NewJob::unique_for`] and [`OnConflict::Throttle`].
+    #[must_use]
+    pub fn throttle(self, key: impl Into<String>, window: Duration) -> Self {
+        self.unique_for(key, window)
+            .on_conflict(OnConflict::Throttle)
+    }
+
+    fn holding(mut self, key: String, hold: Hold) -> Self {
+        self.unique = Some(Unique { key, hold });
         self
     }
 
@@ -236,6 +329,11 @@ impl NewJob {
         self
     }
 
+    /// How long the unique key is held, if that does not depend on the job.
+    fn window(&self) -> Option<Duration> {
+        self.unique.as_ref().and_then(Unique::window)
+    }
+
     /// The job's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -269,11 +367,20 @@ impl NewJob {
         if let Some(unique) = &self.unique {
             check_name("unique", &unique.key, config::JOB_NAME_BYTES_MAX)?;
         }
+        let needs = match self.on_conflict {
+            OnConflict::Replace if self.unique.is_none() => Some("a unique key"),
+            OnConflict::Throttle if self.window().is_none() => Some("a unique key held for a time"),
+            _ => None,
+        };
+        if let Some(needs) = needs {
+            let (field, value) = ("on_conflict", self.on_conflict.name().to_owned());
+            return invalid(field, value, format!("it needs {needs}"));
+        }
         if let Some(group) = &self.meta.group {
             check_name("group", group, config::GROUP_BYTES_MAX)?;
         }
         let horizon = config::HORIZON_MAX;
-        let unique_window = self.unique.as_ref().and_then(|unique| unique.window);
+        let unique_window = self.window();
         for (field, value) in [
             ("delay", self.delay),
             ("unique_for", unique_window),
@@ -329,6 +436,8 @@ pub struct Enqueued {
     pub id: JobId,
     /// True when the unique key was held and no job was made.
     pub duplicate: bool,
+    /// True when the holder took this job's place, payload and all; see [`OnConflict`]. Then `duplicate` is true as well.
+    pub replaced: bool,
     /// The level that was reached: the one that was asked for, or less when Redis could not confirm it in time.
     pub durability: Durability,
 }
@@ -343,6 +452,9 @@ pub(crate) struct Meta {
     /// The unique key that is released when the job finishes. Absent for keys held for a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unique: Option<String>,
+    /// The key counts only while the job waits: another may hold it once this one has run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) unique_waiting: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -451,6 +563,11 @@ mod tests {
             ("delay", job().delay(year * 100)),
             ("unique_for", job().unique_for("k", Duration::ZERO)),
             ("expires", job().expires(Duration::ZERO)),
+            ("on_conflict", job().on_conflict(OnConflict::Replace)),
+            (
+                "on_conflict",
+                job().unique("k").on_conflict(OnConflict::Throttle),
+            ),
             ("max_attempts", job().max_attempts(0)),
             ("timeout", job().timeout(Duration::ZERO)),
         ] {

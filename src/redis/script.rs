@@ -76,7 +76,10 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
+        "lib/settle.lua",
+        "lib/place.lua",
         "lib/schedule.lua",
+        "lib/waiting.lua",
         "lib/tally.lua",
         "enqueue.lua"
     ),
@@ -87,9 +90,11 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "payloads",
         "stats",
         "producers",
+        "next",
+        "suspects",
         "unique..",
     ],
-    &["caller", "number", "wake", "jobs.."],
+    &["group", "caller", "number", "wake", "jobs.."],
 );
 pub(crate) static CLAIM: Script = Script::new(
     "claim",

@@ -21,6 +21,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "payloads",
             "stats",
             "producers",
+            "ready:next",
+            "ready:suspect",
             UNIQUE,
         ],
     ),

@@ -5,6 +5,7 @@ mod support;
 mod cancel;
 mod claim;
 mod complete;
+mod conflict;
 mod consumers;
 mod crash;
 mod dead_letter;

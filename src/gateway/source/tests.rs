@@ -44,7 +44,7 @@ fn a_shopify_request_becomes_a_job_with_its_topic_delivery_id_and_kept_headers()
     assert_eq!(job.meta.codec, crate::job::codec::Codec::Raw);
     let unique = job.unique.unwrap();
     assert_eq!(unique.key, "shop/b54557e4");
-    assert_eq!(unique.window, Some(config::DEDUPE_DEFAULT));
+    assert_eq!(unique.window(), Some(config::DEDUPE_DEFAULT));
     let kept: Vec<(&str, &str)> = job
         .meta
         .headers

@@ -4,8 +4,8 @@ use millstream::JobId;
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, Transition};
 
-use super::operation::{Order, Reason, Until, Wait};
-use super::reference::{Answer, Job, LastCall, Model, Moment, Reply};
+use super::operation::{Conflict, Order, Reason, Until, Wait};
+use super::reference::{Answer, Job, LastCall, Model, Moment, Reply, Stored};
 use super::translate;
 
 /// A call that a caller numbers, so that it may be sent again.
@@ -65,60 +65,132 @@ impl Model {
         let mut ids = ids.iter().cloned();
         let mut reply = Vec::new();
         for order in orders {
-            let key = order
-                .unique
-                .map(|(key, until)| (translate::key(key), until));
-            let holder = key.as_ref().and_then(|(key, _)| self.holder(key));
-            if let (Some((_, until)), Some(holder)) = (&key, holder) {
-                let unfinished = !matches!(self.jobs[holder].state, None | Some(State::Dead));
-                if unfinished || *until == Until::Window {
-                    reply.push((self.jobs[holder].id.clone(), true));
-                    ids.next();
-                    continue;
-                }
-            }
             let id = ids.next().unwrap_or_else(|| "unnamed".into());
-            let number = self.jobs.len();
-            let claims = key.as_ref().filter(|(_, until)| *until == Until::Finished);
-            self.jobs.push(Job {
-                id: id.clone(),
-                state: None,
-                name: translate::name(order.name),
-                payload: translate::payload(order.payload),
-                attempt: 1,
-                stalls: 0,
-                unique: claims.map(|(key, _)| key.clone()),
-                expires: order.expires.map(|wait| {
-                    let after = translate::expiry(wait).as_millis() as i64;
-                    (wait, Moment::later(self.now_ms, after))
-                }),
-                meta: translate::meta(order),
-                left: order.delayed,
-                errors: Vec::new(),
-                reason: None,
-                since: Moment::later(self.now_ms, translate::LATER_MS),
-            });
-            if order.delayed {
-                self.go(number, Transition::Enqueue, Some(State::Scheduled));
-            } else {
-                self.go(number, Transition::Enqueue, Some(State::Ready));
-                self.place(number, Lane::Ready);
-                self.jobs[number].left = false;
-            }
-            if let Some((key, until)) = key {
-                let hold = translate::hold(until, order.delayed);
-                let until = Moment::later(self.now_ms, hold.as_millis() as i64);
-                self.uniques.insert(key, (number, until));
-            }
-            self.count("enqueued", 1);
-            reply.push((id, false));
+            reply.push(self.enqueue_one(order, id));
         }
-        let text = reply.iter().map(|(id, duplicate)| match duplicate {
-            true => format!("={id}"),
-            false => id.to_string(),
+        let text = reply.iter().map(|(id, kind)| match kind {
+            Stored::New => id.to_string(),
+            Stored::Duplicate => format!("={id}"),
+            Stored::Replaced => format!("~{id}"),
         });
         let answer = Answer::Text(text.collect::<Vec<_>>().join(" "));
         (Reply::Jobs(reply), Some(answer))
+    }
+
+    /// The job that is in the way of `order`.
+    fn in_the_way(&self, order: &Order) -> Option<usize> {
+        let (key, until) = order.unique?;
+        let holder = self.holder(&translate::key(key))?;
+        let state = self.jobs[holder].state;
+        let counts = match until {
+            Until::Window => true,
+            Until::Finished => !matches!(state, None | Some(State::Dead)),
+            Until::Waiting => matches!(state, Some(State::Scheduled | State::Ready)),
+        };
+        counts.then_some(holder)
+    }
+
+    fn enqueue_one(&mut self, order: &Order, id: JobId) -> (JobId, Stored) {
+        let key = order
+            .unique
+            .map(|(key, until)| (translate::key(key), until));
+        let mut wait = order.delayed.then_some(translate::LATER_MS);
+        let mut hold = key.as_ref().map_or(0, |(_, until)| {
+            translate::hold(*until, order.delayed).as_millis() as i64
+        });
+        if let Some(holder) = self.in_the_way(order) {
+            let (key, _) = key.as_ref().expect("something is in the way");
+            let (at, state) = (self.jobs[holder].id.clone(), self.jobs[holder].state);
+            let waits = matches!(state, Some(State::Scheduled | State::Ready));
+            match translate::conflict(order) {
+                Conflict::Throttle if state == Some(State::Scheduled) => {
+                    self.replace(holder, order, None);
+                    return (at, Stored::Replaced);
+                }
+                Conflict::Throttle => {
+                    let rest = self.uniques[key].1.ms - self.now_ms;
+                    wait = wait.max(Some(rest));
+                    hold += wait.unwrap_or_default();
+                }
+                Conflict::Replace if waits => {
+                    let until = Moment::later(self.now_ms, hold);
+                    self.uniques.insert(key.clone(), (holder, until));
+                    self.replace(holder, order, Some(wait));
+                    return (at, Stored::Replaced);
+                }
+                _ => return (at, Stored::Duplicate),
+            }
+        }
+        let number = self.jobs.len();
+        let mut job = self.job(order, id.clone());
+        job.since = Moment::later(self.now_ms, wait.unwrap_or_default());
+        job.left = wait.is_some();
+        self.jobs.push(job);
+        if wait.is_some() {
+            self.go(number, Transition::Enqueue, Some(State::Scheduled));
+        } else {
+            self.go(number, Transition::Enqueue, Some(State::Ready));
+            self.place(number, Lane::Ready);
+            self.jobs[number].left = false;
+        }
+        if let Some((key, _)) = key {
+            let until = Moment::later(self.now_ms, hold);
+            self.uniques.insert(key, (number, until));
+        }
+        self.count("enqueued", 1);
+        (id, Stored::New)
+    }
+
+    /// A job as its producer described it.
+    fn job(&self, order: &Order, id: JobId) -> Job {
+        let claims = order.unique.filter(|(_, until)| *until != Until::Window);
+        Job {
+            id,
+            state: None,
+            name: translate::name(order.name),
+            payload: translate::payload(order.payload),
+            attempt: 1,
+            stalls: 0,
+            unique: claims.map(|(key, _)| translate::key(key)),
+            expires: order.expires.map(|wait| {
+                let after = translate::expiry(wait).as_millis() as i64;
+                (wait, Moment::later(self.now_ms, after))
+            }),
+            meta: translate::meta(order),
+            left: false,
+            errors: Vec::new(),
+            reason: None,
+            since: Moment::at(0),
+        }
+    }
+
+    /// A waiting job becomes what `order` says and keeps its id, its errors and its stalls. `wait`: `None` leaves its due time.
+    fn replace(&mut self, holder: usize, order: &Order, wait: Option<Option<i64>>) {
+        let old = self.jobs[holder].clone();
+        let new = self.job(order, old.id.clone());
+        self.jobs[holder] = Job {
+            state: old.state,
+            stalls: old.stalls,
+            left: true,
+            errors: old.errors,
+            since: old.since,
+            ..new
+        };
+        self.count("replaced", 1);
+        let Some(wait) = wait else { return };
+        let lanes = self.lanes.values_mut();
+        lanes.for_each(|lane| lane.retain(|place| place.job != holder));
+        let to = match wait {
+            Some(wait) => {
+                self.jobs[holder].since = Moment::later(self.now_ms, wait);
+                State::Scheduled
+            }
+            None => {
+                self.place(holder, Lane::Ready);
+                State::Ready
+            }
+        };
+        self.jobs[holder].state = Some(to);
     }
 
     fn complete(

@@ -73,6 +73,7 @@ pub(super) struct Order {
     pub(super) payload: u8,
     pub(super) delayed: bool,
     pub(super) unique: Option<(u8, Until)>,
+    pub(super) conflict: Conflict,
     pub(super) expires: Option<Wait>,
     pub(super) max_attempts: Option<u32>,
     pub(super) header: bool,
@@ -84,6 +85,7 @@ pub(super) const PLAIN: Order = Order {
     payload: 0,
     delayed: false,
     unique: None,
+    conflict: Conflict::Refuse,
     expires: None,
     max_attempts: None,
     header: false,
@@ -92,8 +94,17 @@ pub(super) const PLAIN: Order = Order {
 /// How long a unique key is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
+    Waiting,
     Finished,
     Window,
+}
+
+/// What is done when another job holds the key; throttling needs a window, and is refusal without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conflict {
+    Refuse,
+    Replace,
+    Throttle,
 }
 
 /// A wait that is over before the next step, or one that no walk sees the end of.
@@ -162,13 +173,39 @@ fn story() -> impl Strategy<Value = Vec<Operation>> {
         DeadLetter(0, first(), Reason::Attempts),
         Redrive(0, vec![Which::In(State::Dead, 0)]),
     ];
+    let debounced = || Order {
+        delayed: true,
+        unique: Some((0, Until::Waiting)),
+        conflict: Conflict::Replace,
+        ..PLAIN
+    };
+    let throttled = || Order {
+        unique: Some((0, Until::Window)),
+        conflict: Conflict::Throttle,
+        ..PLAIN
+    };
+    let burst = |order: &dyn Fn() -> Order| {
+        vec![
+            Enqueue(0, vec![order()]),
+            Enqueue(0, vec![order(), order()]),
+            MakeDue(0),
+            Promote(0, 3),
+            Enqueue(1, vec![order()]),
+            Claim(0, 4),
+            Enqueue(1, vec![order()]),
+            Retry(0, first()),
+            Enqueue(1, vec![order()]),
+        ]
+    };
+    let (debounce, throttle) = (burst(&debounced), burst(&throttled));
     let repeat = vec![
         Enqueue(0, vec![window()]),
         Claim(0, 4),
         Complete(0, vec![first(), Pick::Live(1)], false),
         Enqueue(1, vec![window()]),
     ];
-    prop_oneof![Just(crash), Just(failure), Just(repeat)].prop_flat_map(|story| {
+    let stories = vec![crash, failure, repeat, debounce, throttle];
+    prop::sample::select(stories).prop_flat_map(|story| {
         let steps = story.len();
         prop::sample::subsequence(story, steps - 1..=steps)
     })
@@ -223,7 +260,16 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn order() -> impl Strategy<Value = Order> {
-    let until = prop_oneof![3 => Just(Until::Finished), 1 => Just(Until::Window)];
+    let until = prop_oneof![
+        2 => Just(Until::Finished),
+        1 => Just(Until::Waiting),
+        1 => Just(Until::Window)
+    ];
+    let conflict = prop_oneof![
+        3 => Just(Conflict::Refuse),
+        2 => Just(Conflict::Replace),
+        2 => Just(Conflict::Throttle)
+    ];
     let wait = prop_oneof![Just(Wait::Short), Just(Wait::Long)];
     let unique = prop::option::weighted(0.4, (0..KEYS, until));
     let rare = || prop::bool::weighted(0.2);
@@ -232,16 +278,18 @@ fn order() -> impl Strategy<Value = Order> {
         0..8u8,
         rare(),
         unique,
+        conflict,
         prop::option::weighted(0.2, wait),
         prop::option::weighted(0.2, 1..5u32),
         rare(),
     )
         .prop_map(
-            |(name, payload, delayed, unique, expires, max_attempts, header)| Order {
+            |(name, payload, delayed, unique, conflict, expires, max_attempts, header)| Order {
                 name,
                 payload,
                 delayed,
                 unique,
+                conflict,
                 expires,
                 max_attempts,
                 header,

@@ -107,8 +107,8 @@ pub(super) enum Reply {
     LeaseLost,
     NotYet,
     Standby,
-    /// Each job, or the one that holds the unique key, with `true`.
-    Jobs(Vec<(JobId, bool)>),
+    /// Each job, or the one that holds the unique key.
+    Jobs(Vec<(JobId, Stored)>),
     /// Deliveries that were not live.
     Lost(Vec<EntryId>),
     Was(State),
@@ -118,6 +118,16 @@ pub(super) enum Reply {
     /// How many, and whether more is due: now, later, never.
     Promoted(u64, &'static str),
     Given(Vec<Given>),
+}
+
+/// What became of a job that was enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    New,
+    /// Another holds its key.
+    Duplicate,
+    /// Another holds its key, and has become what this one is.
+    Replaced,
 }
 
 /// A delivery as its worker gets it.

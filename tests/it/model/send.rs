@@ -7,7 +7,7 @@ use millstream::{Error, NewJob, Result};
 
 use super::calls::Call;
 use super::operation::{Order, Pick, Wait};
-use super::reference::Reply;
+use super::reference::{Reply, Stored};
 use super::run::{Verdict, World, failed};
 use super::translate::{self, LATER};
 use crate::support::PATIENCE;
@@ -44,7 +44,14 @@ impl World<'_> {
                 let enqueued = broker.enqueue(&mut by, &jobs, PATIENCE).await;
                 enqueued.map(|jobs| {
                     ids = jobs.iter().map(|job| job.id.clone()).collect();
-                    let jobs = jobs.into_iter().map(|job| (job.id, job.duplicate));
+                    let jobs = jobs.into_iter().map(|job| {
+                        let kind = match (job.duplicate, job.replaced) {
+                            (false, _) => Stored::New,
+                            (true, false) => Stored::Duplicate,
+                            (true, true) => Stored::Replaced,
+                        };
+                        (job.id, kind)
+                    });
                     Reply::Jobs(jobs.collect())
                 })
             }

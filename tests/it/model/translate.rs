@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use millstream::NewJob;
 use millstream::broker::DeathReason;
+use millstream::{NewJob, OnConflict};
 use serde_json::{Value as Json, json};
 
-use super::operation::{Order, Reason, Until, Wait};
+use super::operation::{Conflict, Order, Reason, Until, Wait};
 
 /// Every wait that no walk sees the end of: delays, backoffs, windows, ages.
 pub(super) const LATER: Duration = Duration::from_secs(24 * 3600);
@@ -46,7 +46,9 @@ pub(super) fn hold(until: Until, delayed: bool) -> Duration {
     match until {
         Until::Window => LATER,
         // Against a key that nobody releases; it must outlast the job's own wait.
-        Until::Finished => UNIQUE_BACKSTOP + if delayed { LATER } else { Duration::ZERO },
+        Until::Finished | Until::Waiting => {
+            UNIQUE_BACKSTOP + if delayed { LATER } else { Duration::ZERO }
+        }
     }
 }
 
@@ -79,10 +81,22 @@ pub(super) fn meta(order: &Order) -> Json {
     if let Some(attempts) = order.max_attempts {
         meta["max_attempts"] = json!(attempts);
     }
+    if matches!(order.unique, Some((_, Until::Waiting))) {
+        meta["unique_waiting"] = json!(true);
+    }
     if order.header {
         meta["headers"] = json!({ "x-header": "ü\u{1}" });
     }
     meta
+}
+
+/// What the order asks for when its key is held, as far as it can be asked for.
+pub(super) fn conflict(order: &Order) -> Conflict {
+    match (order.conflict, order.unique) {
+        (Conflict::Throttle, Some((_, Until::Window))) => Conflict::Throttle,
+        (Conflict::Throttle, _) | (_, None) => Conflict::Refuse,
+        (conflict, Some(_)) => conflict,
+    }
 }
 
 /// The job as a producer hands it in.
@@ -92,10 +106,16 @@ pub(super) fn new_job(order: &Order) -> NewJob {
         job = job.delay(LATER);
     }
     job = match order.unique {
+        Some((number, Until::Waiting)) => job.unique_while_waiting(key(number)),
         Some((number, Until::Finished)) => job.unique(key(number)),
         Some((number, Until::Window)) => job.unique_for(key(number), LATER),
         None => job,
     };
+    job = job.on_conflict(match conflict(order) {
+        Conflict::Refuse => OnConflict::Refuse,
+        Conflict::Replace => OnConflict::Replace,
+        Conflict::Throttle => OnConflict::Throttle,
+    });
     if let Some(wait) = order.expires {
         job = job.expires(expiry(wait));
     }
