@@ -6,12 +6,14 @@
 -- KEYS[3] held       millstream:{Q}:held       zset, jobs that wait for their group
 -- KEYS[4] limits     millstream:{Q}:limits     hash, `paused` is looked at
 -- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
--- KEYS[6..] lanes    millstream:{Q}:ready*     streams
+-- KEYS[6] circuits   millstream:{Q}:circuits   zset, `worker target` -> until when it counts (unix ms)
+-- KEYS[7..] lanes    millstream:{Q}:ready*     streams
 -- ARGV[1] group      consumer group
 --
--- Returns {OK, ready, running, scheduled, dead, held, paused, oldest_ready_ms, {counter, value ...}};
--- oldest_ready_ms is -1 when no job is ready. Cost O(lanes).
-local scheduled, dead, held, limits, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- Returns {OK, ready, running, scheduled, dead, held, paused, oldest_ready_ms, {counter, value ...}, {circuit ...}};
+-- oldest_ready_ms is -1 when no job is ready; of the open circuits 100 are told. Cost O(lanes + log circuits).
+local scheduled, dead, held, limits, stats, circuits = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local FIRST_LANE = 7
 local group = ARGV[1]
 
 check('ZCARD', scheduled)
@@ -19,11 +21,12 @@ check('ZCARD', dead)
 check('ZCARD', held)
 check('HLEN', limits)
 check('HLEN', stats)
-for lane = 6, #KEYS do check('XLEN', KEYS[lane]) end
+check('ZCARD', circuits)
+for lane = FIRST_LANE, #KEYS do check('XLEN', KEYS[lane]) end
 
 local now = ms_of(now_us())
 local ready, running, oldest = 0, 0, nil
-for lane = 6, #KEYS do
+for lane = FIRST_LANE, #KEYS do
   local waiting, pending, first = redis.call('XLEN', KEYS[lane]), 0, '-'
   local groups = redis.pcall('XINFO', 'GROUPS', KEYS[lane])
   for _, fields in ipairs(groups.err and {} or groups) do
@@ -44,4 +47,5 @@ end
 return {
   OK, math.max(0, ready), running, redis.call('ZCARD', scheduled), redis.call('ZCARD', dead), redis.call('ZCARD', held),
   redis.call('HEXISTS', limits, 'paused'), oldest or -1, redis.call('HGETALL', stats),
+  redis.call('ZRANGE', circuits, now, '+inf', 'BYSCORE', 'LIMIT', 0, 100),
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
+
 /// The first part of every key.
 pub const NAMESPACE_DEFAULT: &str = "millstream";
 /// Where Redis is looked for when nobody says.
@@ -70,6 +72,16 @@ pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const SWEEP_DEFAULT: Duration = Duration::from_secs(5);
 /// How often a job may stall before it counts as one that kills its worker.
 pub const STALLS_MAX: u32 = 3;
+/// Attempts in a row that find their target down before a worker's circuit opens. Enough that a few jobs which crash the
+/// target do not stop the others, few enough that an outage costs little.
+pub const CIRCUIT_FAILURES_DEFAULT: u32 = 10;
+/// Most such attempts.
+pub const CIRCUIT_FAILURES_MAX: u32 = 1_000_000;
+/// How long an open circuit waits before one job tries again: soon after a restart, and seldom during an outage.
+pub const CIRCUIT_PAUSE_DEFAULT: Backoff = Backoff::Exponential {
+    base: Duration::from_secs(1),
+    max: Duration::from_secs(30),
+};
 /// How long a stopping worker lets its jobs run on.
 pub const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// How long dead jobs are kept.

@@ -144,7 +144,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, redriven, purged, orphaned, paused; about the last 10,000",
+        "retried, stalled, dead, cancelled, redriven, purged, orphaned, paused, circuits; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(
@@ -152,6 +152,12 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "stream",
         "history, when retention is asked for",
         "XREVRANGE KEY + - COUNT 10",
+    ),
+    purpose(
+        "circuits",
+        "zset",
+        "worker and target -> until (unix ms): workers that claim nothing because their target is down; gone when none does",
+        "ZRANGE KEY 0 9 WITHSCORES",
     ),
     purpose(
         "upkeep",
@@ -178,6 +184,7 @@ pub(crate) struct Keys {
     pub(crate) producers: Key,
     pub(crate) events: Key,
     pub(crate) completed: Key,
+    pub(crate) circuits: Key,
     pub(crate) upkeep: Key,
     /// Not a key but a channel: hints for workers, never relied upon.
     pub(crate) wake: Bytes,
@@ -201,6 +208,7 @@ impl Keys {
             producers: key("producers"),
             events: key("events"),
             completed: key("completed"),
+            circuits: key("circuits"),
             upkeep: key("upkeep"),
             wake: format!("{prefix}wake").into(),
             prefix,
@@ -251,6 +259,7 @@ mod tests {
             &keys.producers,
             &keys.events,
             &keys.completed,
+            &keys.circuits,
             &keys.upkeep,
         ];
         assert_eq!(named.len(), PURPOSES.len());

@@ -94,7 +94,9 @@ pub use queue::Queue;
 #[cfg(feature = "encryption")]
 pub use seal::KeyRing;
 pub use worker::handler::{Context, Handler, HandlerFuture, JobError};
-pub use worker::{Drained, Worker, WorkerBuilder, WorkerHealth};
+pub use worker::{
+    Circuit, CircuitState, Drained, SharedLimit, Worker, WorkerBuilder, WorkerHealth,
+};
 
 /// The README's Rust code, compiled.
 #[cfg(doctest)]

@@ -3,6 +3,7 @@
 //! Public for the tests and for tools that take an engine apart; programs use [`crate::Queue`], [`crate::Worker`] and
 //! [`crate::inspect`]. It may change in any release.
 
+mod circuit;
 mod deliver;
 mod operate;
 mod produce;
@@ -23,6 +24,7 @@ use crate::redis::Redis;
 use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
 use crate::seal::Seal;
+pub use circuit::CircuitEvent;
 pub use deliver::{DeathReason, Done};
 pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};

@@ -23,6 +23,8 @@ pub struct Counts {
     pub paused: bool,
     pub oldest_ready: Option<Duration>,
     pub counters: HashMap<String, u64>,
+    /// Workers that claim nothing, and the targets that are down.
+    pub open_circuits: Vec<(String, String)>,
 }
 
 impl Broker {
@@ -151,7 +153,8 @@ impl Broker {
             .key("dead", &keys.dead)
             .key("held", &keys.held)
             .key("limits", &keys.limits)
-            .key("stats", &keys.stats);
+            .key("stats", &keys.stats)
+            .key("circuits", &keys.circuits);
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }
@@ -173,6 +176,14 @@ impl Broker {
                 .ok()
                 .map(Duration::from_millis),
             counters: counters.collect(),
+            open_circuits: reply
+                .list(9)?
+                .iter()
+                .filter_map(|circuit| {
+                    let (worker, target) = text_of(circuit)?.split_once(' ')?;
+                    Some((worker.to_owned(), target.to_owned()))
+                })
+                .collect(),
         })
     }
 

@@ -28,6 +28,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(450);
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_millis(250);
 
+/// Before the queue's name, in the checks: how the circuit of its pool stands, unless it is closed.
+const CIRCUIT: &str = "circuit_";
+
 /// What is wrong with a worker pool, or `None`.
 type Problem = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
@@ -35,6 +38,8 @@ type Problem = Box<dyn Fn() -> Option<String> + Send + Sync>;
 pub(crate) struct Pool {
     pub(crate) queue: String,
     pub(crate) problem: Problem,
+    /// A word for the circuit of a pool that claims nothing because its target is down.
+    pub(crate) circuit: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
 }
 
 /// The state of each part: `ok`, or a word for what is wrong.
@@ -104,7 +109,10 @@ impl<S: Store> Health<S> {
         if self.stopping.load(Ordering::Acquire) {
             Arc::make_mut(&mut checks).insert("gateway".to_owned(), "stopping");
         }
-        let ok = checks.values().all(|state| *state == "ok");
+        // A target that is down is told, and is no reason to send webhooks elsewhere: they are stored until it is back.
+        let ok = checks
+            .iter()
+            .all(|(name, state)| *state == "ok" || name.starts_with(CIRCUIT));
         self.note(ok, &checks);
         #[derive(Serialize)]
         struct Answer<'a> {
@@ -183,6 +191,9 @@ fn checks(redis: &'static str, pools: &[Pool]) -> Checks {
         if *entry == "ok" {
             *entry = state;
         }
+        if let Some(word) = (pool.circuit)() {
+            checks.insert(format!("{CIRCUIT}{}", pool.queue), word);
+        }
     }
     checks.insert("workers".to_owned(), workers);
     checks
@@ -210,6 +221,7 @@ mod tests {
         Pool {
             queue: queue.to_owned(),
             problem: Box::new(move || problem.clone()),
+            circuit: Box::new(|| None),
         }
     }
 
@@ -244,6 +256,20 @@ mod tests {
         assert_eq!(
             ask(&health).await,
             (false, json!({"status": "unavailable", "checks": checks}))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_down_is_told_and_leaves_the_process_ready() {
+        let down = Pool {
+            circuit: Box::new(|| Some("open")),
+            ..pool("a", None)
+        };
+        let health = Health::new(Arc::new(StandIn::default()), vec![down, pool("b", None)]);
+        let checks = json!({"redis": "ok", "workers": "ok", "worker_a": "ok", "worker_b": "ok", "circuit_a": "open"});
+        assert_eq!(
+            ask(&health).await,
+            (true, json!({"status": "ok", "checks": checks}))
         );
     }
 

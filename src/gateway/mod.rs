@@ -41,7 +41,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::{Enqueued, NewJob};
 use crate::queue::Queue;
-use crate::worker::WorkerHealth;
+use crate::worker::{CircuitState, WorkerHealth};
 use health::Pool;
 use server::Server;
 use source::{Source, SourceSettings};
@@ -207,6 +207,13 @@ impl Gateway {
         let queues = queues.collect::<Result<_>>()?;
         let pools = workers.into_iter().map(|worker| Pool {
             queue: worker.queue().to_owned(),
+            circuit: {
+                let worker = worker.clone();
+                Box::new(move || match worker.circuit() {
+                    None | Some(CircuitState::Closed) => None,
+                    Some(state) => Some(state.name()),
+                })
+            },
             problem: Box::new(move || worker.problem()),
         });
         let listener = listen(settings.listen).await?;

@@ -38,12 +38,16 @@ pub enum EventKind {
     Paused,
     /// Workers claim from the queue again.
     Resumed,
+    /// A worker claims nothing any more: what its jobs need is down.
+    CircuitOpened,
+    /// It claims again.
+    CircuitClosed,
     /// Something that this version has no word for.
     Other(String),
 }
 
 impl EventKind {
-    const KNOWN: [Self; 9] = [
+    const KNOWN: [Self; 11] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
@@ -53,6 +57,8 @@ impl EventKind {
         Self::Orphaned,
         Self::Paused,
         Self::Resumed,
+        Self::CircuitOpened,
+        Self::CircuitClosed,
     ];
 
     /// The word that stands in the stream.
@@ -67,6 +73,8 @@ impl EventKind {
             Self::Orphaned => "orphaned",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::CircuitOpened => "circuit_opened",
+            Self::CircuitClosed => "circuit_closed",
             Self::Other(name) => name,
         }
     }

@@ -18,7 +18,7 @@ use crate::job::state::State;
 use crate::redis::Patience;
 use crate::upkeep;
 pub use events::{EventFollower, EventKind, EventPage, EventView};
-pub use view::{CompletedView, DeadPage, ErrorView, JobView, KeyView, Pruned, Stats};
+pub use view::{CompletedView, DeadPage, ErrorView, JobView, KeyView, OpenCircuit, Pruned, Stats};
 pub use workers::WorkerView;
 
 /// How long an operator waits for an answer.
@@ -65,6 +65,11 @@ impl Inspector {
                 .oldest_ready
                 .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             paused: counts.paused,
+            open_circuits: counts
+                .open_circuits
+                .into_iter()
+                .map(|(worker, target)| OpenCircuit { worker, target })
+                .collect(),
         })
     }
 

@@ -38,6 +38,18 @@ pub struct Stats {
     pub oldest_ready_ms: Option<u64>,
     /// No worker claims from a paused queue.
     pub paused: bool,
+    /// Workers that claim nothing because what their jobs need is down; up to 100 of them.
+    pub open_circuits: Vec<OpenCircuit>,
+}
+
+/// A worker whose circuit is open; see [`crate::WorkerBuilder::circuit`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OpenCircuit {
+    /// The worker, as [`super::WorkerView`] names it.
+    pub worker: String,
+    /// What is down.
+    pub target: String,
 }
 
 /// One job as an operator sees it.

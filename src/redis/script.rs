@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 18] = [
+pub(crate) static ALL: [&Script; 19] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -64,6 +64,7 @@ pub(crate) static ALL: [&Script; 18] = [
     &RETIRE,
     &UNLOCK,
     &PAUSE,
+    &CIRCUIT,
     &STATS,
 ];
 
@@ -384,6 +385,18 @@ pub(crate) static PAUSE: Script = Script::new(
     &["limits", "events"],
     &["paused", "wake"],
 );
+pub(crate) static CIRCUIT: Script = Script::new(
+    "circuit",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/event.lua",
+        "circuit.lua"
+    ),
+    &["circuits", "events"],
+    &["circuit", "hold_ms", "event", "detail"],
+);
 pub(crate) static STATS: Script = Script::new(
     "stats",
     lua!(
@@ -392,7 +405,15 @@ pub(crate) static STATS: Script = Script::new(
         "lib/check.lua",
         "stats.lua"
     ),
-    &["scheduled", "dead", "held", "limits", "stats", "lanes.."],
+    &[
+        "scheduled",
+        "dead",
+        "held",
+        "limits",
+        "stats",
+        "circuits",
+        "lanes..",
+    ],
     &["group"],
 );
 

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use once_cell::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::circuit::Gate;
 use super::handler::{Attempt, Context, Handler, JobError};
 use super::lease::Grip;
 use super::settle::Outcome;
@@ -64,6 +65,7 @@ pub(crate) struct Runner {
     pub(crate) handlers: Handlers,
     pub(crate) broker: Broker,
     pub(crate) callers: Callers,
+    pub(crate) gate: Gate,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: u32,
     /// Fires when the worker's patience with running jobs is at its end.
@@ -120,6 +122,16 @@ impl Runner {
             // Nor is this the job's end: the worker that has the key may be about to start.
             Err(error) => return Outcome::Failed(JobError::failed(error.to_string())),
         };
+        // Before the attempt begins: a wait for others is no part of its time.
+        let pass = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return self.unwanted(),
+            pass = self.gate.pass() => pass,
+        };
+        let Some(pass) = pass else {
+            // Its target is down. It goes back as it came.
+            return Outcome::Interrupted;
+        };
         let timeout = delivery
             .meta
             .timeout_ms
@@ -139,8 +151,11 @@ impl Runner {
             }),
         };
         grip.begin(timeout);
-        self.guarded(handler.as_ref(), context, cancel, timeout)
-            .await
+        let outcome = self
+            .guarded(handler.as_ref(), context, cancel, timeout)
+            .await;
+        pass.report(&outcome);
+        outcome
     }
 
     /// How an attempt ends that was told to give up.
@@ -183,7 +198,7 @@ impl Runner {
                 cancel.cancel();
                 let _ = tokio::time::timeout(TIDY_UP, &mut running).await;
                 let message = format!("timed out after {}", humantime::format_duration(timeout));
-                return Outcome::Failed(JobError::failed(message));
+                return Outcome::Failed(JobError::unavailable(message));
             }
         };
         let result = match result {

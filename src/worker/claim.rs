@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Work;
+use super::circuit::Gate;
 use super::health::Pulse;
 use super::lease::Leases;
 use crate::broker::{Broker, Delivery, EntryId, Place};
@@ -76,6 +77,7 @@ pub(crate) struct Claimer {
     pub(crate) consumer: String,
     pub(crate) leases: Leases,
     pub(crate) load: Arc<Load>,
+    pub(crate) gate: Gate,
     pub(crate) feed: async_channel::Sender<Work>,
     /// Called after jobs were fed, so that there are slots to take them.
     pub(crate) staff: Box<dyn Fn() + Send + Sync>,
@@ -169,7 +171,7 @@ impl Claimer {
             if self.stop.is_cancelled() {
                 return false;
             }
-            if !*self.paused.borrow_and_update() && self.load.room() > 0 {
+            if !*self.paused.borrow_and_update() && self.room() > 0 {
                 return true;
             }
             // Waiting for room, or for the end of a pause, is no standstill.
@@ -177,10 +179,17 @@ impl Claimer {
             tokio::select! {
                 () = eased => {}
                 _ = self.paused.changed() => {}
+                () = self.gate.pause_over() => {}
                 () = self.stop.cancelled() => return false,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
+    }
+
+    /// Jobs that may be claimed now: what the load leaves room for and the circuit lets through.
+    fn room(&self) -> usize {
+        let waiting = self.load.buffered.load(Ordering::Acquire);
+        self.load.room().min(self.gate.room(waiting))
     }
 
     /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each, rounded down: the two
@@ -191,7 +200,6 @@ impl Claimer {
         block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         let room = self
-            .load
             .room()
             .min(config::BATCH_BYTES_MAX / payload_bytes)
             .clamp(1, config::BATCH_JOBS_MAX);
@@ -228,6 +236,7 @@ impl Claimer {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 _ = self.paused.wait_for(|paused| *paused) => {}
+                () = self.gate.opened() => {}
                 () = self.leases.suspect_wanted().notified() => self.look_for_suspect = true,
             }
         };

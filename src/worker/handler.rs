@@ -157,6 +157,8 @@ impl fmt::Debug for Context {
 pub struct JobError {
     pub(crate) kind: JobErrorKind,
     pub(crate) message: String,
+    /// What the job needs is down: counts towards the worker's circuit.
+    pub(crate) unavailable: bool,
 }
 
 /// What should follow.
@@ -176,6 +178,16 @@ impl JobError {
         Self {
             kind: JobErrorKind::Failed { after: None },
             message: message.into(),
+            unavailable: false,
+        }
+    }
+
+    /// A failed attempt that found what the job needs down, so that other jobs would fail as well. After enough of them in a
+    /// row a worker with a [circuit](crate::WorkerBuilder::circuit) claims nothing for a while.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self {
+            unavailable: true,
+            ..Self::failed(message)
         }
     }
 
@@ -183,7 +195,7 @@ impl JobError {
     pub fn retry_after(after: Duration, message: impl Into<String>) -> Self {
         Self {
             kind: JobErrorKind::Failed { after: Some(after) },
-            message: message.into(),
+            ..Self::failed(message)
         }
     }
 
@@ -191,7 +203,7 @@ impl JobError {
     pub fn refuse(message: impl Into<String>) -> Self {
         Self {
             kind: JobErrorKind::Refused,
-            message: message.into(),
+            ..Self::failed(message)
         }
     }
 
@@ -199,7 +211,7 @@ impl JobError {
     pub fn snooze(after: Duration) -> Self {
         Self {
             kind: JobErrorKind::Snoozed { after },
-            message: String::new(),
+            ..Self::failed("")
         }
     }
 

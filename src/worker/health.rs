@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::circuit::{CircuitState, Gate};
 use crate::job::QueueName;
 
 /// One loop's sign of life. Cheap to clone.
@@ -60,14 +61,16 @@ pub struct WorkerHealth {
     queue: QueueName,
     pulses: Arc<[Pulse]>,
     stopped: Arc<AtomicBool>,
+    gate: Gate,
 }
 
 impl WorkerHealth {
-    pub(crate) fn new(queue: QueueName, pulses: impl Into<Arc<[Pulse]>>) -> Self {
+    pub(crate) fn new(queue: QueueName, pulses: impl Into<Arc<[Pulse]>>, gate: Gate) -> Self {
         Self {
             queue,
             pulses: pulses.into(),
             stopped: Arc::default(),
+            gate,
         }
     }
 
@@ -87,6 +90,12 @@ impl WorkerHealth {
         }
         self.pulses.iter().find_map(Pulse::problem)
     }
+
+    /// How the pool's circuit stands; `None` when it has none. An open one is no [problem][Self::problem] of the pool: its
+    /// target is down, and its jobs wait in Redis.
+    pub fn circuit(&self) -> Option<CircuitState> {
+        self.gate.state()
+    }
 }
 
 #[cfg(test)]
@@ -100,11 +109,11 @@ mod tests {
             Pulse::new("renewing", Duration::from_secs(60)),
         );
         let queue = QueueName::new("q").unwrap();
-        let health = WorkerHealth::new(queue.clone(), [slow.clone()]);
+        let health = WorkerHealth::new(queue.clone(), [slow.clone()], Gate::default());
         assert_eq!(health.problem(), None);
 
         std::thread::yield_now();
-        let silent = WorkerHealth::new(queue, [slow, quick.clone()]);
+        let silent = WorkerHealth::new(queue, [slow, quick.clone()], Gate::default());
         assert_eq!(
             silent.problem().as_deref(),
             Some("reading makes no progress")

@@ -1,6 +1,7 @@
 //! The worker: claims jobs, runs their handlers, settles them. Settings and life cycle are here; the loops have a file each.
 
 pub(crate) mod attempt;
+pub(crate) mod circuit;
 pub(crate) mod claim;
 pub(crate) mod drain;
 pub mod handler;
@@ -24,6 +25,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::QueueName;
 use attempt::Handlers;
+pub use circuit::{Circuit, CircuitState, SharedLimit};
 use handler::{Context, Handler, JobError};
 pub use health::WorkerHealth;
 
@@ -42,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) retain_completed: Duration,
     pub(crate) retain_dead: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) circuit: Option<Circuit>,
+    pub(crate) shared_limit: Option<SharedLimit>,
 }
 
 /// A worker's settings and handlers; see [`crate::Millstream::worker`].
@@ -79,6 +83,8 @@ impl WorkerBuilder {
             retain_completed: Duration::ZERO,
             retain_dead: config::RETAIN_DEAD_DEFAULT,
             connect_timeout,
+            circuit: None,
+            shared_limit: None,
         };
         Self {
             broker,
@@ -171,6 +177,23 @@ impl WorkerBuilder {
         self
     }
 
+    /// Claims nothing while what the jobs need is down, instead of using up their attempts. Handlers say so by
+    /// [`JobError::unavailable`]; an attempt that times out counts as well. Jobs that were claimed already are handed back. After a
+    /// pause one job goes through; when it ends in any other way, the worker goes on. Default: no circuit.
+    #[must_use]
+    pub fn circuit(mut self, circuit: Circuit) -> Self {
+        self.settings.circuit = Some(circuit);
+        self
+    }
+
+    /// Runs no more handlers at once than `limit` has to spare, which all workers share that are given a clone of it. A job
+    /// that waits for its turn is not yet an attempt, and its time does not run. Default: the concurrency alone.
+    #[must_use]
+    pub fn shared_limit(mut self, limit: SharedLimit) -> Self {
+        self.settings.shared_limit = Some(limit);
+        self
+    }
+
     /// Runs `handler` for jobs called `name`, with the payload decoded. A payload that does not decode is dead-lettered as it is.
     #[must_use]
     pub fn handle<T, F, Fut>(self, name: impl Into<String>, handler: F) -> Self
@@ -234,6 +257,12 @@ impl WorkerBuilder {
             1,
             config::MAX_ATTEMPTS_MAX as usize,
         )?;
+        if let Some(circuit) = &settings.circuit {
+            circuit.check()?;
+        }
+        if let Some(limit) = &settings.shared_limit {
+            limit.check()?;
+        }
         let ms = Duration::from_millis;
         for (name, value, min, max) in [
             ("timeout", settings.timeout, ms(1), config::TIMEOUT_MAX),
@@ -281,6 +310,10 @@ impl WorkerBuilder {
         settings.prefetch = self
             .prefetch
             .unwrap_or(settings.concurrency.min(config::PREFETCH_DEFAULT_MAX));
+        // More would only wait here.
+        if let Some(limit) = &settings.shared_limit {
+            settings.concurrency = settings.concurrency.min(limit.at_once());
+        }
         settings.sweep = self
             .sweep
             .unwrap_or(config::SWEEP_DEFAULT.min(settings.lease / 6));

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Finished, Handlers, Runner, Work};
+use super::circuit::{self, Gate};
 use super::claim::{BLOCK, Claimer, Load};
 use super::drain::{Draining, drain};
 use super::health::{Pulse, WorkerHealth};
@@ -30,6 +31,8 @@ use crate::upkeep;
 /// a busy machine would make it change hands without need.
 const LOCK_MIN: Duration = Duration::from_millis(200);
 const LOCK_MAX: Duration = Duration::from_secs(5);
+/// How long Redis may take to hear that a circuit is over, once everything else is done.
+const LAST_WORD: Duration = Duration::from_millis(250);
 
 /// A running pool as its owner sees it.
 pub(crate) struct Running {
@@ -132,6 +135,11 @@ impl Pool {
             handlers,
             broker: broker.clone(),
             callers: Callers::new(&consumer, config::SETTLEMENTS_IN_FLIGHT),
+            gate: Gate::new(
+                &broker.queue,
+                settings.circuit.clone(),
+                settings.shared_limit.clone(),
+            ),
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
             give_up: CancellationToken::new(),
@@ -141,7 +149,7 @@ impl Pool {
         let promoting = Pulse::new("promoting", settings.sweep + Duration::from_secs(5));
         let sweeping = Pulse::new("sweeping", settings.sweep * 2 + Duration::from_secs(5));
         let pulses = [&reading, &renewing, &promoting, &sweeping].map(Pulse::clone);
-        let health = WorkerHealth::new(broker.queue.clone(), pulses);
+        let health = WorkerHealth::new(broker.queue.clone(), pulses, runner.gate.clone());
         let runner = Arc::new(runner);
         Ok(Self {
             broker,
@@ -223,6 +231,12 @@ impl Pool {
             listener,
         ));
         upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
+        let gate = runner.gate.clone();
+        upkeep.spawn(circuit::tell(
+            broker.clone(),
+            consumer.clone(),
+            gate.clone(),
+        ));
 
         // Ends with the claiming.
         let mut housekeeping = JoinSet::new();
@@ -273,6 +287,7 @@ impl Pool {
             consumer: consumer.clone(),
             leases: leases.clone(),
             load: Arc::clone(&load),
+            gate: gate.clone(),
             feed,
             staff: Box::new(move || slots.staff()),
             paused,
@@ -292,6 +307,7 @@ impl Pool {
         stop.cancelled().await;
         health.set_stopped();
         housekeeping.shutdown().await;
+        let (told, teller) = (broker.clone(), consumer.clone());
         let draining = Draining {
             broker,
             consumer,
@@ -304,7 +320,8 @@ impl Pool {
             patience: settings.shutdown_timeout,
         };
         let drained = drain(draining).await;
-        upkeep.abort_all();
+        upkeep.shutdown().await;
+        circuit::take_back(&told, &teller, &gate, LAST_WORD).await;
         drained
     }
 }

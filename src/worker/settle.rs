@@ -52,6 +52,7 @@ pub(crate) fn settle(
         Outcome::Failed(JobError {
             kind: JobErrorKind::Refused,
             message,
+            ..
         }) => Settlement::DeadLetter {
             reason: DeathReason::Refused,
             error: message,
@@ -65,6 +66,7 @@ pub(crate) fn settle(
         Outcome::Failed(JobError {
             kind: JobErrorKind::Failed { after },
             message,
+            ..
         }) => {
             let after = after.unwrap_or_else(|| backoff.delay(attempt, luck()));
             Settlement::Retry {

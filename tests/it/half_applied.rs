@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream::broker::{Caller, DeathReason, Delivery, Promotion};
+use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Promotion};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Error, JobId, Result};
@@ -145,6 +145,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ("retire", &["ready"]),
     ("unlock", &[UNIQUE]),
     ("pause", &["limits", "events"]),
+    ("circuit", &["circuits", "events"]),
     (
         "stats",
         &[
@@ -153,6 +154,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "limits",
             "stats",
+            "circuits",
             "ready:next",
             "ready",
             "ready:suspect",
@@ -274,6 +276,12 @@ impl Stage {
                     .await
             }
             "pause" => broker.pause(true, PATIENCE).await,
+            "circuit" => {
+                let opened = Some(CircuitEvent::Opened);
+                broker
+                    .note_circuit(WORKER, "a:1", LATER, opened, "down", PATIENCE)
+                    .await
+            }
             "stats" => broker.stats(PATIENCE).await.map(drop),
             other => panic!("no such script: {other}"),
         }

@@ -127,6 +127,8 @@ impl Scan {
             ("producers", StoredKey::Pairs(callers)) => self.callers = texts(callers),
             ("events", StoredKey::Stream { entries, .. }) => self.events = named(entries),
             ("completed", StoredKey::Stream { entries, .. }) => self.history = named(entries),
+            // What workers say of themselves, and no job depends on.
+            ("circuits", StoredKey::Pairs(_)) => {}
             ("upkeep", StoredKey::Text { value, .. }) if expiry > 0 => {
                 self.upkeeper = Some(text(&value));
             }
