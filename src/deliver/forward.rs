@@ -2,6 +2,7 @@
 //!
 //! The answer decides: 2xx completes; 429 and 503 with `Retry-After` say when to come again; 410, and what `dead_on` lists,
 //! dead-letter; everything else is a failed attempt. Redirects are not followed: where jobs go is for the settings to say.
+//! No connection, no answer and a 5xx count as a target that is down, for the [circuit](crate::WorkerBuilder::circuit).
 //! The time limit of an attempt is the worker's; dropping the future closes the connection.
 
 use std::error::Error as StdError;
@@ -22,6 +23,7 @@ use hyper_util::client::legacy::{Client, Error as SendError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::escape_controls;
+use super::private::{Resolver, is_private};
 use crate::error::{Error, Result};
 use crate::gateway::signature::{Secret, sign_standard};
 use crate::job::codec::Codec;
@@ -67,6 +69,9 @@ pub struct ForwardSettings {
     pub sign_with: Option<String>,
     /// Statuses, besides 410, that dead-letter a job at once. 300 to 599.
     pub dead_on: Vec<u16>,
+    /// Connects only to addresses of the public internet: not to this machine, its network, or a cloud's metadata, whatever
+    /// the name in the URL leads to. For URLs that others may choose. Default `false`.
+    pub refuse_private: bool,
 }
 
 impl ForwardSettings {
@@ -91,6 +96,13 @@ impl ForwardSettings {
         self.dead_on.extend(statuses);
         self
     }
+
+    /// Connects only to addresses of the public internet.
+    #[must_use]
+    pub fn refuse_private(mut self, refuse: bool) -> Self {
+        self.refuse_private = refuse;
+        self
+    }
 }
 
 impl fmt::Debug for ForwardSettings {
@@ -99,6 +111,7 @@ impl fmt::Debug for ForwardSettings {
             .field("url", &without_secrets(&self.url))
             .field("signed", &self.sign_with.is_some())
             .field("dead_on", &self.dead_on)
+            .field("refuse_private", &self.refuse_private)
             .finish()
     }
 }
@@ -150,6 +163,13 @@ impl Forward {
             None | Some(0) => return refuse("a port is 1 to 65535".into()),
             Some(port) => port,
         };
+        // The client does not look up what is an address already.
+        let literal = authority.host().trim_matches(['[', ']']);
+        if settings.refuse_private && literal.parse().is_ok_and(is_private) {
+            return refuse(format!(
+                "{literal} is a private address, which refuse_private forbids"
+            ));
+        }
         for status in &settings.dead_on {
             if !(300..=599).contains(status) {
                 return Err(Error::setting(
@@ -171,10 +191,17 @@ impl Forward {
                 authorization: user.map(basic_authorization),
                 secret: secret.transpose()?,
                 dead_on: settings.dead_on,
-                sender: Sender::new(scheme == "https")?,
+                sender: Sender::new(scheme == "https", settings.refuse_private)?,
                 url,
             }),
         })
+    }
+}
+
+impl Forward {
+    /// Where jobs go, as `host:port`.
+    pub fn target(&self) -> &str {
+        &self.target.peer
     }
 }
 
@@ -233,7 +260,11 @@ impl Target {
         match verdict {
             Verdict::Done => Ok(()),
             Verdict::Refused => Err(JobError::refuse(said())),
-            Verdict::RetryAfter(wait) => Err(JobError::retry_after(wait, said())),
+            Verdict::RetryAfter(wait) => Err(JobError {
+                unavailable: status.is_server_error(),
+                ..JobError::retry_after(wait, said())
+            }),
+            Verdict::Failed if status.is_server_error() => Err(JobError::unavailable(said())),
             Verdict::Failed => Err(JobError::failed(said())),
         }
     }
@@ -313,20 +344,23 @@ impl Target {
             message.push_str(&error.to_string());
             cause = error.source();
         }
-        JobError::failed(message)
+        JobError::unavailable(message)
     }
 }
 
+/// Connects to what the resolver lets through.
+type Connector = HttpConnector<Resolver>;
+
 /// The pooled client. Plain `http` does without certificates, which a small container may not have.
 enum Sender {
-    Http(Client<HttpConnector, Full<Bytes>>),
+    Http(Client<Connector, Full<Bytes>>),
     #[cfg(feature = "tls")]
-    Https(Client<hyper_rustls::HttpsConnector<HttpConnector>, Full<Bytes>>),
+    Https(Client<hyper_rustls::HttpsConnector<Connector>, Full<Bytes>>),
 }
 
 impl Sender {
-    fn new(https: bool) -> Result<Self> {
-        let mut connector = HttpConnector::new();
+    fn new(https: bool, refuse_private: bool) -> Result<Self> {
+        let mut connector = HttpConnector::new_with_resolver(Resolver::new(refuse_private));
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.enforce_http(!https);

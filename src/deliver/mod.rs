@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod forward;
+mod private;
 
 pub use command::{CommandHandler, CommandSettings};
 pub use forward::{Forward, ForwardSettings};

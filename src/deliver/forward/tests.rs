@@ -327,6 +327,25 @@ async fn a_server_can_ask_to_be_left_alone_for_a_while() {
     }
 }
 
+#[tokio::test]
+async fn a_target_that_cannot_do_any_job_is_told_from_one_that_does_not_want_this() {
+    for (status, headers, down) in [
+        (500, vec![], true),
+        (502, vec![], true),
+        (503, vec![("retry-after", "7")], true),
+        (429, vec![("retry-after", "7")], false),
+        (429, vec![], false),
+        (404, vec![], false),
+        (302, vec![("location", "/")], false),
+        (410, vec![], false),
+    ] {
+        let server = Server::answering(move || Some(answer(status, &headers, ""))).await;
+        let settings = ForwardSettings::new(server.url());
+        let error = server.post(settings, attempt("x")).await.unwrap_err();
+        assert_eq!(error.unavailable, down, "{error:?}");
+    }
+}
+
 #[test]
 fn retry_after_is_read_as_seconds_or_as_a_date_and_bounded() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // Sun, 06 Nov 1994 08:49:37 GMT
@@ -453,6 +472,11 @@ fn bad_settings_are_refused_by_name_and_without_their_secrets() {
         ("dead_on", plain().dead_on([600])),
         ("sign_with", plain().sign_with("hunter2!")),
         ("sign_with", plain().sign_with("whsec_")),
+        ("forward", plain().refuse_private(true)),
+        (
+            "forward",
+            url("https://user:hunter2@[fd00:ec2::254]/?hunter2").refuse_private(true),
+        ),
     ] {
         assert!(!format!("{settings:?}").contains("hunter2"));
         let shown = format!("{settings:?}");

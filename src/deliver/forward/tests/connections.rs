@@ -12,7 +12,7 @@ async fn a_refused_connection_names_the_peer_and_no_secret() {
     let url = format!("http://user:hunter2@{address}/hunter2?token=hunter2");
     let forward = Forward::new(ForwardSettings::new(url)).unwrap();
     let error = forward.run(context(attempt("x"))).await.unwrap_err();
-    assert_eq!(error.kind, FAILED);
+    assert_eq!((error.kind, error.unavailable), (FAILED, true));
     assert!(
         error
             .message()
