@@ -176,6 +176,7 @@ mod tests {
             "gateway --config f --listen 127.0.0.1:0",
             "worker --queue q --forward http://a/ --concurrency 5 --max-attempts 3 --backoff fixed(1s) --timeout 5s --lease 3s \
              --prefetch 1 --shutdown-timeout 1s --retain-completed 1h --retain-dead 1d",
+            "worker --queue q --forward http://a/ --target-concurrency 5 --refuse-private --circuit-failures 0 --circuit-pause fixed(1s)",
             "worker --queue q --command prog a b --concurrency 5",
             "worker --queue q --command sh --lease 3s -- -c true",
             "enqueue q --name n --payload x --delay 5s --unique k --unique-for 1h --max-attempts 2 --timeout 1s --expires 1h --durability replicas:1 --json",
@@ -254,6 +255,11 @@ mod tests {
                 "worker --queue q --forward http://a/ --concurrency 0",
                 "1 to 100000",
             ),
+            (
+                "worker --queue q --forward http://a/ --target-concurrency 0",
+                "1 to 100000",
+            ),
+            ("worker --queue q --circuit-failures 5", "--forward"),
             ("serve --source shop", "--scheme"),
             ("dead redrive q", "--all"),
             ("dead redrive q 1-0 --all", "--all"),

@@ -109,6 +109,16 @@ pub(crate) fn prefetch(number: u64) -> Result<usize, String> {
     whole(number, 0, config::CONCURRENCY_MAX as u64)
 }
 
+/// How many requests to one target at once.
+pub(crate) fn target_concurrency(number: u64) -> Result<usize, String> {
+    whole(number, 1, config::CONCURRENCY_MAX as u64)
+}
+
+/// How many failures in a row open a circuit; 0 for no circuit.
+pub(crate) fn circuit_failures(number: u64) -> Result<u32, String> {
+    whole(number, 0, u64::from(config::CIRCUIT_FAILURES_MAX))
+}
+
 /// How many attempts in all.
 pub(crate) fn max_attempts(number: u64) -> Result<u32, String> {
     whole(number, 1, u64::from(config::MAX_ATTEMPTS_MAX))

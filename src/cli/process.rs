@@ -161,7 +161,7 @@ async fn start_worker(
     let worker = client.worker(queue.name.as_str())?;
     let worker = queue.apply(worker).shutdown_timeout(shutdown_timeout);
     let worker = match &queue.handler {
-        HandlerSettings::Forward(handler) => worker.fallback(handler.clone()),
+        HandlerSettings::Forward(plan) => worker.fallback(plan.handler.clone()),
         HandlerSettings::Command(handler) => worker.fallback(handler.clone()),
         HandlerSettings::Print => worker.fallback(print),
     };

@@ -151,6 +151,9 @@ fn one(stats: &inspect::Stats, rates: Option<&Rates>) -> anyhow::Result<()> {
         row(label, output::count(number));
     }
     row("oldest ready job waits", output::age(stats.oldest_ready_ms));
+    if let Some(text) = circuits(stats) {
+        row("circuit", text);
+    }
     for (label, number) in [
         ("enqueued since the queue began", stats.enqueued_total),
         ("completed", stats.completed_total),
@@ -167,6 +170,24 @@ fn one(stats: &inspect::Stats, rates: Option<&Rates>) -> anyhow::Result<()> {
         row("attempts failed per second", per_second(rates.failed));
     }
     output::print(&table, "")
+}
+
+/// `open in 2 workers: 127.0.0.1:3000 is down`.
+fn circuits(stats: &inspect::Stats) -> Option<String> {
+    let open = &stats.open_circuits;
+    let mut targets: Vec<&str> = open.iter().map(|circuit| circuit.target.as_str()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let workers = match open.len() {
+        0 => return None,
+        1 => "1 worker".to_owned(),
+        workers => format!("{workers} workers"),
+    };
+    let verb = if targets.len() == 1 { "is" } else { "are" };
+    Some(format!(
+        "open in {workers}: {} {verb} down",
+        output::clean(&targets.join(", "))
+    ))
 }
 
 fn many(all: &[inspect::Stats], rates: &[Rates]) -> anyhow::Result<()> {
@@ -193,6 +214,8 @@ fn many(all: &[inspect::Stats], rates: &[Rates]) -> anyhow::Result<()> {
         };
         let state = if stats.paused {
             Cell::new("paused").fg(Color::Yellow)
+        } else if !stats.open_circuits.is_empty() {
+            Cell::new("target down").fg(Color::Red)
         } else {
             Cell::new("open")
         };

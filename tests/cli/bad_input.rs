@@ -68,6 +68,17 @@ fn wrong_words_are_refused_before_anything_is_connected() {
     );
     refused(&["stats", "a/b"], &["a/b", "not allowed"]);
     refused(&["worker", "--queue", "q"], &["--forward", "--command"]);
+    for flag in [
+        "--sign-with=env:S",
+        "--refuse-private",
+        "--circuit-failures=5",
+    ] {
+        let name = flag.split('=').next().unwrap();
+        refused(
+            &["worker", "--queue", "q", flag, "--command", "true"],
+            &[name, "--forward"],
+        );
+    }
     refused(
         &["worker", "--queue", "q", "--forward", "ftp://x"],
         &["ftp://x", "http"],

@@ -64,6 +64,7 @@ fn stats_json_has_every_field_of_the_contract() {
         "enqueued_total",
         "oldest_ready_ms",
         "paused",
+        "open_circuits",
     ] {
         assert!(stats.get(field).is_some(), "{field} is missing: {stats}");
     }

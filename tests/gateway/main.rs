@@ -3,6 +3,7 @@
 #![cfg(all(feature = "webhooks", feature = "private-redis"))]
 
 mod chain;
+mod circuit;
 mod dedupe;
 mod intake;
 mod outage;

@@ -106,6 +106,17 @@ pub(crate) struct HandlerSection {
     pub(crate) sign_with: Option<SecretTexts>,
     /// With `forward`: statuses that dead-letter a job at once.
     pub(crate) dead_on: Option<Vec<u16>>,
+    /// With `forward`: requests to that host and port at once, from all queues of this process.
+    #[serde(deserialize_with = "target_concurrency")]
+    pub(crate) target_concurrency: Option<usize>,
+    /// With `forward`: connect to addresses of the public internet alone.
+    pub(crate) refuse_private: Option<bool>,
+    /// With `forward`: failures in a row after which nothing is claimed; 0 for never.
+    #[serde(deserialize_with = "circuit_failures")]
+    pub(crate) circuit_failures: Option<u32>,
+    /// With `forward`: the wait before one job tries again.
+    #[serde(deserialize_with = "backoff")]
+    pub(crate) circuit_pause: Option<Backoff>,
     pub(crate) command: Option<Vec<String>>,
     /// With `command`: the time between SIGTERM and SIGKILL.
     #[serde(deserialize_with = "duration")]
@@ -185,6 +196,8 @@ read! {
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
     max_attempts -> u32 = number(parse::max_attempts);
+    target_concurrency -> usize = number(parse::target_concurrency);
+    circuit_failures -> u32 = number(parse::circuit_failures);
 }
 
 fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<QueueName, D::Error> {

@@ -1,11 +1,12 @@
 //! What this process does with the jobs of a queue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use millstream::deliver::{CommandHandler, CommandSettings, Forward, ForwardSettings};
-use millstream::{Backoff, QueueName, WorkerBuilder};
+use millstream::{Backoff, Circuit, QueueName, SharedLimit, WorkerBuilder};
 
 use super::ConfigFile;
 use super::file::{HandlerSection, QueueSection, SecretTexts};
@@ -39,6 +40,18 @@ pub(crate) struct QueueFlags {
         value_delimiter = ','
     )]
     pub(crate) dead_on: Vec<u16>,
+    /// Requests to the host and port of --forward at once, from this process [default: --concurrency alone]
+    #[arg(long, value_parser = |text: &str| number(text, parse::target_concurrency), value_name = "N", requires = "forward")]
+    pub(crate) target_concurrency: Option<usize>,
+    /// Refuse to connect to private, loopback, link-local and metadata addresses, whatever the name leads to
+    #[arg(long, requires = "forward")]
+    pub(crate) refuse_private: bool,
+    /// Failures in a row (no connection, no answer, 5xx) after which nothing is claimed until the target is back; 0: never [default: 10]
+    #[arg(long, value_parser = |text: &str| number(text, parse::circuit_failures), value_name = "N", requires = "forward")]
+    pub(crate) circuit_failures: Option<u32>,
+    /// Wait before one job tries a target again that is down, with jitter: fixed(5s) or exponential(1s, 30s) [default: exponential(1s, 30s)]
+    #[arg(long, value_parser = parse::backoff, value_name = "BACKOFF", requires = "forward")]
+    pub(crate) circuit_pause: Option<Backoff>,
     /// Run this program for each job, the payload on its stdin; exit 0 completes it, 65 dead-letters it.
     /// Arguments that begin with - go to the end, after --: --command sh -- -c 'exit 1'
     #[arg(long, value_names = ["PROG", "ARG"], num_args = 1.., requires = "queue")]
@@ -94,10 +107,44 @@ pub(crate) struct QueueSettings {
 /// What does the jobs.
 #[derive(Clone, Debug)]
 pub(crate) enum HandlerSettings {
-    Forward(Forward),
+    Forward(ForwardPlan),
     Command(CommandHandler),
     /// `dev` without a config file: says what came.
     Print,
+}
+
+/// A target and how it is treated.
+#[derive(Clone, Debug)]
+pub(crate) struct ForwardPlan {
+    pub(crate) handler: Forward,
+    circuit: Option<Circuit>,
+    target_concurrency: Option<usize>,
+    /// Shared by all queues of the process with the same target; see [`share_targets`].
+    pub(super) limit: Option<SharedLimit>,
+}
+
+impl ForwardPlan {
+    fn new(
+        settings: ForwardSettings,
+        target_concurrency: Option<usize>,
+        circuit_failures: Option<u32>,
+        circuit_pause: Option<Backoff>,
+    ) -> millstream::Result<Self> {
+        let handler = Forward::new(settings)?;
+        let mut circuit = Circuit::new(handler.target());
+        if let Some(failures) = circuit_failures {
+            circuit = circuit.failures(failures);
+        }
+        if let Some(pause) = circuit_pause {
+            circuit = circuit.pause(pause);
+        }
+        Ok(Self {
+            handler,
+            circuit: (circuit_failures != Some(0)).then_some(circuit),
+            target_concurrency,
+            limit: None,
+        })
+    }
 }
 
 impl QueueSettings {
@@ -161,6 +208,14 @@ impl QueueSettings {
             worker = worker.lease(lease);
         }
         worker = worker.strict_lease(self.strict_lease);
+        if let HandlerSettings::Forward(plan) = &self.handler {
+            if let Some(circuit) = &plan.circuit {
+                worker = worker.circuit(circuit.clone());
+            }
+            if let Some(limit) = &plan.limit {
+                worker = worker.shared_limit(limit.clone());
+            }
+        }
         if let Some(age) = self.retain_completed {
             worker = worker.retain_completed(age);
         }
@@ -184,7 +239,9 @@ pub(crate) fn merge(
             .clone()
             .ok_or_else(|| usage("which queue? Add --queue QUEUE"))?;
         let section = file.and_then(|file| file.sections.queues.get(name.as_str()));
-        return Ok(vec![QueueSettings::merge(name, handler, flags, section)]);
+        let mut queues = vec![QueueSettings::merge(name, handler, flags, section)];
+        share_targets(&mut queues)?;
+        return Ok(queues);
     }
     let Some(file) = file else {
         return match &flags.queue {
@@ -212,7 +269,8 @@ pub(crate) fn merge(
             .as_ref()
             .is_none_or(|queue| queue.as_str() == name)
     };
-    file.sections
+    let mut queues = file
+        .sections
         .queues
         .iter()
         .filter(|(name, _)| wanted(name))
@@ -225,22 +283,76 @@ pub(crate) fn merge(
                 Some(section),
             ))
         })
-        .collect()
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    share_targets(&mut queues)?;
+    Ok(queues)
+}
+
+/// Gives all queues with the same target its limit, also those that do not name it: it is the target's.
+fn share_targets(queues: &mut [QueueSettings]) -> anyhow::Result<()> {
+    let mut limits: BTreeMap<String, SharedLimit> = BTreeMap::new();
+    for queue in queues.iter() {
+        let HandlerSettings::Forward(plan) = &queue.handler else {
+            continue;
+        };
+        let Some(at_once) = plan.target_concurrency else {
+            continue;
+        };
+        let target = plan.handler.target();
+        let limit = limits
+            .entry(target.to_owned())
+            .or_insert_with(|| SharedLimit::new(at_once));
+        if limit.at_once() != at_once {
+            return Err(usage(format!(
+                "target_concurrency of {target} is {} in one queue and {at_once} in [queues.{}]; it is one limit for all queues of this process: write it once",
+                limit.at_once(),
+                queue.name
+            )));
+        }
+    }
+    for queue in queues {
+        if let HandlerSettings::Forward(plan) = &mut queue.handler {
+            plan.limit = limits.get(plan.handler.target()).cloned();
+        }
+    }
+    Ok(())
 }
 
 fn from_flags(flags: &QueueFlags, plain: Plain) -> anyhow::Result<Option<HandlerSettings>> {
     if let Some(url) = &flags.forward {
-        let mut settings = ForwardSettings::new(url).dead_on(flags.dead_on.iter().copied());
+        let mut settings = ForwardSettings::new(url)
+            .dead_on(flags.dead_on.iter().copied())
+            .refuse_private(flags.refuse_private);
         if let Some(reference) = &flags.sign_with {
             let secret = secret::resolve(reference, plain)
                 .map_err(|reason| usage(format!("--sign-with: {reason}")))?;
             settings = settings.sign_with(secret);
         }
-        return Ok(Some(HandlerSettings::Forward(Forward::new(settings)?)));
+        return Ok(Some(HandlerSettings::Forward(ForwardPlan::new(
+            settings,
+            flags.target_concurrency,
+            flags.circuit_failures,
+            flags.circuit_pause,
+        )?)));
     }
     let Some((program, args)) = flags.command.split_first() else {
         return Ok(None);
     };
+    // clap lets them pass beside --command, which rules --forward out.
+    for (flag, given) in [
+        ("--sign-with", flags.sign_with.is_some()),
+        ("--dead-on", !flags.dead_on.is_empty()),
+        ("--target-concurrency", flags.target_concurrency.is_some()),
+        ("--refuse-private", flags.refuse_private),
+        ("--circuit-failures", flags.circuit_failures.is_some()),
+        ("--circuit-pause", flags.circuit_pause.is_some()),
+    ] {
+        if given {
+            return Err(usage(format!(
+                "{flag} belongs to --forward, and --command was given: remove one"
+            )));
+        }
+    }
     let handler = CommandHandler::new(CommandSettings::new(
         program,
         args.iter().chain(&flags.args),
@@ -263,24 +375,38 @@ fn from_section(
             forward: Some(url),
             sign_with,
             dead_on,
+            target_concurrency,
+            refuse_private,
+            circuit_failures,
+            circuit_pause,
             command: None,
             kill_grace: None,
         }) => {
-            let mut settings = ForwardSettings::new(url).dead_on(dead_on.iter().flatten().copied());
+            let mut settings = ForwardSettings::new(url)
+                .dead_on(dead_on.iter().flatten().copied())
+                .refuse_private(refuse_private.unwrap_or_default());
             if let Some(reference) = sign_with {
                 settings = settings.sign_with(
                     signing_secret(reference, plain)
                         .map_err(|reason| refuse(&format!("sign_with: {reason}")))?,
                 );
             }
-            Ok(HandlerSettings::Forward(
-                Forward::new(settings).with_context(at)?,
-            ))
+            let plan = ForwardPlan::new(
+                settings,
+                *target_concurrency,
+                *circuit_failures,
+                *circuit_pause,
+            );
+            Ok(HandlerSettings::Forward(plan.with_context(at)?))
         }
         Some(HandlerSection {
             forward: None,
             sign_with: None,
             dead_on: None,
+            target_concurrency: None,
+            refuse_private: None,
+            circuit_failures: None,
+            circuit_pause: None,
             command: Some(words),
             kill_grace,
         }) => {
@@ -306,7 +432,7 @@ fn from_section(
         Some(HandlerSection {
             command: Some(_), ..
         }) => Err(refuse(
-            "sign_with and dead_on belong to forward; remove them",
+            "sign_with, dead_on, target_concurrency, refuse_private, circuit_failures and circuit_pause belong to forward; remove them",
         )),
         Some(_) => Err(refuse(&format!(
             "has neither forward nor command; {either}"

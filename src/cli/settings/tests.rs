@@ -120,6 +120,18 @@ fn a_handler_is_exactly_one_of_forward_and_command() {
             "handler = { forward = \"http://a/\", kill_grace = \"1s\" }",
             "kill_grace",
         ),
+        (
+            "handler = { command = [\"cat\"], circuit_failures = 5 }",
+            "circuit_failures",
+        ),
+        (
+            "handler = { command = [\"cat\"], refuse_private = true }",
+            "refuse_private",
+        ),
+        (
+            "handler = { forward = \"http://10.0.0.1/\", refuse_private = true }",
+            "10.0.0.1 is a private address",
+        ),
         ("handler = { forward = \"ftp://a/\" }", "http://"),
         (
             "handler = { command = [\"/no/such/program\"] }",
@@ -138,6 +150,38 @@ fn a_handler_is_exactly_one_of_forward_and_command() {
         assert!(said.contains(fix), "{handler}: {fix:?} is not in {said:?}");
         assert!(!said.contains("hunter2"), "{said}");
     }
+}
+
+/// The limits of the targets, in the order of the queues.
+fn limits(queues: &[QueueSettings]) -> Vec<Option<usize>> {
+    let limit = |queue: &QueueSettings| match &queue.handler {
+        HandlerSettings::Forward(plan) => plan.limit.as_ref().map(millstream::SharedLimit::at_once),
+        _ => None,
+    };
+    queues.iter().map(limit).collect()
+}
+
+#[test]
+fn a_limit_of_a_target_is_that_of_all_queues_that_forward_there() {
+    let queue = |name: &str, rest: &str| {
+        format!("[queues.{name}]\nhandler = {{ forward = \"http://{rest} }}\n")
+    };
+    let named = queue("a", "h:80/x\", target_concurrency = 7");
+    let same = queue("b", "h/y\"");
+    let other = queue("c", "h:81/\"");
+    let text = format!("{named}{same}{other}");
+    let queues = serve(&text, Plain::Refused).unwrap();
+    assert_eq!(limits(&queues), [Some(7), Some(7), None]);
+
+    let differs = queue("d", "h/z\", target_concurrency = 8");
+    let said = refusal(&format!("{text}{differs}"));
+    assert!(
+        said.contains("h:80")
+            && said.contains('7')
+            && said.contains('8')
+            && said.contains("queues.d"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod http;
 pub(crate) mod receiver;
 pub(crate) mod senders;
+pub(crate) mod target;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
