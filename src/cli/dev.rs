@@ -75,6 +75,7 @@ impl Dev {
             redis,
             queues,
             gateway: Some(gateway),
+            reread: None,
             service: self.service,
         };
         let process = Process::start(plan, stop).await?;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use millstream::gateway::field::Field;
 use millstream::{Backoff, Durability, OnConflict, QueueName, config};
 
 /// Reads `250ms`, `5s`, `2m`, `1h30m`.
@@ -46,6 +47,11 @@ pub(crate) fn durability(text: &str) -> Result<Durability, String> {
 
 /// What is done when another job holds the unique key.
 pub(crate) fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    text.parse().map_err(reason_of)
+}
+
+/// Where in a request something stands.
+pub(crate) fn field(text: &str) -> Result<Field, String> {
     text.parse().map_err(reason_of)
 }
 

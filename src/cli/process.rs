@@ -1,12 +1,13 @@
 //! A process that works until it is told to stop: workers, a gateway, or both.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
 use millstream::deliver::CommandHandler;
-use millstream::gateway::{Gateway, GatewaySettings};
+use millstream::gateway::{Gateway, GatewaySettings, LiveSecrets};
 use millstream::{Context, Millstream, Worker, config};
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +34,13 @@ pub(crate) struct Plan {
     pub(crate) redis: RedisSettings,
     pub(crate) queues: Vec<QueueSettings>,
     pub(crate) gateway: Option<GatewaySettings>,
+    /// How SIGHUP reads the gateway's settings again.
+    pub(crate) reread: Option<Reread>,
     pub(crate) service: ServiceFlags,
 }
+
+/// Reads settings from where they came the first time.
+pub(crate) type Reread = Arc<dyn Fn() -> anyhow::Result<GatewaySettings> + Send + Sync>;
 
 /// A process at work.
 pub(crate) struct Process {
@@ -49,12 +55,24 @@ impl Plan {
     /// Starts, works until a signal comes, and drains.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let stop = signals::shutdown(self.service.stop_with_stdin)?;
+        // From here on, so that a SIGHUP does not end a process that is still starting.
+        let reread = self.reread.clone();
+        let hangups = reread.map(|reread| Ok::<_, anyhow::Error>((signals::hangup()?, reread)));
+        let hangups = hangups.transpose()?;
         let start = Process::start(self, stop.clone());
         let process = tokio::select! {
             process = start => process?,
             // Told to stop before there was anything to stop.
             () = stop.cancelled() => return Ok(()),
         };
+        if let (Some((mut hangups, reread)), Some(gateway)) = (hangups, &process.gateway) {
+            let secrets = gateway.secrets();
+            tokio::spawn(async move {
+                while hangups.recv().await.is_some() {
+                    reload(&secrets, &reread).await;
+                }
+            });
+        }
         process.run().await
     }
 
@@ -150,6 +168,30 @@ impl Process {
             tracing::info!(finished, released, "workers drained");
         }
         join_all(self.programs.iter().map(CommandHandler::finished)).await;
+    }
+}
+
+/// Takes new secrets over, or says why the old ones stay.
+async fn reload(secrets: &LiveSecrets, reread: &Reread) {
+    let reread = reread.clone();
+    // Files may be slow, and whoever waits for an answer shall not wait for them.
+    let read = tokio::task::spawn_blocking(move || reread()).await;
+    let replaced = read
+        .map_err(anyhow::Error::from)
+        .and_then(|settings| Ok(secrets.replace(&settings?)?));
+    match replaced {
+        Ok(missing) if missing.is_empty() => {
+            tracing::info!(
+                "SIGHUP: the secrets were read again; other settings change at the next start"
+            );
+        }
+        Ok(missing) => tracing::warn!(
+            missing = missing.join(", "),
+            "SIGHUP: the secrets were read again; what is missing in the settings keeps its own until the next start"
+        ),
+        Err(error) => {
+            tracing::error!("SIGHUP: the old secrets stay in force: {error:#}");
+        }
     }
 }
 

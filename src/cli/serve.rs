@@ -1,10 +1,13 @@
 //! `millstream serve`, `gateway` and `worker`: the services.
 
+use std::sync::Arc;
+
 use clap::Args;
+use millstream::QueueName;
 
 use super::args::Globals;
 use super::failure::usage;
-use super::process::{Plan, ServiceFlags};
+use super::process::{Plan, Reread, ServiceFlags};
 use super::settings::{self, GatewayFlags, Plain, QueueFlags, RedisSettings, SourceFlags};
 
 /// The gateway and the workers in one process, as the config file or the flags say.
@@ -24,13 +27,8 @@ impl Serve {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let file = settings::load(globals)?;
         let file = file.as_ref();
-        let gateway = settings::gateway(
-            &self.gateway,
-            &self.source,
-            self.queue.queue.as_ref(),
-            file,
-            Plain::Refused,
-        )?;
+        let reread = gateway_reader(globals, self.gateway, self.source, self.queue.queue.clone());
+        let gateway = reread()?;
         let queues = settings::queues(&self.queue, file, Plain::Refused)?;
         if gateway.sources.is_empty() && queues.is_empty() {
             return Err(usage(
@@ -54,11 +52,32 @@ impl Serve {
             redis,
             queues,
             gateway: Some(gateway),
+            reread: Some(reread),
             service: self.service,
         }
         .run()
         .await
     }
+}
+
+/// How the gateway's settings are read, at the start and again on SIGHUP.
+fn gateway_reader(
+    globals: &Globals,
+    gateway: GatewayFlags,
+    source: SourceFlags,
+    queue: Option<QueueName>,
+) -> Reread {
+    let globals = globals.clone();
+    Arc::new(move || {
+        let file = settings::load(&globals)?;
+        settings::gateway(
+            &gateway,
+            &source,
+            queue.as_ref(),
+            file.as_ref(),
+            Plain::Refused,
+        )
+    })
 }
 
 /// The gateway alone: takes webhooks and stores them.
@@ -70,7 +89,7 @@ pub(crate) struct Gateway {
     source: SourceFlags,
     /// The queue that the jobs of --source go to
     #[arg(long, value_parser = super::parse::queue, value_name = "QUEUE")]
-    queue: Option<millstream::QueueName>,
+    queue: Option<QueueName>,
     #[command(flatten)]
     service: ServiceFlags,
 }
@@ -79,13 +98,8 @@ impl Gateway {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let file = settings::load(globals)?;
         let file = file.as_ref();
-        let gateway = settings::gateway(
-            &self.gateway,
-            &self.source,
-            self.queue.as_ref(),
-            file,
-            Plain::Refused,
-        )?;
+        let reread = gateway_reader(globals, self.gateway, self.source, self.queue.clone());
+        let gateway = reread()?;
         if gateway.sources.is_empty() {
             return Err(usage(
                 "no source of webhooks: give --config FILE with [sources.NAME], or --source NAME --scheme S --secret env:VAR --queue Q",
@@ -96,6 +110,7 @@ impl Gateway {
             redis,
             queues: Vec::new(),
             gateway: Some(gateway),
+            reread: Some(reread),
             service: self.service,
         }
         .run()
@@ -141,6 +156,7 @@ impl Worker {
             redis,
             queues,
             gateway,
+            reread: None,
             service: self.service,
         }
         .run()

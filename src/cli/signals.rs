@@ -1,8 +1,8 @@
-//! SIGTERM and SIGINT: the first asks for a graceful stop, the second leaves at once.
+//! SIGTERM and SIGINT: the first asks for a graceful stop, the second leaves at once. SIGHUP asks to read the secrets again.
 
 use anyhow::Context as _;
 use millstream::deliver::command::kill_all_programs;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first SIGTERM or SIGINT cancels. From then on a second one ends the process with 128 + its number,
@@ -42,4 +42,9 @@ pub(crate) fn shutdown(stdin: bool) -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// SIGHUPs from now on; they no longer end the process.
+pub(crate) fn hangup() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
 }

@@ -1,6 +1,6 @@
 //! HTTP in: takes signed webhooks, answers once their job is stored, and says whether this process is alive and ready.
 //!
-//! [`signature`] knows how senders sign, [`source`] what job a request becomes, `health` what the probes are told, `server` sockets,
+//! [`signature`] knows how senders sign, [`field`] where in a request something stands, [`source`] what job a request becomes, `health` what the probes are told, `server` sockets,
 //! deadlines and answers. What a job is and how it is stored is left to [`crate::Queue`].
 //!
 //! ```no_run
@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+pub mod field;
 mod health;
 mod server;
 pub mod signature;
@@ -188,6 +189,7 @@ pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
     server: Server<Redis>,
+    secrets: LiveSecrets,
 }
 
 impl Gateway {
@@ -221,6 +223,9 @@ impl Gateway {
             what: format!("cannot listen on {}", settings.listen),
             source,
         })?;
+        let secrets = LiveSecrets {
+            sources: sources.clone(),
+        };
         let server = Server::new(
             &settings,
             sources,
@@ -231,7 +236,13 @@ impl Gateway {
             listener,
             address,
             server,
+            secrets,
         })
+    }
+
+    /// The secrets that this gateway verifies with, to be replaced while it runs.
+    pub fn secrets(&self) -> LiveSecrets {
+        self.secrets.clone()
     }
 
     /// The address that it listens on, with the port that was picked for port 0.
@@ -249,6 +260,37 @@ impl Gateway {
         self.server.run(self.listener, shutdown).await;
         tracing::info!("the gateway has stopped");
         Ok(())
+    }
+}
+
+/// The secrets of a gateway, which can be replaced while it serves: no request is dropped, and one that is being verified
+/// passes by the old ones or by the new ones. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LiveSecrets {
+    sources: Vec<Source>,
+}
+
+impl LiveSecrets {
+    /// Takes over the secrets of `settings`, all of them or none, and nothing else of it. Says which sources of the running
+    /// gateway were not found there and keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the setting at fault; everything stays as it was.
+    pub fn replace(&self, settings: &GatewaySettings) -> Result<Vec<String>> {
+        settings.validate()?;
+        let mut missing = Vec::new();
+        let mut read = Vec::new();
+        for source in &self.sources {
+            let mut found = settings.sources.iter();
+            match found.find(|(name, _)| name == source.name()) {
+                Some((_, settings)) => read.push((source, source.read_secrets(&settings.secrets)?)),
+                None => missing.push(source.name().to_owned()),
+            }
+        }
+        for (source, keyring) in read {
+            source.rekey(keyring);
+        }
+        Ok(missing)
     }
 }
 

@@ -200,7 +200,13 @@ impl<S: Store> Inner<S> {
         let name = head.uri.path().rsplit('/').next().unwrap_or_default();
         let number = self.sources.verified(name, &head.headers, &body.bytes);
         let number = number.ok_or_else(Reply::unauthorized)?;
-        let job = self.sources.known[number].job(&head.headers, body.bytes.clone());
+        let source = &self.sources.known[number];
+        match source.challenge(&body.bytes) {
+            Ok(None) => {}
+            Ok(Some((member, text))) => return Ok(Reply::challenge(member, &text)),
+            Err(malformed) => return Err(Reply::malformed(&malformed)),
+        }
+        let job = source.job(&head.headers, body.bytes.clone());
         let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
         match self.store.store(number, job).await {
             Ok(enqueued) => {

@@ -4,6 +4,7 @@
 //! the caller passes the time. Whoever signs outgoing requests uses the same schemes ([`Scheme::sign`], [`sign_standard`]).
 
 mod generic;
+mod presets;
 mod secret;
 
 use std::time::Duration;
@@ -12,10 +13,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hyper::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderName;
 
+use super::field::{self, Field};
 use crate::error::{Error, Result};
 pub use generic::{HmacSettings, TOLERANCE_MAX};
+use presets::Challenge;
+pub use presets::SchemeSettings;
 pub use secret::{Algorithm, Encoding, Secret};
 use secret::{Keyed, Tag};
 
@@ -48,97 +52,78 @@ enum Part {
     Literal(String),
 }
 
+/// Where the time of signing stands, in unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stamp {
+    /// In a header of its own.
+    Header(HeaderName),
+    /// In the signature's header, as the entry that begins with this.
+    Entry(String),
+}
+
 /// How one kind of sender signs.
 #[derive(Clone, Debug)]
 pub struct Scheme {
     secret: SecretForm,
+    /// How things begin that are taken for the secret, and what they are.
+    mistaken: &'static [(&'static str, &'static str)],
     algorithm: Algorithm,
     encoding: Encoding,
     /// Carries the signature.
     signature: HeaderName,
     /// Stands before the signature.
     prefix: String,
-    /// The signature header lists several, separated by spaces; any match passes.
-    list: bool,
-    /// Carries the time of signing, unix seconds, and how far it may be off.
-    timestamp: Option<(HeaderName, Duration)>,
+    /// Between the entries of the signature header, where it may have several; any match passes.
+    separator: Option<u8>,
+    /// The time of signing, and how far it may be off.
+    timestamp: Option<(Stamp, Duration)>,
     signed: Vec<Part>,
-    pub(super) id: Option<HeaderName>,
-    pub(super) topic: Option<HeaderName>,
-    /// Says whose data it is: the shop, the installation.
-    tenant: Option<HeaderName>,
+    /// The delivery id. Where it is part of what is signed, it is a header.
+    pub(super) id: Field,
+    pub(super) topic: Field,
     /// Further headers that are worth keeping with the job.
     further: &'static [&'static str],
+    pub(super) challenge: Option<&'static Challenge>,
 }
 
 impl Scheme {
     /// Shopify: base64 of HMAC-SHA256 over the body.
     pub fn shopify() -> Self {
-        Self {
-            signature: HeaderName::from_static("x-shopify-hmac-sha256"),
-            encoding: Encoding::Base64,
-            id: Some(HeaderName::from_static("x-shopify-webhook-id")),
-            topic: Some(HeaderName::from_static("x-shopify-topic")),
-            tenant: Some(HeaderName::from_static("x-shopify-shop-domain")),
-            further: &[
-                "x-shopify-api-version",
-                "x-shopify-event-id",
-                "x-shopify-triggered-at",
-            ],
-            ..Self::body_only()
-        }
+        Self::preset(&presets::SHOPIFY)
     }
 
     /// GitHub: `sha256=` and hex of HMAC-SHA256 over the body.
     pub fn github() -> Self {
-        Self {
-            signature: HeaderName::from_static("x-hub-signature-256"),
-            prefix: "sha256=".to_owned(),
-            id: Some(HeaderName::from_static("x-github-delivery")),
-            topic: Some(HeaderName::from_static("x-github-event")),
-            tenant: Some(HeaderName::from_static(
-                "x-github-hook-installation-target-id",
-            )),
-            further: &["x-github-hook-id", "x-github-hook-installation-target-type"],
-            ..Self::body_only()
-        }
+        Self::preset(&presets::GITHUB)
+    }
+
+    /// Stripe: `t=TIME,v1=HEX`, HMAC-SHA256 over `time.body`, ±5 min.
+    pub fn stripe() -> Self {
+        Self::preset(&presets::STRIPE)
+    }
+
+    /// Slack: `v0=` and hex of HMAC-SHA256 over `v0:time:body`, ±5 min.
+    pub fn slack() -> Self {
+        Self::preset(&presets::SLACK)
     }
 
     /// [Standard Webhooks](https://www.standardwebhooks.com) v1: base64 of HMAC-SHA256 over `id.timestamp.body`, ±5 min.
     pub fn standard() -> Self {
-        let dot = || Part::Literal(".".to_owned());
-        Self {
-            secret: SecretForm::Whsec,
-            signature: HeaderName::from_static("webhook-signature"),
-            prefix: "v1,".to_owned(),
-            encoding: Encoding::Base64,
-            list: true,
-            timestamp: Some((
-                HeaderName::from_static("webhook-timestamp"),
-                TOLERANCE_DEFAULT,
-            )),
-            signed: vec![Part::Id, dot(), Part::Timestamp, dot(), Part::Body],
-            id: Some(HeaderName::from_static("webhook-id")),
-            further: &["webhook-timestamp"],
-            ..Self::body_only()
-        }
+        Self::preset(&presets::STANDARD)
     }
 
-    /// What the schemes have in common: the signature covers the body alone.
-    fn body_only() -> Self {
-        Self {
-            secret: SecretForm::Text,
-            algorithm: Algorithm::Sha256,
-            encoding: Encoding::Hex,
-            signature: HeaderName::from_static("x-signature"),
-            prefix: String::new(),
-            list: false,
-            timestamp: None,
-            signed: vec![Part::Body],
-            id: None,
-            topic: None,
-            tenant: None,
-            further: &[],
+    /// The scheme that `settings` describe. `setting` is where they stand, for messages: `sources.billing`.
+    ///
+    /// # Errors
+    /// As [`Scheme::hmac`]; the others cannot be wrong.
+    pub fn new(setting: &str, settings: &SchemeSettings) -> Result<Self> {
+        match settings {
+            SchemeSettings::Hmac(hmac) => Self::hmac(setting, hmac),
+            SchemeSettings::Shopify => Ok(Self::shopify()),
+            SchemeSettings::Github => Ok(Self::github()),
+            SchemeSettings::Stripe => Ok(Self::stripe()),
+            SchemeSettings::Slack => Ok(Self::slack()),
+            SchemeSettings::Standard => Ok(Self::standard()),
         }
     }
 
@@ -155,6 +140,18 @@ impl Scheme {
             return refuse(
                 "the secret begins or ends with white space, often a newline of the file it was read from",
             );
+        }
+        if text.contains(char::is_control) {
+            return refuse("the secret has control characters; it is one line of text");
+        }
+        if self.secret == SecretForm::Whsec && text.starts_with("v1,whsec_") {
+            return refuse("leave out the \"v1,\" in front: the secret begins with whsec_");
+        }
+        let mut mistaken = self.mistaken.iter();
+        if let Some((prefix, what)) = mistaken.find(|(prefix, _)| text.starts_with(prefix)) {
+            return refuse(&format!(
+                "{prefix}… is {what}, not the secret that webhooks are signed with"
+            ));
         }
         if !self.prefix.is_empty() && text.starts_with(&self.prefix) {
             let prefix = &self.prefix;
@@ -192,7 +189,12 @@ impl Scheme {
     pub fn sign(&self, secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
         let timestamp = timestamp.to_string();
         let mac = self.mac(secret, id.as_bytes(), timestamp.as_bytes(), body);
-        let mut value = self.prefix.clone();
+        let mut value = String::new();
+        if let (Some((Stamp::Entry(name), _)), Some(separator)) = (&self.timestamp, self.separator)
+        {
+            value = format!("{name}{timestamp}{}", char::from(separator));
+        }
+        value.push_str(&self.prefix);
         match self.encoding {
             Encoding::Hex => value.push_str(&mac.with_tag(|tag| hex::encode(tag))),
             Encoding::Base64 => mac.with_tag(|tag| BASE64.encode_string(tag, &mut value)),
@@ -210,10 +212,13 @@ impl Scheme {
         body: &[u8],
         now: i64,
     ) -> bool {
-        let of = |name: &HeaderName| only(headers, name).unwrap_or_default();
-        let id = self.id.as_ref().map(of).unwrap_or_default();
-        let timestamp = self.timestamp.as_ref().map(|(name, _)| of(name));
+        let of = |name: &HeaderName| field::only(headers, name).unwrap_or_default();
+        let id = self.id.header().map(of).unwrap_or_default();
         let signatures = of(&self.signature);
+        let timestamp = self.timestamp.as_ref().map(|(stamp, _)| match stamp {
+            Stamp::Header(name) => of(name),
+            Stamp::Entry(name) => self.entry(signatures, name).unwrap_or_default(),
+        });
 
         let identified = !self.signed.contains(&Part::Id) || !id.is_empty();
         let recent = match &self.timestamp {
@@ -253,21 +258,32 @@ impl Scheme {
 
     /// The signatures in a header's value, those of other versions passed over.
     fn tags<'a>(&'a self, value: &'a [u8]) -> impl Iterator<Item = Tag> + 'a {
-        let (separator, most) = if self.list {
-            (b' ', SIGNATURES_MAX)
-        } else {
-            (b'\n', 1) // cannot be in a header's value, so the value is one signature
-        };
-        value
-            .split(move |byte| *byte == separator)
+        let most = self.separator.map_or(1, |_| SIGNATURES_MAX);
+        self.entries(value)
             .filter_map(|entry| entry.strip_prefix(self.prefix.as_bytes()))
             .take(most)
             .map(|encoded| self.encoding.read(encoded))
     }
 
+    /// The one entry of a header's value that begins with `name`, without it. Two would leave open which of them was signed.
+    fn entry<'a>(&'a self, value: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let entries = self.entries(value);
+        let mut named = entries.filter_map(|entry| entry.strip_prefix(name.as_bytes()));
+        named.next().filter(|_| named.next().is_none())
+    }
+
+    /// The parts of the signature header's value.
+    fn entries<'a>(&self, value: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        // A line's end cannot be in a header's value, so the value is one entry.
+        let separator = self.separator.unwrap_or(b'\n');
+        value
+            .split(move |byte| *byte == separator)
+            .map(<[u8]>::trim_ascii)
+    }
+
     /// The headers that are worth keeping with a job, unless the user says otherwise.
     pub(super) fn kept(&self) -> impl Iterator<Item = HeaderName> + '_ {
-        let named = [&self.id, &self.topic, &self.tenant];
+        let named = [self.id.header(), self.topic.header()];
         let further = self.further.iter().copied().map(HeaderName::from_static);
         named.into_iter().flatten().cloned().chain(further)
     }
@@ -292,15 +308,6 @@ impl Scheme {
 /// `webhook-timestamp`, `id` as `webhook-id`. The secret comes from [`Secret::standard`].
 pub fn sign_standard(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
     Scheme::standard().sign(secret, id, timestamp, body)
-}
-
-/// The one value of a header. Two would leave open which of them was signed.
-pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => Some(HeaderValue::as_bytes(value)),
-        _ => None,
-    }
 }
 
 /// Unix seconds as senders write them; `None` for anything else, numbers beyond 64 bits included.

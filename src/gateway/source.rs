@@ -1,13 +1,18 @@
 //! One configured sender: what it must prove, and what job a request of it becomes. No I/O here.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{self, HeaderName};
 
-use super::signature::{self, HmacSettings, Scheme, Secret};
+use super::field::Field;
+pub(crate) use super::field::Malformed;
+pub use super::signature::SchemeSettings;
+use super::signature::{self, Scheme, Secret};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::{NewJob, QueueName};
@@ -20,6 +25,9 @@ pub const SECRETS_MAX: usize = 16;
 pub const TOPIC_BYTES_MAX: usize = 256;
 /// Longest delivery id, bytes. Providers send UUIDs; with a source's name before it, it fits a unique key.
 pub const DELIVERY_ID_BYTES_MAX: usize = 256;
+
+/// Longest challenge that is answered, bytes.
+const CHALLENGE_BYTES_MAX: usize = 4 << 10;
 
 /// Headers that must not be stored, because they are secrets or belong to one connection only.
 const NEVER_KEPT: &[HeaderName] = &[
@@ -36,19 +44,6 @@ const NEVER_KEPT: &[HeaderName] = &[
     header::UPGRADE,
 ];
 
-/// How a source's requests are signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SchemeSettings {
-    /// [`Scheme::shopify`].
-    Shopify,
-    /// [`Scheme::github`].
-    Github,
-    /// [`Scheme::standard`].
-    Standard,
-    /// [`Scheme::hmac`].
-    Hmac(HmacSettings),
-}
-
 /// A sender, as `[sources.NAME]` describes it.
 #[derive(Clone)]
 pub struct SourceSettings {
@@ -60,10 +55,14 @@ pub struct SourceSettings {
     pub queue: String,
     /// How long a delivery id is remembered; a second delivery within it makes no job. Default 72 h, zero: not at all.
     pub dedupe: Duration,
-    /// Header with the delivery id, in place of the scheme's. Default: the scheme's.
-    pub id_header: Option<String>,
-    /// Headers that are stored with the job, in place of the usual ones. Default: content type and encoding, and what the
-    /// scheme says about topic, tenant and delivery.
+    /// Where the delivery id stands, in place of the scheme's. Default: the scheme's.
+    pub id: Option<Field>,
+    /// Where the topic stands, which becomes part of the job's name. Default: the scheme's.
+    pub topic: Option<Field>,
+    /// Where it says whose data it is: the group of the job. Default: nowhere, and jobs have no group.
+    pub group: Field,
+    /// Headers that are stored with the job, in place of the usual ones. Default: content type and encoding, those that id, topic
+    /// and group are read from, and what the scheme says about tenant and delivery.
     pub keep_headers: Option<Vec<String>>,
 }
 
@@ -79,7 +78,9 @@ impl SourceSettings {
             secrets: secrets.into_iter().map(Into::into).collect(),
             queue: queue.into(),
             dedupe: config::DEDUPE_DEFAULT,
-            id_header: None,
+            id: None,
+            topic: None,
+            group: Field::none(),
             keep_headers: None,
         }
     }
@@ -92,7 +93,9 @@ impl fmt::Debug for SourceSettings {
             .field("secrets", &format_args!("{} hidden", self.secrets.len()))
             .field("queue", &self.queue)
             .field("dedupe", &self.dedupe)
-            .field("id_header", &self.id_header)
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("group", &self.group)
             .field("keep_headers", &self.keep_headers)
             .finish()
     }
@@ -104,18 +107,44 @@ pub(crate) struct Source {
     name: String,
     queue: QueueName,
     scheme: Scheme,
-    secrets: Vec<Secret>,
+    /// Shared by all clones, so that new secrets reach requests that are on their way.
+    secrets: Arc<ArcSwap<Keyring>>,
+    /// Verifies with keys that nobody has.
+    decoy: bool,
     /// `None`: every delivery makes a job.
     dedupe: Option<Duration>,
-    id: Option<HeaderName>,
+    id: Field,
+    topic: Field,
+    group: Field,
     kept: Vec<HeaderName>,
 }
 
-/// Why a request with a good signature makes no job: the header at fault and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed {
-    pub(crate) header: HeaderName,
-    pub(crate) reason: &'static str,
+/// A source's secrets, and as many keys of the same kind that nobody has.
+#[derive(Debug)]
+pub(crate) struct Keyring {
+    genuine: Vec<Secret>,
+    strangers: Vec<Secret>,
+}
+
+impl Keyring {
+    /// Reads `secrets` as `scheme` writes them; `setting` is where they stand, for messages.
+    fn read(setting: &str, scheme: &Scheme, secrets: &[String]) -> Result<Self> {
+        if !(1..=SECRETS_MAX).contains(&secrets.len()) {
+            return Err(Error::setting(
+                setting,
+                format!("{} secrets", secrets.len()),
+                format!("1 to {SECRETS_MAX}; without a secret anybody could send"),
+            ));
+        }
+        let secrets = secrets.iter().enumerate();
+        let genuine: Vec<Secret> = secrets
+            .map(|(at, text)| scheme.secret(&format!("{setting}[{at}]"), text))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            strangers: genuine.iter().map(Secret::stranger).collect(),
+            genuine,
+        })
+    }
 }
 
 impl Source {
@@ -132,23 +161,8 @@ impl Source {
             ));
         }
         let setting = |field: &str| format!("sources.{name}.{field}");
-        let scheme = match &settings.scheme {
-            SchemeSettings::Shopify => Scheme::shopify(),
-            SchemeSettings::Github => Scheme::github(),
-            SchemeSettings::Standard => Scheme::standard(),
-            SchemeSettings::Hmac(hmac) => Scheme::hmac(&format!("sources.{name}"), hmac)?,
-        };
-        if !(1..=SECRETS_MAX).contains(&settings.secrets.len()) {
-            return Err(Error::setting(
-                setting("secrets"),
-                format!("{} secrets", settings.secrets.len()),
-                format!("1 to {SECRETS_MAX}; without a secret anybody could send"),
-            ));
-        }
-        let secrets = settings.secrets.iter().enumerate();
-        let secrets = secrets
-            .map(|(at, text)| scheme.secret(&setting(&format!("secrets[{at}]")), text))
-            .collect::<Result<_>>()?;
+        let scheme = Scheme::new(&format!("sources.{name}"), &settings.scheme)?;
+        let secrets = Keyring::read(&setting("secrets"), &scheme, &settings.secrets)?;
         let queue = QueueName::new(&settings.queue).map_err(|error| match error {
             Error::Setting { value, reason, .. } => Error::setting(setting("queue"), value, reason),
             other => other,
@@ -167,45 +181,66 @@ impl Source {
                 ),
             ));
         }
-        let id = match &settings.id_header {
+        let id = match &settings.id {
             None => scheme.id.clone(),
-            Some(header) if scheme.signs_id() => {
+            Some(id) if scheme.signs_id() => {
                 return Err(Error::setting(
-                    setting("id_header"),
-                    header.escape_debug(),
-                    "this scheme signs its own delivery id; leave id_header out",
+                    setting("id"),
+                    id,
+                    "this scheme signs its own delivery id; leave id out",
                 ));
             }
-            Some(header) => Some(signature::header_name(&setting("id_header"), header)?),
+            Some(id) => id.clone(),
         };
+        let topic = settings.topic.as_ref().unwrap_or(&scheme.topic).clone();
         let kept = match &settings.keep_headers {
             Some(names) => names
                 .iter()
                 .map(|name| kept_header(&setting("keep_headers"), name, &scheme))
                 .collect::<Result<_>>()?,
-            None => [header::CONTENT_TYPE, header::CONTENT_ENCODING]
-                .into_iter()
-                .chain(scheme.kept())
-                .chain(id.clone().filter(|id| scheme.id.as_ref() != Some(id)))
-                .collect(),
+            None => {
+                let content = [header::CONTENT_TYPE, header::CONTENT_ENCODING].into_iter();
+                let places = [&id, &topic, &settings.group].into_iter();
+                let read = places.filter_map(Field::header).cloned();
+                let mut kept: Vec<HeaderName> = content.chain(scheme.kept()).chain(read).collect();
+                kept.retain(|name| !NEVER_KEPT.contains(name) && !scheme.is_signature(name));
+                kept.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+                kept.dedup();
+                kept
+            }
         };
         Ok(Self {
             name: name.to_owned(),
             queue,
             scheme,
-            secrets,
+            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+            decoy: false,
             dedupe,
             id,
+            topic,
+            group: settings.group.clone(),
             kept,
         })
     }
 
-    /// A source like this one whose secrets nobody has: answering for it takes as long as answering for this one.
+    /// A source like this one whose secrets nobody has: answering for it takes as long as answering for this one, also once the
+    /// secrets of this one were replaced.
     pub(crate) fn decoy(&self) -> Self {
         Self {
-            secrets: self.secrets.iter().map(Secret::stranger).collect(),
+            decoy: true,
             ..self.clone()
         }
+    }
+
+    /// Reads new secrets as the source's scheme writes them. Nothing changes before [`Source::rekey`].
+    pub(crate) fn read_secrets(&self, secrets: &[String]) -> Result<Keyring> {
+        let setting = format!("sources.{}.secrets", self.name);
+        Keyring::read(&setting, &self.scheme, secrets)
+    }
+
+    /// From now on only these secrets pass.
+    pub(crate) fn rekey(&self, keyring: Keyring) {
+        self.secrets.store(Arc::new(keyring));
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -218,22 +253,57 @@ impl Source {
 
     /// True when the sender signed exactly these bytes. `now` is in unix seconds.
     pub(crate) fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> bool {
-        self.scheme.verify(&self.secrets, headers, body, now)
+        let keyring = self.secrets.load();
+        let secrets = if self.decoy {
+            &keyring.strangers
+        } else {
+            &keyring.genuine
+        };
+        self.scheme.verify(secrets, headers, body, now)
+    }
+
+    /// What a verified request wants to be answered with, if it is no delivery but a question whether somebody is there: the
+    /// member of that name and its text.
+    pub(crate) fn challenge(
+        &self,
+        body: &[u8],
+    ) -> Result<Option<(&'static str, String)>, Malformed> {
+        let Some(challenge) = self.scheme.challenge else {
+            return Ok(None);
+        };
+        let no_headers = HeaderMap::new();
+        let read =
+            |member: &str| Field::member(member).read(&no_headers, body, CHALLENGE_BYTES_MAX);
+        let (member, text) = challenge.when;
+        // Whatever else stands there is no challenge.
+        if read(member)
+            .ok()
+            .flatten()
+            .is_none_or(|found| found != text)
+        {
+            return Ok(None);
+        }
+        let wanted = read(challenge.member)?;
+        Ok(wanted.map(|text| (challenge.member, text.into_owned())))
     }
 
     /// The job that a verified request becomes. The body is passed through untouched.
     pub(crate) fn job(&self, headers: &HeaderMap, body: Bytes) -> Result<NewJob, Malformed> {
-        let topic = self.scheme.topic.as_ref();
-        let topic = topic.and_then(|name| text(headers, name, TOPIC_BYTES_MAX).transpose());
-        let name = match topic.transpose()? {
-            Some(topic) => [&self.name, "/", topic].concat(),
+        let name = match self.topic.read(headers, &body, TOPIC_BYTES_MAX)? {
+            Some(topic) => [&self.name, "/", &*topic].concat(),
             None => self.name.clone(),
         };
+        let group = self.group.read(headers, &body, config::GROUP_BYTES_MAX)?;
+        let id = match self.dedupe {
+            Some(_) => self.id.read(headers, &body, DELIVERY_ID_BYTES_MAX)?,
+            None => None,
+        };
         let mut job = NewJob::raw(name, body);
-        if let (Some(window), Some(id)) = (self.dedupe, &self.id)
-            && let Some(id) = text(headers, id, DELIVERY_ID_BYTES_MAX)?
-        {
-            job = job.unique_for([&self.name, "/", id].concat(), window);
+        if let Some(group) = group {
+            job = job.group(group);
+        }
+        if let (Some(window), Some(id)) = (self.dedupe, id) {
+            job = job.unique_for([&self.name, "/", &*id].concat(), window);
         }
         for name in &self.kept {
             if let Some(value) = joined(headers, name) {
@@ -255,33 +325,6 @@ fn kept_header(setting: &str, name: &str, scheme: &Scheme) -> Result<HeaderName>
         ));
     }
     Ok(header)
-}
-
-/// The value of a header that goes into a name or a key; `None` when the header is not there.
-fn text<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-    bytes_max: usize,
-) -> Result<Option<&'a str>, Malformed> {
-    if !headers.contains_key(name) {
-        return Ok(None);
-    }
-    let malformed = |reason| Malformed {
-        header: name.clone(),
-        reason,
-    };
-    let value = signature::only(headers, name).ok_or_else(|| malformed("came more than once"))?;
-    let value = std::str::from_utf8(value).map_err(|_| malformed("is not UTF-8"))?;
-    if value.is_empty() {
-        return Err(malformed("is empty"));
-    }
-    if value.len() > bytes_max {
-        return Err(malformed("is too long"));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(malformed("has control characters"));
-    }
-    Ok(Some(value))
 }
 
 /// The value of a header that is kept, several as one list. A value that is not text cannot travel in JSON and is left out.

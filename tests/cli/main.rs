@@ -7,5 +7,6 @@ mod frozen;
 mod look;
 mod poison;
 mod process;
+mod reload;
 mod seal;
 mod support;

@@ -28,6 +28,27 @@ async fn the_same_delivery_again_is_answered_with_the_first_job() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_named_in_the_body_is_known_again_by_it() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let event = br#"{"type":"event_callback","event_id":"Ev1","event":{"type":"message"}}"#;
+    let retry = |delivery: Delivery| delivery.with("X-Slack-Retry-Num", "1");
+    for (first, again) in [
+        (senders::slack(event), retry(senders::slack(event))),
+        (
+            senders::stripe(br#"{"id":"evt_1","type":"invoice.paid"}"#),
+            // Sent anew with another number of deliveries that are pending.
+            senders::stripe(br#"{"id":"evt_1","type":"invoice.paid","pending_webhooks":2}"#),
+        ),
+    ] {
+        let (id, duplicate) = inbox.deliver(&first).await.stored();
+        assert!(!duplicate);
+        assert_eq!(inbox.deliver(&again).await.stored(), (id, true));
+    }
+    assert_eq!(place.stats().await.enqueued_total, 2);
+}
+
+#[tokio::test]
 async fn fifty_copies_at_once_through_two_gateways_make_one_job() {
     let place = Place::new().await;
     let inboxes = [place.gateway().await, place.gateway().await];

@@ -9,5 +9,6 @@ mod intake;
 mod outage;
 mod readiness;
 mod refusals;
+mod sdk;
 mod shutdown;
 mod support;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use millstream::gateway::field::Field;
 use millstream::gateway::signature::{Algorithm, Encoding};
 use millstream::{Backoff, QueueName};
 use serde::de::{Error as _, IgnoredAny};
@@ -50,7 +51,14 @@ pub(crate) struct SourceSection {
     pub(crate) queue: QueueName,
     #[serde(default, deserialize_with = "retention")]
     pub(crate) dedupe: Option<Duration>,
-    /// The header that carries the delivery id, in place of the scheme's.
+    /// Where the delivery id, the topic and the tenant stand: `header:NAME`, `json:/POINTER` or `none`.
+    #[serde(default, deserialize_with = "field")]
+    pub(crate) id: Option<Field>,
+    #[serde(default, deserialize_with = "field")]
+    pub(crate) topic: Option<Field>,
+    #[serde(default, deserialize_with = "field")]
+    pub(crate) group: Option<Field>,
+    /// The header that carries the delivery id; `id` in another way. With `scheme = "hmac"` it can be part of what is signed.
     pub(crate) id_header: Option<String>,
     /// The headers that are stored with the job, in place of the usual ones.
     pub(crate) keep_headers: Option<Vec<String>>,
@@ -61,11 +69,11 @@ pub(crate) struct SourceSection {
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) topic_header: Option<String>,
     pub(crate) timestamp_header: Option<String>,
+    pub(crate) timestamp_prefix: Option<String>,
+    pub(crate) separator: Option<char>,
     #[serde(default, deserialize_with = "duration")]
     pub(crate) tolerance: Option<Duration>,
     pub(crate) signed: Option<String>,
-    /// Of a later version; refused by name.
-    pub(crate) group: Option<IgnoredAny>,
 }
 
 /// `[queues.NAME]`: what this process does with a queue's jobs.
@@ -187,6 +195,7 @@ fn optional<'de, D: Deserializer<'de>, T>(
 }
 
 read! {
+    field -> Field = optional(parse::field);
     duration -> Duration = optional(parse::duration);
     lease -> Duration = optional(parse::lease);
     timeout -> Duration = optional(parse::timeout);

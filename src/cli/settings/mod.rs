@@ -63,11 +63,6 @@ impl ConfigFile {
                 self.place.at(key)
             ))
         };
-        for (name, source) in &self.sections.sources {
-            if source.group.is_some() {
-                return refuse(&["sources", name, "group"]);
-            }
-        }
         for (name, queue) in &self.sections.queues {
             if queue.group_concurrency.is_some() {
                 return refuse(&["queues", name, "group_concurrency"]);

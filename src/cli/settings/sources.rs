@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use millstream::QueueName;
+use millstream::gateway::field::Field;
 use millstream::gateway::signature::{HmacSettings, Scheme};
 use millstream::gateway::source::{SchemeSettings, SourceSettings};
 use millstream::gateway::{GatewaySettings, LISTEN_DEFAULT};
@@ -36,7 +37,7 @@ pub(crate) struct SourceFlags {
     /// Take webhooks at POST /webhooks/NAME; their jobs go to --queue
     #[arg(long, value_name = "NAME", requires_all = ["scheme", "secret", "queue"])]
     pub(crate) source: Option<String>,
-    /// How they are signed: shopify, github or standard; hmac needs a config file
+    /// How they are signed: shopify, github, stripe, slack or standard; hmac needs a config file
     #[arg(long, value_name = "SCHEME", requires = "source")]
     pub(crate) scheme: Option<String>,
     /// The signing secret: env:NAME or file:/path. Several: any of them passes, for rotation
@@ -114,18 +115,9 @@ fn from_flags(
     queue: &QueueName,
     plain: Plain,
 ) -> anyhow::Result<SourceSettings> {
-    let scheme = match flags.scheme.as_deref() {
-        Some("shopify") => SchemeSettings::Shopify,
-        Some("github") => SchemeSettings::Github,
-        Some("standard") => SchemeSettings::Standard,
-        other => {
-            let given = other.unwrap_or_default();
-            return Err(usage(format!(
-                "--scheme {given:?}: {}",
-                scheme_reason(given, true)
-            )));
-        }
-    };
+    let given = flags.scheme.as_deref().unwrap_or_default();
+    let scheme = SchemeSettings::named(given)
+        .ok_or_else(|| usage(format!("--scheme {given:?}: {}", scheme_reason(given))))?;
     let secrets = secrets("--secret", &flags.secret, &scheme, plain)?;
     let mut settings = SourceSettings::new(scheme, secrets, queue.as_str());
     if let Some(dedupe) = flags.dedupe {
@@ -142,21 +134,34 @@ fn from_section(
 ) -> anyhow::Result<SourceSettings> {
     let at = |key: &str| file.place.at(&["sources", name, key]);
     let scheme = match section.scheme.as_str() {
-        "shopify" => SchemeSettings::Shopify,
-        "github" => SchemeSettings::Github,
-        "standard" => SchemeSettings::Standard,
         "hmac" => {
             let here = file.place.at(&["sources", name]);
             SchemeSettings::Hmac(hmac(&here, section)?)
         }
-        other => {
+        name => SchemeSettings::named(name).ok_or_else(|| {
+            let reason = scheme_reason("");
+            usage(format!("{} = {name:?}: {reason}", at("scheme")))
+        })?,
+    };
+    for (one, other, both) in [
+        (
+            "id",
+            "id_header",
+            section.id.is_some() && section.id_header.is_some(),
+        ),
+        (
+            "topic",
+            "topic_header",
+            section.topic.is_some() && section.topic_header.is_some(),
+        ),
+    ] {
+        if both {
             return Err(usage(format!(
-                "{} = {other:?}: {}",
-                at("scheme"),
-                scheme_reason(other, false)
+                "{}: give this or {other}, not both",
+                at(one)
             )));
         }
-    };
+    }
     let generic = matches!(scheme, SchemeSettings::Hmac(_));
     if !generic && let Some(key) = hmac_key(section) {
         return Err(usage(format!(
@@ -169,9 +174,15 @@ fn from_section(
     if let Some(dedupe) = section.dedupe {
         settings.dedupe = dedupe;
     }
-    if !generic {
-        settings.id_header.clone_from(&section.id_header);
+    settings.id.clone_from(&section.id);
+    if let (false, Some(header)) = (generic, &section.id_header) {
+        let field = parse::field(&format!("header:{header}"));
+        settings.id = Some(
+            field.map_err(|reason| usage(format!("{} = {header:?}: {reason}", at("id_header"))))?,
+        );
     }
+    settings.topic.clone_from(&section.topic);
+    settings.group = section.group.clone().unwrap_or_else(Field::none);
     settings.keep_headers.clone_from(&section.keep_headers);
     Ok(settings)
 }
@@ -191,6 +202,10 @@ fn hmac(here: &str, section: &SourceSection) -> anyhow::Result<HmacSettings> {
     settings
         .timestamp_header
         .clone_from(&section.timestamp_header);
+    settings
+        .timestamp_prefix
+        .clone_from(&section.timestamp_prefix);
+    settings.separator = section.separator;
     settings.signed.clone_from(&section.signed);
     if let Some(tolerance) = section.tolerance {
         settings.tolerance = tolerance;
@@ -209,6 +224,8 @@ fn hmac_key(section: &SourceSection) -> Option<&'static str> {
         ("algorithm", section.algorithm.is_some()),
         ("topic_header", section.topic_header.is_some()),
         ("timestamp_header", section.timestamp_header.is_some()),
+        ("timestamp_prefix", section.timestamp_prefix.is_some()),
+        ("separator", section.separator.is_some()),
         ("tolerance", section.tolerance.is_some()),
         ("signed", section.signed.is_some()),
     ]
@@ -216,14 +233,16 @@ fn hmac_key(section: &SourceSection) -> Option<&'static str> {
     .find_map(|(key, given)| given.then_some(key))
 }
 
-fn scheme_reason(given: &str, flag: bool) -> String {
-    let known = "shopify, github, standard and hmac";
-    match given {
-        "stripe" | "slack" => format!("is not available in this version; there are {known}"),
-        "hmac" if flag => {
+fn scheme_reason(flag: &str) -> String {
+    let names: Vec<&str> = SchemeSettings::names().collect();
+    match flag {
+        "hmac" => {
             "needs settings of its own; write it into a config file, as [sources.NAME]".into()
         }
-        _ => format!("there is no such scheme; there are {known}"),
+        _ => format!(
+            "there is no such scheme; there are {} and hmac",
+            names.join(", ")
+        ),
     }
 }
 
@@ -234,12 +253,7 @@ fn secrets(
     scheme: &SchemeSettings,
     plain: Plain,
 ) -> anyhow::Result<Vec<String>> {
-    let reader = match scheme {
-        SchemeSettings::Shopify => Scheme::shopify(),
-        SchemeSettings::Github => Scheme::github(),
-        SchemeSettings::Standard => Scheme::standard(),
-        SchemeSettings::Hmac(settings) => Scheme::hmac(place, settings)?,
-    };
+    let reader = Scheme::new(place, scheme)?;
     if references.is_empty() {
         return Err(usage(format!(
             "{place}: is empty; without a secret anybody could send"

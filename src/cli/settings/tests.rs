@@ -45,6 +45,7 @@ fn the_file_of_the_contract_is_read() {
         scheme = "shopify"
         secrets = ["plain"]
         queue = "webhooks"
+        group = "header:x-shopify-shop-domain"
         dedupe = "72h"
         [sources.own]
         scheme = "hmac"
@@ -193,7 +194,7 @@ fn a_bad_source_is_refused_and_its_secret_is_not_shown() {
         ),
         (
             "scheme = \"stripe\"\nsecrets = [\"hunter2\"]\nqueue = \"q\"",
-            "not available",
+            "env:NAME",
         ),
         (
             "scheme = \"shopify\"\nsecrets = [\"hunter2\"]\nqueue = \"q\"",
@@ -224,8 +225,24 @@ fn a_bad_source_is_refused_and_its_secret_is_not_shown() {
             "a{b}",
         ),
         (
-            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\ngroup = \"header:x\"",
-            "groups are not available",
+            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\ngroup = \"x-shop\"",
+            "header:NAME",
+        ),
+        (
+            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\ntopic = \"json:type\"",
+            "json:/shop/id",
+        ),
+        (
+            "scheme = \"github\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nid = \"none\"\nid_header = \"x\"",
+            "not both",
+        ),
+        (
+            "scheme = \"standard\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nid = \"json:/id\"",
+            "base64",
+        ),
+        (
+            "scheme = \"hmac\"\nheader = \"x\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\ntimestamp_prefix = \"t=\"",
+            "separator",
         ),
         (
             "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nprefix = \"v1=\"",

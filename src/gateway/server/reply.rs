@@ -34,6 +34,12 @@ impl Reply {
         Self::of(StatusCode::OK, body.into())
     }
 
+    /// Somebody is there who knows the secret: what the sender wants back.
+    pub(super) fn challenge(member: &str, text: &str) -> Self {
+        let body = serde_json::json!({ member: text });
+        Self::of(StatusCode::OK, body.to_string().into())
+    }
+
     pub(super) fn alive() -> Self {
         Self::of(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
     }
@@ -56,9 +62,9 @@ impl Reply {
         .unread()
     }
 
-    /// Signed rightly, but a header that would go into a name or a key is no clean text.
+    /// Signed rightly, but what would go into a name or a key is no clean text.
     pub(super) fn malformed(malformed: &Malformed) -> Self {
-        let message = format!("{} {}", malformed.header, malformed.reason);
+        let message = malformed.to_string();
         let body = serde_json::json!({"code": "bad_request", "message": message});
         Self::of(StatusCode::BAD_REQUEST, body.to_string().into())
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Encoding, Part, Scheme, TOLERANCE_DEFAULT, header_name};
+use super::{
+    Algorithm, Encoding, Field, Part, Scheme, SecretForm, Stamp, TOLERANCE_DEFAULT, header_name,
+};
 use crate::error::{Error, Result};
 
 /// Furthest tolerance: a day. Beyond it a captured request could be sent again at leisure.
@@ -25,9 +27,15 @@ pub struct HmacSettings {
     pub topic_header: Option<String>,
     /// Header that carries the time of signing, unix seconds. Default: none, and then replays are only caught by the delivery id.
     pub timestamp_header: Option<String>,
+    /// What stands before that time where it is an entry of the signature header, `t=` in `t=1700000000,v1=5f3a…`.
+    /// Goes with [`HmacSettings::separator`] and without [`HmacSettings::timestamp_header`]. Default: it is not there.
+    pub timestamp_prefix: Option<String>,
+    /// What stands between the entries of a signature header that may have several, `,` or a space; any match passes.
+    /// Default: the header is one signature.
+    pub separator: Option<char>,
     /// How far that time may be off, in either direction. Default 5 min.
     pub tolerance: Duration,
-    /// What is signed, with `{id}`, `{timestamp}` and `{body}`. Default `{body}`, with a timestamp header `{timestamp}.{body}`.
+    /// What is signed, with `{id}`, `{timestamp}` and `{body}`. Default `{body}`, with a timestamp `{timestamp}.{body}`.
     pub signed: Option<String>,
 }
 
@@ -42,6 +50,8 @@ impl HmacSettings {
             id_header: None,
             topic_header: None,
             timestamp_header: None,
+            timestamp_prefix: None,
+            separator: None,
             tolerance: TOLERANCE_DEFAULT,
             signed: None,
         }
@@ -65,7 +75,33 @@ impl Scheme {
                 "no control characters",
             ));
         }
-        let timestamp = optional("timestamp_header", &settings.timestamp_header)?;
+        let separator = settings.separator.map(|separator| {
+            let refuse = || {
+                Error::setting(
+                    format!("{setting}.separator"),
+                    separator.escape_debug(),
+                    "one of , ; | and space",
+                )
+            };
+            let byte = u8::try_from(separator).ok();
+            byte.filter(|byte| b",;| ".contains(byte))
+                .ok_or_else(refuse)
+        });
+        let separator = separator.transpose()?;
+        let timestamp = match (&settings.timestamp_header, &settings.timestamp_prefix) {
+            (None, None) => None,
+            (Some(name), None) => Some(Stamp::Header(header("timestamp_header", name)?)),
+            (None, Some(prefix)) if !prefix.is_empty() && separator.is_some() => {
+                Some(Stamp::Entry(prefix.clone()))
+            }
+            (_, Some(prefix)) => {
+                return Err(Error::setting(
+                    format!("{setting}.timestamp_prefix"),
+                    prefix.escape_debug(),
+                    "like \"t=\", together with separator and without timestamp_header",
+                ));
+            }
+        };
         if timestamp.is_some()
             && !(Duration::from_secs(1)..=TOLERANCE_MAX).contains(&settings.tolerance)
         {
@@ -88,28 +124,33 @@ impl Scheme {
         }
         if signed.contains(&Part::Timestamp) != timestamp.is_some() {
             return Err(refuse(
-                "{timestamp} and timestamp_header go together: a time that is not signed proves nothing",
+                "{timestamp} goes together with timestamp_header or timestamp_prefix: a time that is not signed proves nothing",
             ));
         }
         if signed.contains(&Part::Id) && id.is_none() {
             return Err(refuse("{id} needs id_header"));
         }
+        let field = |header: Option<_>| header.map_or_else(Field::none, Field::from_header);
         Ok(Self {
+            secret: SecretForm::Text,
+            mistaken: &[],
             algorithm: settings.algorithm,
             encoding: settings.encoding,
             signature: header("header", &settings.header)?,
             prefix: settings.prefix.clone(),
-            timestamp: timestamp.map(|name| (name, settings.tolerance)),
+            separator,
+            timestamp: timestamp.map(|stamp| (stamp, settings.tolerance)),
             signed,
-            id,
-            topic: optional("topic_header", &settings.topic_header)?,
-            ..Self::body_only()
+            id: field(id),
+            topic: field(optional("topic_header", &settings.topic_header)?),
+            further: &[],
+            challenge: None,
         })
     }
 }
 
 /// Splits `{timestamp}.{body}` into its parts.
-fn parts(template: &str) -> Vec<Part> {
+pub(super) fn parts(template: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = template;
     while !rest.is_empty() {

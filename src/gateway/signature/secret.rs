@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
+use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 
 use super::Scheme;
@@ -23,6 +24,8 @@ pub enum Algorithm {
     Sha256,
     /// HMAC-SHA512.
     Sha512,
+    /// HMAC-SHA1, for senders that have nothing better. Not known to be broken in an HMAC, and nothing to choose freely.
+    Sha1,
 }
 
 /// How a signature is written in its header.
@@ -54,6 +57,7 @@ impl Secret {
         Self(match algorithm {
             Algorithm::Sha256 => Keyed::Sha256(Hmac::new_from_slice(key).expect(any_length)),
             Algorithm::Sha512 => Keyed::Sha512(Hmac::new_from_slice(key).expect(any_length)),
+            Algorithm::Sha1 => Keyed::Sha1(Hmac::new_from_slice(key).expect(any_length)),
         })
     }
 
@@ -62,6 +66,7 @@ impl Secret {
         let algorithm = match self.0 {
             Keyed::Sha256(_) => Algorithm::Sha256,
             Keyed::Sha512(_) => Algorithm::Sha512,
+            Keyed::Sha1(_) => Algorithm::Sha1,
         };
         let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
         Self::new(algorithm, &[*a.as_bytes(), *b.as_bytes()].concat())
@@ -79,6 +84,7 @@ impl fmt::Debug for Secret {
 pub(super) enum Keyed {
     Sha256(Hmac<Sha256>),
     Sha512(Hmac<Sha512>),
+    Sha1(Hmac<Sha1>),
 }
 
 impl Keyed {
@@ -86,6 +92,7 @@ impl Keyed {
         match self {
             Self::Sha256(mac) => mac.update(bytes),
             Self::Sha512(mac) => mac.update(bytes),
+            Self::Sha1(mac) => mac.update(bytes),
         }
     }
 
@@ -95,6 +102,7 @@ impl Keyed {
         let equal = match self {
             Self::Sha256(mac) => mac.verify_slice(bytes).is_ok(),
             Self::Sha512(mac) => mac.verify_slice(bytes).is_ok(),
+            Self::Sha1(mac) => mac.verify_slice(bytes).is_ok(),
         };
         equal & tag.readable
     }
@@ -103,6 +111,7 @@ impl Keyed {
         match self {
             Self::Sha256(mac) => read(&mac.finalize().into_bytes()),
             Self::Sha512(mac) => read(&mac.finalize().into_bytes()),
+            Self::Sha1(mac) => read(&mac.finalize().into_bytes()),
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use hyper::header::HeaderValue;
 
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
@@ -85,6 +86,96 @@ fn the_github_vector_is_signed_and_verified_in_either_case() {
     }
 }
 
+/// The example of Slack's documentation: secret, time, body, signature.
+const SLACK_SECRET: &str = "8f742231b10e8888abcd99yyyzzz85a5";
+const SLACK_SIGNED_AT: i64 = 1_531_420_618;
+const SLACK_BODY: &[u8] = b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+const SLACK_SIGNATURE: &str = "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503";
+
+#[test]
+fn the_slack_vector_is_signed_and_verified() {
+    let scheme = Scheme::slack();
+    let secret = scheme.secret("s", SLACK_SECRET).unwrap();
+    let signature = scheme.sign(&secret, "", SLACK_SIGNED_AT, SLACK_BODY);
+    assert_eq!(signature, SLACK_SIGNATURE);
+    let headers = headers([
+        ("x-slack-signature", SLACK_SIGNATURE),
+        ("x-slack-request-timestamp", &SLACK_SIGNED_AT.to_string()),
+    ]);
+    let secrets = [secret];
+    for (off, passes) in [(-301, false), (-300, true), (300, true), (301, false)] {
+        let now = SLACK_SIGNED_AT + off;
+        assert_eq!(
+            scheme.verify(&secrets, &headers, SLACK_BODY, now),
+            passes,
+            "{off}"
+        );
+    }
+}
+
+/// What Stripe's own library (stripe 23.1.0) writes for this secret, time and body.
+const STRIPE_SIGNATURE: &str =
+    "t=1492774577,v1=4d38cd5139c7f60e624bf8299775d217793a8e4af46b24f70e9099b0eafff76c";
+const STRIPE_BODY: &[u8] = br#"{"id":"evt_1","object":"event","type":"invoice.paid"}"#;
+
+#[test]
+fn a_stripe_header_passes_with_one_time_and_any_v1_signature() {
+    let scheme = Scheme::stripe();
+    let secrets = [scheme.secret("s", "whsec_test_secret").unwrap()];
+    let signature = scheme.sign(&secrets[0], "", 1_492_774_577, STRIPE_BODY);
+    assert_eq!(signature, STRIPE_SIGNATURE);
+    let (time, tag) = STRIPE_SIGNATURE.split_once(',').unwrap();
+    let wrong = format!("v1={}", "0".repeat(64));
+    let fake = tag.replace("v1=", "v0=");
+    for (value, passes) in [
+        (STRIPE_SIGNATURE.to_owned(), true),
+        (format!("{time},{wrong},{tag}"), true),
+        (format!("{time}, {tag}, {fake}"), true),
+        (format!("{tag},{time}"), true),
+        (format!("{time},{fake}"), false),
+        (format!("{time},{wrong}"), false),
+        (tag.to_owned(), false),
+        (time.to_owned(), false),
+        (format!("t=1492774578,{tag}"), false),
+        (format!("t=1492774577,{time},{tag}"), false),
+        (format!("t=,{tag}"), false),
+        (format!("t=99999999999999999999,{tag}"), false),
+        (format!("{time} {tag}"), false),
+    ] {
+        let headers = headers([("stripe-signature", value.as_str())]);
+        let verified = scheme.verify(&secrets, &headers, STRIPE_BODY, 1_492_774_577 + 5);
+        assert_eq!(verified, passes, "{value}");
+    }
+    let headers = headers([("stripe-signature", STRIPE_SIGNATURE)]);
+    for (off, passes) in [(-301, false), (-300, true), (300, true), (301, false)] {
+        let now = 1_492_774_577 + off;
+        assert_eq!(
+            scheme.verify(&secrets, &headers, STRIPE_BODY, now),
+            passes,
+            "{off}"
+        );
+    }
+}
+
+#[test]
+fn sha1_is_there_for_who_asks_for_it() {
+    // RFC 2202, test case 2.
+    let settings = HmacSettings {
+        algorithm: Algorithm::Sha1,
+        ..HmacSettings::new("x-sig")
+    };
+    let scheme = Scheme::hmac("sources.x", &settings).unwrap();
+    let secret = scheme.secret("s", "Jefe").unwrap();
+    let body = b"what do ya want for nothing?";
+    let signature = scheme.sign(&secret, "", 0, body);
+    assert_eq!(signature, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
+    let headers = headers([("x-sig", signature.as_str())]);
+    assert!(scheme.verify(&[secret], &headers, body, 0));
+    let of_the_default = Scheme::hmac("sources.x", &HmacSettings::new("x-sig")).unwrap();
+    let secret = of_the_default.secret("s", "Jefe").unwrap();
+    assert!(!of_the_default.verify(&[secret], &headers, body, 0));
+}
+
 #[test]
 fn every_scheme_verifies_what_it_signs_and_no_changed_byte() {
     let hmac = |settings: HmacSettings| Scheme::hmac("sources.x", &settings).unwrap();
@@ -97,21 +188,31 @@ fn every_scheme_verifies_what_it_signs_and_no_changed_byte() {
         signed: Some("v0:{id}:{timestamp}:{body}".to_owned()),
         ..HmacSettings::new("X-Signature")
     };
+    let listed = HmacSettings {
+        prefix: "h1=".to_owned(),
+        timestamp_prefix: Some("ts=".to_owned()),
+        separator: Some(';'),
+        signed: Some("{timestamp}:{body}".to_owned()),
+        ..HmacSettings::new("Paddle-Signature")
+    };
     for scheme in [
         Scheme::shopify(),
         Scheme::github(),
+        Scheme::stripe(),
+        Scheme::slack(),
         Scheme::standard(),
         hmac(HmacSettings::new("x-sig")),
         hmac(stamped),
+        hmac(listed),
     ] {
         let secret = scheme.secret("s", "c2VjcmV0IHNlY3JldA==").unwrap();
         let sign = |body: &[u8]| scheme.sign(&secret, "id-1", 1_000, body);
         let passes = |signature: &str, body: &[u8]| {
             let mut headers = headers([(scheme.signature_header(), signature)]);
-            if let Some(id) = &scheme.id {
+            if let Some(id) = scheme.id.header() {
                 headers.insert(id, HeaderValue::from_static("id-1"));
             }
-            if let Some((time, _)) = &scheme.timestamp {
+            if let Some((Stamp::Header(time), _)) = &scheme.timestamp {
                 headers.insert(time, HeaderValue::from_static("1000"));
             }
             scheme.verify(std::slice::from_ref(&secret), &headers, body, 1_000)
@@ -276,6 +377,16 @@ fn a_secret_that_cannot_be_one_is_refused_without_being_shown() {
         (Scheme::standard(), "hunter2 hunter2", "base64"),
         (Scheme::standard(), SIGNATURE, "signature"),
         (Scheme::standard(), "whpk_hunter2", "asymmetric"),
+        (Scheme::standard(), "v1,whsec_aHVudGVyMg==", "leave out"),
+        (Scheme::standard(), "whsec_aHVud\u{0}GVyMg==", "control"),
+        (Scheme::stripe(), "", "empty"),
+        (Scheme::stripe(), "sk_live_hunter2", "API key"),
+        (Scheme::stripe(), "v1=hunter2", "signature"),
+        (Scheme::slack(), "xoxb-hunter2", "token"),
+        (Scheme::slack(), " hunter2", "white space"),
+        (Scheme::shopify(), "shpat_hunter2", "token"),
+        (Scheme::github(), "ghp_hunter2", "token"),
+        (Scheme::github(), "hunter2\nhunter3", "control"),
         (Scheme::github(), "", "empty"),
         (Scheme::github(), "hunter2\n", "white space"),
         (Scheme::github(), "sha256=hunter2", "signature"),
@@ -318,6 +429,29 @@ fn generic_settings_that_prove_nothing_are_refused_by_name() {
             "id_header",
             HmacSettings {
                 id_header: some("ü"),
+                ..base()
+            },
+        ),
+        (
+            "separator",
+            HmacSettings {
+                separator: Some('='),
+                ..base()
+            },
+        ),
+        (
+            "timestamp_prefix",
+            HmacSettings {
+                timestamp_prefix: some("t="),
+                ..base()
+            },
+        ),
+        (
+            "timestamp_prefix",
+            HmacSettings {
+                timestamp_prefix: some("t="),
+                timestamp_header: some("x-time"),
+                separator: Some(','),
                 ..base()
             },
         ),

@@ -7,6 +7,10 @@ fn shopify() -> SourceSettings {
     SourceSettings::new(SchemeSettings::Shopify, ["hunter2"], "webhooks")
 }
 
+fn field(text: &str) -> Option<Field> {
+    Some(text.parse().unwrap())
+}
+
 fn headers(pairs: &[(&str, &[u8])]) -> HeaderMap {
     let pairs = pairs.iter().map(|(name, value)| {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -73,7 +77,7 @@ fn a_request_without_topic_and_id_becomes_a_plain_job() {
 #[test]
 fn the_id_header_and_the_kept_headers_follow_the_settings() {
     let settings = SourceSettings {
-        id_header: Some("X-Shopify-Event-Id".to_owned()),
+        id: field("header:X-Shopify-Event-Id"),
         keep_headers: Some(vec!["X-Note".to_owned()]),
         ..shopify()
     };
@@ -97,6 +101,142 @@ fn the_id_header_and_the_kept_headers_follow_the_settings() {
 }
 
 #[test]
+fn group_topic_and_id_are_read_from_headers_or_from_the_body() {
+    let body = br#"{"shop": {"id": 548380009}, "kind": "orders/paid", "delivery": "d-1"}"#;
+    let settings = SourceSettings {
+        group: field("json:/shop/id").unwrap(),
+        topic: field("json:/kind"),
+        id: field("json:/delivery"),
+        ..shopify()
+    };
+    let source = Source::new("shop", &settings).unwrap();
+    let made = source.job(
+        &headers(&[("x-shopify-topic", b"other")]),
+        Bytes::from_static(body),
+    );
+    let made = made.unwrap();
+    assert_eq!(made.name(), "shop/orders/paid");
+    assert_eq!(made.meta.group.as_deref(), Some("548380009"));
+    assert_eq!(made.unique.unwrap().key, "shop/d-1");
+    assert_eq!(made.payload, body.as_slice());
+
+    // Where nothing of it is found, the job is made all the same.
+    let bare = source
+        .job(&HeaderMap::new(), Bytes::from_static(BODY))
+        .unwrap();
+    assert_eq!(
+        (bare.name(), &bare.meta.group, &bare.unique),
+        ("shop", &None, &None)
+    );
+
+    let by_header = SourceSettings {
+        group: field("header:x-tenant").unwrap(),
+        topic: field("none"),
+        id: field("none"),
+        ..shopify()
+    };
+    let pairs: [(&str, &[u8]); 3] = [
+        ("x-tenant", b"a.myshopify.com"),
+        ("x-shopify-topic", b"orders/create"),
+        ("x-shopify-webhook-id", b"w1"),
+    ];
+    let made = job(&by_header, &pairs).unwrap();
+    assert_eq!(made.meta.group.as_deref(), Some("a.myshopify.com"));
+    assert_eq!((made.name(), &made.unique), ("shop", &None));
+    assert_eq!(made.meta.headers["x-tenant"], "a.myshopify.com");
+
+    let refused = job(&by_header, &[("x-tenant", b"")]).unwrap_err();
+    assert_eq!(refused.to_string(), "x-tenant is empty");
+    let refused = source.job(
+        &HeaderMap::new(),
+        Bytes::from_static(br#"{"shop": {"id": []}}"#),
+    );
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "json:/shop/id is neither text nor a whole number"
+    );
+}
+
+#[test]
+fn stripe_and_slack_name_their_events_in_the_body() {
+    for (scheme, body, name, id) in [
+        (
+            SchemeSettings::Stripe,
+            r#"{"id": "evt_1", "type": "invoice.paid"}"#,
+            "in/invoice.paid",
+            Some("in/evt_1"),
+        ),
+        (
+            SchemeSettings::Slack,
+            r#"{"type": "event_callback", "event_id": "Ev1", "event": {"type": "app_mention"}}"#,
+            "in/app_mention",
+            Some("in/Ev1"),
+        ),
+        (SchemeSettings::Slack, "command=%2Fdeploy&text=", "in", None),
+    ] {
+        let settings = SourceSettings::new(scheme, ["s3cret"], "q");
+        let source = Source::new("in", &settings).unwrap();
+        let job = source.job(&HeaderMap::new(), body.into()).unwrap();
+        assert_eq!(job.name(), name);
+        assert_eq!(job.unique.map(|unique| unique.key).as_deref(), id);
+    }
+}
+
+#[test]
+fn only_slack_is_answered_a_challenge_and_only_a_whole_one() {
+    let of = |scheme, body: &str| {
+        let settings = SourceSettings::new(scheme, ["s3cret"], "q");
+        let source = Source::new("in", &settings).unwrap();
+        source.challenge(body.as_bytes())
+    };
+    let asked = r#"{"token": "t", "challenge": "3eZb\"r", "type": "url_verification"}"#;
+    let answer = of(SchemeSettings::Slack, asked).unwrap();
+    assert_eq!(answer, Some(("challenge", "3eZb\"r".to_owned())));
+    assert_eq!(of(SchemeSettings::Stripe, asked), Ok(None));
+    for other in [
+        "",
+        r#"{"type": "event_callback", "challenge": "x"}"#,
+        r#"{"type": ["url_verification"], "challenge": "x"}"#,
+        r#"{"event": {"type": "url_verification"}, "challenge": "x"}"#,
+        r#"{"type": "url_verification"}"#,
+    ] {
+        assert_eq!(of(SchemeSettings::Slack, other), Ok(None), "{other}");
+    }
+    assert!(
+        of(
+            SchemeSettings::Slack,
+            r#"{"type": "url_verification", "challenge": 1.5}"#
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn new_secrets_reach_every_clone_and_the_decoy_follows() {
+    let source = Source::new("shop", &shopify()).unwrap();
+    let (clone, decoy) = (source.clone(), source.decoy());
+    let by = |text: &str| {
+        let secret = source.scheme.secret("s", text).unwrap();
+        let signature = source.scheme.sign(&secret, "", 0, BODY);
+        headers(&[("x-shopify-hmac-sha256", signature.as_bytes())])
+    };
+    let new: Vec<String> = ["newer", "new"].map(str::to_owned).into();
+    for bad in [
+        vec![],
+        vec![String::new()],
+        vec!["new".to_owned(), " ".to_owned()],
+    ] {
+        assert!(source.read_secrets(&bad).is_err());
+        assert!(clone.verify(&by("hunter2"), BODY, 0));
+    }
+    source.rekey(source.read_secrets(&new).unwrap());
+    assert!(clone.verify(&by("new"), BODY, 0) && clone.verify(&by("newer"), BODY, 0));
+    assert!(!clone.verify(&by("hunter2"), BODY, 0));
+    assert!(!decoy.verify(&by("new"), BODY, 0));
+    assert_eq!(decoy.secrets.load().strangers.len(), 2);
+}
+
+#[test]
 fn a_topic_or_delivery_id_that_is_no_clean_text_is_refused() {
     let long = [b'a'; 257];
     for name in ["x-shopify-topic", "x-shopify-webhook-id"] {
@@ -108,7 +248,7 @@ fn a_topic_or_delivery_id_that_is_no_clean_text_is_refused() {
             (&long, "long"),
         ] {
             let refused = job(&shopify(), &[(name, value)]).unwrap_err();
-            assert_eq!(refused.header, name);
+            assert_eq!(refused.place, name);
             assert!(refused.reason.contains(says), "{refused:?}");
         }
         let refused = job(&shopify(), &[(name, b"a"), (name, b"b")]).unwrap_err();
@@ -129,7 +269,9 @@ fn the_longest_name_and_key_fit_a_job() {
 #[test]
 fn a_decoy_refuses_what_its_model_accepts() {
     let source = Source::new("shop", &shopify()).unwrap();
-    let signature = source.scheme.sign(&source.secrets[0], "", 0, BODY);
+    let signature = source
+        .scheme
+        .sign(&source.secrets.load().genuine[0], "", 0, BODY);
     let headers = headers(&[("x-shopify-hmac-sha256", signature.as_bytes())]);
     assert!(source.verify(&headers, BODY, 0));
     assert!(!source.decoy().verify(&headers, BODY, 0));
@@ -141,7 +283,6 @@ fn settings_out_of_range_are_refused_by_name() {
         let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
         SourceSettings::new(SchemeSettings::Standard, secrets, "webhooks")
     };
-    let some = |text: &str| Some(text.to_owned());
     let keep = |text: &str| Some(vec![text.to_owned()]);
     let minute = Duration::from_secs(60);
     for (field, settings) in [
@@ -188,17 +329,10 @@ fn settings_out_of_range_are_refused_by_name() {
             },
         ),
         (
-            "id_header",
+            "id",
             SourceSettings {
-                id_header: some("x-other"),
+                id: field("header:x-other"),
                 ..standard()
-            },
-        ),
-        (
-            "id_header",
-            SourceSettings {
-                id_header: some("x other"),
-                ..shopify()
             },
         ),
         (

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use millstream::gateway::source::{SchemeSettings, SourceSettings};
-use millstream::gateway::{Gateway, GatewaySettings};
+use millstream::gateway::{Gateway, GatewaySettings, LiveSecrets};
 use millstream::inspect::{Inspector, JobView, Stats};
 use millstream::private_redis::{Options, Persistence, PrivateRedis};
 use millstream::{JobId, Millstream, WorkerHealth};
@@ -70,11 +70,12 @@ impl Place {
         change(&mut settings);
         let client = Millstream::connect(&self.redis.url()).await.unwrap();
         let gateway = Gateway::bind(settings, client, workers).await.unwrap();
-        let address = gateway.local_addr();
+        let (address, secrets) = (gateway.local_addr(), gateway.secrets());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(gateway.run(shutdown.clone()));
         Inbox {
             address,
+            secrets,
             shutdown,
             running,
         }
@@ -109,6 +110,7 @@ impl Place {
 /// One running gateway.
 pub(crate) struct Inbox {
     pub(crate) address: SocketAddr,
+    pub(crate) secrets: LiveSecrets,
     pub(crate) shutdown: CancellationToken,
     pub(crate) running: JoinHandle<millstream::Result<()>>,
 }

@@ -40,6 +40,8 @@ pub(crate) fn sources() -> Vec<(String, SourceSettings)> {
     [
         ("shop", SchemeSettings::Shopify, secret.clone()),
         ("code", SchemeSettings::Github, secret.clone()),
+        ("pay", SchemeSettings::Stripe, secret.clone()),
+        ("chat", SchemeSettings::Slack, secret.clone()),
         ("standard", SchemeSettings::Standard, standard_secret()),
         ("billing", SchemeSettings::Hmac(billing), secret),
     ]
@@ -126,6 +128,46 @@ pub(crate) fn github(id: &str, body: &[u8]) -> Delivery {
             ("X-GitHub-Hook-Installation-Target-ID", "79929171"),
             ("X-GitHub-Hook-Installation-Target-Type", "repository"),
             ("X-Hub-Signature-256", &format!("sha256={signature}")),
+        ],
+        body,
+    )
+}
+
+/// Stripe names its event in the body, so the id is one of JSON.
+pub(crate) fn stripe(body: &[u8]) -> Delivery {
+    let timestamp = unix_seconds().to_string();
+    let signature = hex::encode(sha256(
+        SECRET.as_bytes(),
+        &[timestamp.as_bytes(), b".", body],
+    ));
+    Delivery::new(
+        "pay",
+        &[
+            ("Content-Type", "application/json; charset=utf-8"),
+            (
+                "Stripe-Signature",
+                &format!("t={timestamp},v1={signature},v0={}", "0".repeat(64)),
+            ),
+        ],
+        body,
+    )
+}
+
+pub(crate) fn slack(body: &[u8]) -> Delivery {
+    let timestamp = unix_seconds().to_string();
+    let signature = sha256(
+        SECRET.as_bytes(),
+        &[b"v0:", timestamp.as_bytes(), b":", body],
+    );
+    Delivery::new(
+        "chat",
+        &[
+            ("Content-Type", "application/json"),
+            ("X-Slack-Request-Timestamp", &timestamp),
+            (
+                "X-Slack-Signature",
+                &format!("v0={}", hex::encode(signature)),
+            ),
         ],
         body,
     )
