@@ -1,0 +1,186 @@
+//! The pages of docs/ that are walked: every command is run in one shell, in order, and what it prints compared with what the page
+//! says. Numbers may differ, for they are ids and times.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Instant;
+
+use crate::support::{Cli, PATIENCE, bare};
+
+/// What ends a command's output.
+const END: &str = "=== end of the command, exit";
+
+/// A command of a page, and what it prints there.
+#[derive(Debug, Default)]
+struct Step {
+    command: String,
+    printed: Vec<String>,
+}
+
+/// The `$ ` lines of the page's console blocks. A here-document and a backslash at a line's end continue a command.
+fn steps_of(page: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut inside = false;
+    let mut until: Option<String> = None;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            inside = line == "```console";
+            continue;
+        }
+        if !inside {
+            continue;
+        }
+        if let Some(end) = &until {
+            let step = steps.last_mut().expect("a command was begun");
+            step.command.push('\n');
+            step.command.push_str(line);
+            if line == end || (end == "\\" && !line.ends_with('\\')) {
+                until = None;
+            }
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step {
+                command: command.to_owned(),
+                ..Step::default()
+            });
+            let document = command
+                .split_once("<<'")
+                .and_then(|(_, rest)| rest.split_once('\''));
+            until = document.map(|(end, _)| end.to_owned());
+            if command.ends_with('\\') {
+                until = Some("\\".to_owned());
+            }
+        } else {
+            let step = steps.last_mut().expect("a block begins with a command");
+            step.printed.push(line.to_owned());
+        }
+    }
+    steps
+}
+
+/// Without what differs from run to run: numbers, hexadecimal ids, the width of columns and the lines that draw a table.
+fn shape_of(line: &str) -> String {
+    let is_id = |word: &str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let words = line.split_whitespace().filter(|word| *word != "│");
+    let words = words.map(|word| if is_id(word) { "0" } else { word });
+    let text = words.collect::<Vec<_>>().join(" ");
+    let mut shape = String::new();
+    for c in text.chars() {
+        match c.is_ascii_digit() {
+            true if shape.ends_with('0') => {}
+            true => shape.push('0'),
+            false => shape.push(c),
+        }
+    }
+    shape
+}
+
+/// One shell, with `millstream` on its PATH.
+struct Shell {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Receiver<String>,
+}
+
+impl Shell {
+    fn start(cli: &Cli) -> Self {
+        let binary = bare(&[]).get_program().to_owned();
+        let bin = std::path::Path::new(&binary).parent().unwrap().to_owned();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut child = Command::new("bash")
+            .current_dir(cli.dir.path())
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env("MILLSTREAM_REDIS_URL", cli.redis.url())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("bash");
+        let (send, stdout) = mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            stdin: child.stdin.take().unwrap(),
+            child,
+            stdout,
+        }
+    }
+
+    /// What the command printed, and its exit code.
+    fn run(&mut self, command: &str) -> (Vec<String>, i32) {
+        let script = format!("{{ {command}\n}} 2>&1\necho \"{END} $?\"\n");
+        self.stdin.write_all(script.as_bytes()).unwrap();
+        let mut printed = Vec::new();
+        loop {
+            let line = self.stdout.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no end of: {command}"));
+            match line.strip_prefix(END) {
+                Some(code) => return (printed, code.trim().parse().unwrap()),
+                None => printed.push(line),
+            }
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // With all that it left running.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the page's commands. One whose output is shown is run again until it prints that: a worker may still be at it.
+fn walk(page: &str) {
+    let path = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let steps = steps_of(&text);
+    assert!(steps.len() > 3, "{page} has hardly a command");
+    let cli = Cli::new();
+    let mut shell = Shell::start(&cli);
+    for step in steps {
+        let expected: Vec<String> = step.printed.iter().map(|line| shape_of(line)).collect();
+        let began = Instant::now();
+        loop {
+            let (printed, code) = shell.run(&step.command);
+            let shapes: Vec<String> = printed.iter().map(|line| shape_of(line)).collect();
+            if step.printed.is_empty() {
+                assert_eq!(code, 0, "{page}: {}\n{printed:#?}", step.command);
+                break;
+            }
+            if code == 0 && shapes == expected {
+                break;
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{page}: {} exits {code} and prints\n{printed:#?}\nwhere the page has\n{:#?}",
+                step.command,
+                step.printed
+            );
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn the_first_ten_minutes_are_as_the_page_says() {
+    walk("first-ten-minutes.md");
+}
+
+#[test]
+fn a_page_is_read_as_a_reader_would() {
+    let page = "text\n```console\n$ cat > f <<'X'\n$ a\nX\n$ b \\\n  c\nout 12\n```\n```text\n$ not this\n```\n";
+    let steps = steps_of(page);
+    let commands: Vec<&str> = steps.iter().map(|step| step.command.as_str()).collect();
+    assert_eq!(commands, ["cat > f <<'X'\n$ a\nX", "b \\\n  c"]);
+    assert_eq!(steps[1].printed, ["out 12"]);
+    assert_eq!(shape_of(" │ out   13-4 │"), "out 0-0");
+}
