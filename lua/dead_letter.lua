@@ -15,10 +15,11 @@
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] entry_id   the delivery being given up; the fence
 -- ARGV[5] reason     attempts, refused or expired
--- ARGV[6] error      at most 4 KiB, cut by the caller
+-- ARGV[6] error      at most 4 KiB, cut by the caller; for `expired` the script knows it
 --
--- Returns {OK, died_ms}, {STALE} with nothing changed, {WRONG_STATE} with nothing changed when the reason is `expired`
--- and the job has not, or {OLD} when a later call of this caller was carried out. Cost O(log n), n = dead jobs.
+-- Returns {OK, died_ms}, {STALE} with nothing changed, {WRONG_STATE, left_ms} with nothing changed when the reason is `expired`
+-- and the job has not (left_ms: until its deadline, -1 without one), or {OLD} when a later call of this caller was carried out.
+-- Cost O(log n), n = dead jobs.
 local lane, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
 local group, caller, number, entry_id, reason, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -35,8 +36,11 @@ for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
 local now = ms_of(now_us())
 if reason == 'expired' then
   local found = looked_at(lane, redis.pcall('XRANGE', lane, entry_id, entry_id))
-  local expires_at_ms = found[1] and read_meta(job_of(found[1][2]).meta).expires_at_ms
-  if found[1] and not (expires_at_ms and expires_at_ms <= now) then return { WRONG_STATE } end
+  local fields = found[1] and read_meta(job_of(found[1][2]).meta)
+  message = fields and out_of_time(fields, now)
+  if fields and not message then
+    return { WRONG_STATE, fields.deadline_at_ms and fields.deadline_at_ms - now or -1 }
+  end
 end
 local job = take(lane, group, entry_id)
 if not job then return { STALE } end

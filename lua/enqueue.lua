@@ -25,6 +25,7 @@
 --   waiting       true: the key counts only while its holder waits
 --   conflict      what to do when the key is held: nothing said: refuse; `replace` or `throttle`
 --   expires_ms    how long the job may wait before it starts
+--   deadline_ms   how long it may take in all, retries included
 --
 -- Returns {OK, "id id ..."}; with '=' in front it is the id of the job that holds the unique key, with '~' of the one that was
 -- replaced, and no job was made. {OLD} when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each
@@ -73,7 +74,9 @@ local function file(id, name, payload, meta, options, since)
     park(jobs, payloads, id, record, payload)
   elseif options.delay_ms then
     park(jobs, payloads, id, record, payload)
-    schedule(scheduled, wake, id, us, options.delay_ms)
+    -- One that is out of time before it is due ends then.
+    local ends_ms = math.min(options.expires_ms or math.huge, options.deadline_ms or math.huge)
+    schedule(scheduled, wake, id, us, math.min(options.delay_ms, ends_ms))
   else
     place(lane, suspects, wake, jobs, id, record, payload)
     redis.call('HDEL', payloads, id)
@@ -85,9 +88,10 @@ end
 local function store(name, payload, meta, options)
   local key = options.unique and KEYS[FIRST_UNIQUE - 1 + options.unique]
   local holder = key and in_the_way(key, options)
-  if options.expires_ms then
+  if options.expires_ms or options.deadline_ms then
     local fields = read_meta(meta)
-    fields.expires_at_ms = ms_of(us) + options.expires_ms
+    fields.expires_at_ms = options.expires_ms and ms_of(us) + options.expires_ms
+    fields.deadline_at_ms = options.deadline_ms and ms_of(us) + options.deadline_ms
     meta = cjson.encode(fields)
   end
   if holder and options.conflict == 'throttle' then

@@ -1,5 +1,5 @@
--- promote: scheduled -> ready
--- Moves due jobs to the stream, the longest due first.
+-- promote: scheduled -> ready | dead
+-- Moves due jobs to the stream, the longest due first. One that is out of time goes to the dead letter.
 --
 -- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
 -- KEYS[2] lane       millstream:{Q}:ready          stream for the jobs that may run
@@ -15,8 +15,9 @@
 -- ARGV[3] limit      jobs, 1 to 1,000
 -- ARGV[4] wake       channel that hears of a suspect
 --
--- Returns {OK, promoted, due_in_us}: microseconds until the next job is due, 0 when more are due now, -1 when none is
--- scheduled. {STANDBY} when another worker does the upkeep. Cost O(limit log n), n = scheduled jobs.
+-- Returns {OK, promoted, due_in_us, {unique key name, job id ...}}: microseconds until the next job is due, 0 when more are due
+-- now, -1 when none is scheduled. The named unique keys belonged to jobs that died and may be released. {STANDBY} when another
+-- worker does the upkeep. Cost O(limit log n), n = scheduled jobs.
 local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
 local worker, lock_ms, limit, wake = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -33,13 +34,36 @@ if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
 local us = now_us()
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', ms_of(us), 'LIMIT', 0, limit)
-local promoted = 0
+local promoted, unlocked = 0, {}
+
+-- Ends a job whose time is over; false when it may run.
+local function expire(job_id, record)
+  -- Looked for as text first: few jobs have such a time, and JSON is dear.
+  if not string.find(record.meta, '_at_ms":', 1, true) then return false end
+  local is_json, fields = pcall(cjson.decode, record.meta)
+  local reason = is_json and type(fields) == 'table' and out_of_time(fields, ms_of(us))
+  if not reason then return false end
+  record.state, record.reason = 'dead', 'expired'
+  add_error(record, ms_of(us), record.attempt, reason)
+  redis.call('ZADD', dead, ms_of(us), job_id)
+  write_record(jobs, job_id, record)
+  tally(stats, 'dead', 1)
+  event(events, 'dead', job_id, 'expired')
+  if type(fields.unique) == 'string' then
+    unlocked[#unlocked + 1] = fields.unique
+    unlocked[#unlocked + 1] = job_id
+  end
+  return true
+end
+
 for _, job_id in ipairs(due) do
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload then
-    place(lane, suspects, wake, jobs, job_id, record, payload)
-    redis.call('HDEL', payloads, job_id)
-    promoted = promoted + 1
+    if not expire(job_id, record) then
+      place(lane, suspects, wake, jobs, job_id, record, payload)
+      redis.call('HDEL', payloads, job_id)
+      promoted = promoted + 1
+    end
   else
     -- Somebody broke or deleted the record or the payload by hand: nothing can be run. What is left is kept to be looked at.
     tally(stats, 'orphaned', 1)
@@ -56,7 +80,7 @@ for _, job_id in ipairs(due) do
   end
   redis.call('ZREM', scheduled, job_id)
 end
-if #due == limit then return { OK, promoted, 0 } end
+if #due == limit then return { OK, promoted, 0, unlocked } end
 local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-if not first[2] then return { OK, promoted, -1 } end
-return { OK, promoted, math.max(0, tonumber(first[2]) * 1000 - us) }
+if not first[2] then return { OK, promoted, -1, unlocked } end
+return { OK, promoted, math.max(0, tonumber(first[2]) * 1000 - us), unlocked }

@@ -36,8 +36,8 @@ for i = FIRST, #ARGV do
   -- Of a record that somebody broke by hand nothing can be made; the others come back all the same.
   local is_whole, fields = pcall(read_meta, record and record.meta or '')
   if record and payload and record.state == 'dead' and is_whole then
-    -- A new life is not bound by the old one's unique key and expiry: both were given up when the job died.
-    fields.stalls, fields.unique, fields.expires_at_ms = nil, nil, nil
+    -- A new life is not bound by the old one's unique key and times: they were given up when the job died.
+    fields.stalls, fields.unique, fields.expires_at_ms, fields.deadline_at_ms = nil, nil, nil, nil
     record.meta, record.attempt, record.reason = cjson.encode(fields), 1, nil
     place(lane, lane, wake, jobs, job_id, record, payload)
     redis.call('HDEL', payloads, job_id)

@@ -1,6 +1,6 @@
 -- retry: running -> scheduled
 -- The handler failed and attempts remain: park the job until its backoff has passed. Or it asked to be called later
--- (snooze): the same, but no attempt is used and no error kept.
+-- (snooze): the same, but no attempt is used and no error kept. It waits no longer than until its deadline, when it ends.
 --
 -- KEYS[1] lane       millstream:{Q}:ready*     the stream that delivered the entry
 -- KEYS[2] scheduled  millstream:{Q}:scheduled  zset, job id -> due (unix ms)
@@ -42,6 +42,9 @@ local job_id = fields.id or entry_id
 -- It has started in time; expiry is about the wait before that.
 fields.expires_at_ms = nil
 if job.meta ~= '' then job.meta = cjson.encode(fields) end
+if tonumber(fields.deadline_at_ms) then
+  delay_ms = math.max(0, math.min(delay_ms, fields.deadline_at_ms - ms_of(us)))
+end
 local record = record_of(jobs, job_id, job, 'scheduled')
 if charged then
   add_error(record, ms_of(us), job.attempt, message)

@@ -27,7 +27,9 @@ local function is_ours(fields)
   if not is_json or type(said) ~= 'table' then return false end
   -- A number without end is read, and cannot be written again.
   if not pcall(cjson.encode, said) then return false end
-  for field, kind in pairs({ id = 'string', unique = 'string', stalls = 'number', expires_at_ms = 'number' }) do
+  local kinds =
+    { id = 'string', unique = 'string', stalls = 'number', expires_at_ms = 'number', deadline_at_ms = 'number' }
+  for field, kind in pairs(kinds) do
     if said[field] ~= nil and type(said[field]) ~= kind then return false end
   end
   return true

@@ -41,6 +41,15 @@ impl DeathReason {
     }
 }
 
+/// Whether a job was out of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It was, and is dead.
+    Expired,
+    /// Not yet. How long it has until its deadline, if it has one.
+    In(Option<Duration>),
+}
+
 impl Broker {
     /// Makes the consumer group of every lane, where it is missing. From the first entry on, so that jobs which came
     /// before the first worker are not passed over.
@@ -246,6 +255,27 @@ impl Broker {
         entry_ids(reply.done()?.text(1)?)
     }
 
+    /// Running -> dead if the job's time to start or its deadline has passed, by Redis's clock, which alone decides.
+    ///
+    /// # Errors
+    /// As [`Broker::dead_letter`].
+    pub async fn expire(
+        &self,
+        caller: &mut Caller,
+        delivery: &Delivery,
+        patience: Patience,
+    ) -> Result<Expiry> {
+        let reason = DeathReason::Expired;
+        let reply = self
+            .ask_dead_letter(caller, delivery, reason, "", patience)
+            .await?;
+        if reply.status == Status::WrongState {
+            let left = u64::try_from(reply.number(1)?).ok();
+            return Ok(Expiry::In(left.map(Duration::from_millis)));
+        }
+        self.settled(&reply, delivery).map(|()| Expiry::Expired)
+    }
+
     /// Running -> dead. For [`DeathReason::Expired`] Redis's clock has the last word: `false` means not yet.
     ///
     /// # Errors
@@ -258,6 +288,23 @@ impl Broker {
         error: &str,
         patience: Patience,
     ) -> Result<bool> {
+        let reply = self
+            .ask_dead_letter(caller, delivery, reason, error, patience)
+            .await?;
+        if reply.status == Status::WrongState {
+            return Ok(false);
+        }
+        self.settled(&reply, delivery).map(|()| true)
+    }
+
+    async fn ask_dead_letter(
+        &self,
+        caller: &mut Caller,
+        delivery: &Delivery,
+        reason: DeathReason,
+        error: &str,
+        patience: Patience,
+    ) -> Result<Reply> {
         let keys = &self.keys;
         let mut call = Call::new(&script::DEAD_LETTER)
             .key("lane", keys.lane(delivery.lane))
@@ -275,11 +322,7 @@ impl Broker {
             .bytes("entry_id", delivery.entry.bytes())
             .text("reason", reason.name())
             .text("error", cut(error));
-        let reply = self.redis.call(call, patience).await?;
-        if reply.status == Status::WrongState {
-            return Ok(false);
-        }
-        self.settled(&reply, delivery).map(|()| true)
+        self.redis.call(call, patience).await
     }
 
     fn settled(&self, reply: &Reply, delivery: &Delivery) -> Result<()> {

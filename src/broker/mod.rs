@@ -25,7 +25,7 @@ use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
 use crate::seal::Seal;
 pub use circuit::CircuitEvent;
-pub use deliver::{DeathReason, Done};
+pub use deliver::{DeathReason, Done, Expiry};
 pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 

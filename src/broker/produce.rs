@@ -75,6 +75,7 @@ impl Broker {
                 options.id = Some(uuid::Uuid::now_v7().simple().to_string());
             }
             options.expires_ms = job.expires.map(millis);
+            options.deadline_ms = job.deadline.map(millis);
             call.push("jobs", meta.to_stored().into());
             call.push("jobs", options.to_stored().into());
         }
@@ -122,6 +123,8 @@ struct Options {
     conflict: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_ms: Option<u64>,
 }
 
 impl Options {

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::job::{JobId, millis};
 use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
-use crate::redis::reply::{Status, text_of};
+use crate::redis::reply::{Status, Value, text_of};
 use crate::redis::script::{self, Call};
 
 /// Who does the upkeep, and for how long it is theirs.
@@ -19,14 +19,16 @@ pub struct Upkeeper {
 }
 
 /// What a promotion did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Promotion {
     /// Another worker does the upkeep.
     Standby,
-    /// `next_due`: the wait until the next job is due, `None` when none is scheduled.
+    /// `next_due`: the wait until the next job is due, `None` when none is scheduled. `unlock`: unique keys of jobs that were out
+    /// of time and died, with their jobs.
     Promoted {
         count: u64,
         next_due: Option<Duration>,
+        unlock: Vec<(String, JobId)>,
     },
 }
 
@@ -65,7 +67,7 @@ pub struct PruneStep {
 }
 
 impl Broker {
-    /// Scheduled -> ready, up to `limit` due jobs.
+    /// Scheduled -> ready, or dead if it is out of time, up to `limit` due jobs.
     pub async fn promote(
         &self,
         by: &Upkeeper,
@@ -97,6 +99,7 @@ impl Broker {
         Ok(Promotion::Promoted {
             count: reply.count(1)?,
             next_due,
+            unlock: names_and_ids(reply.list(3)?),
         })
     }
 
@@ -140,11 +143,7 @@ impl Broker {
             lane,
             entry: reply.text(2)?.to_owned(),
         });
-        let unlock = reply
-            .list(5)?
-            .chunks_exact(2)
-            .filter_map(|pair| Some((text_of(&pair[0])?.to_owned(), text_of(&pair[1])?.into())))
-            .collect();
+        let unlock = names_and_ids(reply.list(5)?);
         Ok(Sweep::Swept {
             next,
             reclaimed: reply.count(3)?,
@@ -204,4 +203,12 @@ impl Broker {
             more: reply.count(5)? > 0,
         })
     }
+}
+
+/// Reads `{unique key, job id, …}`.
+fn names_and_ids(pairs: &[Value]) -> Vec<(String, JobId)> {
+    let pairs = pairs.chunks_exact(2);
+    pairs
+        .filter_map(|pair| Some((text_of(&pair[0])?.to_owned(), text_of(&pair[1])?.into())))
+        .collect()
 }

@@ -179,7 +179,7 @@ mod tests {
             "worker --queue q --forward http://a/ --target-concurrency 5 --refuse-private --circuit-failures 0 --circuit-pause fixed(1s)",
             "worker --queue q --command prog a b --concurrency 5",
             "worker --queue q --command sh --lease 3s -- -c true",
-            "enqueue q --name n --payload x --delay 5s --unique k --unique-for 1h --max-attempts 2 --timeout 1s --expires 1h --durability replicas:1 --json",
+            "enqueue q --name n --payload x --delay 5s --unique k --unique-for 1h --max-attempts 2 --timeout 1s --expires 1h --deadline 2h --durability replicas:1 --json",
             "enqueue q --name n --payload-file - --at 2027-01-31T09:00:00Z --count 10",
             "enqueue q --name n --unique k --unique-while-waiting --delay 2s --on-conflict replace",
             "enqueue q --name n --unique k --unique-for 1m --on-conflict throttle",

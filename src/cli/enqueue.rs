@@ -61,6 +61,9 @@ pub(crate) struct Enqueue {
     /// Dead-letter the job if no worker has started it this long from now
     #[arg(long, value_parser = parse::window, value_name = "DURATION")]
     expires: Option<Duration>,
+    /// Dead-letter the job if it is not completed this long from now, all waits and attempts together
+    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
+    deadline: Option<Duration>,
     /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory].
     /// fsync needs Redis 7.2 or Valkey 7.2 with appendonly yes. A level that is not reached exits 1, although the job is stored
     #[arg(long, value_parser = parse::durability, value_name = "LEVEL")]
@@ -151,6 +154,9 @@ impl Enqueue {
         }
         if let Some(expires) = self.expires {
             job = job.expires(expires);
+        }
+        if let Some(deadline) = self.deadline {
+            job = job.deadline(deadline);
         }
         Ok(job)
     }

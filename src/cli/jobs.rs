@@ -213,6 +213,12 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
     if job.died_ms.is_some() {
         row("died", output::time(job.died_ms));
     }
+    if job.expires_at_ms.is_some() {
+        row("expires", output::time(job.expires_at_ms));
+    }
+    if job.deadline_at_ms.is_some() {
+        row("deadline", output::time(job.deadline_at_ms));
+    }
     if let Some(reason) = &job.reason {
         row("reason", reason.clone());
     }

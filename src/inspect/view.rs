@@ -76,6 +76,10 @@ pub struct JobView {
     pub due_ms: Option<u64>,
     /// When it died, unix ms on Redis's clock (dead jobs).
     pub died_ms: Option<u64>,
+    /// When it must have started, unix ms on Redis's clock.
+    pub expires_at_ms: Option<u64>,
+    /// When it must be done, unix ms on Redis's clock.
+    pub deadline_at_ms: Option<u64>,
     /// Why it died: `attempts`, `refused`, `crash_loop`, `expired`.
     pub reason: Option<String>,
     /// The worker that holds it (running jobs).

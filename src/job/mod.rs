@@ -121,6 +121,7 @@ pub struct NewJob {
     pub(crate) unique: Option<Unique>,
     pub(crate) on_conflict: OnConflict,
     pub(crate) expires: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) meta: Meta,
 }
 
@@ -226,6 +227,7 @@ impl NewJob {
             unique: None,
             on_conflict: OnConflict::Refuse,
             expires: None,
+            deadline: None,
             meta,
         }
     }
@@ -315,10 +317,19 @@ impl NewJob {
         self
     }
 
-    /// If no worker has started the job this long after the enqueue, it goes to the dead letter as `expired` instead.
+    /// If no worker has started the job this long after the enqueue, it goes to the dead letter as `expired` instead: a scheduled
+    /// one at that moment, one that is ready or held when its turn comes.
     #[must_use]
     pub fn expires(mut self, after: Duration) -> Self {
         self.expires = Some(after);
+        self
+    }
+
+    /// If the job is not completed this long after the enqueue, all waits, attempts and retries together, it goes to the dead
+    /// letter as `expired`. An attempt that runs at that moment is cut off as by its timeout.
+    #[must_use]
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.deadline = Some(after);
         self
     }
 
@@ -385,6 +396,7 @@ impl NewJob {
             ("delay", self.delay),
             ("unique_for", unique_window),
             ("expires", self.expires),
+            ("deadline", self.deadline),
         ] {
             if let Some(value) = value
                 && value > horizon
@@ -393,7 +405,11 @@ impl NewJob {
                 return invalid(field, humantime::format_duration(value).to_string(), reason);
             }
         }
-        for (field, value) in [("unique_for", unique_window), ("expires", self.expires)] {
+        for (field, value) in [
+            ("unique_for", unique_window),
+            ("expires", self.expires),
+            ("deadline", self.deadline),
+        ] {
             if value.is_some_and(|value| millis(value) == 0) {
                 return invalid(field, "0".into(), "at least 1ms".into());
             }
@@ -464,6 +480,9 @@ pub(crate) struct Meta {
     /// Redis's clock, unix ms; written by the enqueue script.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at_ms: Option<u64>,
+    /// The same, for the end of all attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deadline_at_ms: Option<u64>,
     /// How often the job was taken from a worker that stopped renewing; written by the reclaim script.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) stalls: u32,
@@ -563,6 +582,8 @@ mod tests {
             ("delay", job().delay(year * 100)),
             ("unique_for", job().unique_for("k", Duration::ZERO)),
             ("expires", job().expires(Duration::ZERO)),
+            ("deadline", job().deadline(Duration::ZERO)),
+            ("deadline", job().deadline(year * 100)),
             ("on_conflict", job().on_conflict(OnConflict::Replace)),
             (
                 "on_conflict",

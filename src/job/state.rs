@@ -100,6 +100,11 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     ),
     (
         Some(State::Scheduled),
+        Transition::Promote,
+        Some(State::Dead),
+    ),
+    (
+        Some(State::Scheduled),
         Transition::RunNow,
         Some(State::Ready),
     ),

@@ -188,6 +188,7 @@ pub(crate) static DEAD_LETTER: Script = Script::new(
         "lib/unique.lua",
         "lib/event.lua",
         "lib/tally.lua",
+        "lib/expiry.lua",
         "dead_letter.lua"
     ),
     &[
@@ -236,6 +237,7 @@ pub(crate) static PROMOTE: Script = Script::new(
         "lib/event.lua",
         "lib/upkeep.lua",
         "lib/tally.lua",
+        "lib/expiry.lua",
         "promote.lua"
     ),
     &[

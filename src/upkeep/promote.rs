@@ -28,8 +28,16 @@ pub(crate) async fn run(
         let promotion = broker.promote(&by, LIMIT, STEP).await;
         leading.set(matches!(promotion, Ok(Promotion::Promoted { .. })));
         let sleep = match promotion {
-            Ok(Promotion::Promoted { next_due, .. }) => {
+            Ok(Promotion::Promoted {
+                next_due, unlock, ..
+            }) => {
                 pulse.beat();
+                // Lost, these keys are in nobody's way: an enqueue looks whether their holders live.
+                if !unlock.is_empty()
+                    && let Err(error) = broker.unlock(&unlock, STEP).await
+                {
+                    tracing::warn!(queue = %broker.queue, %error, "cannot release the unique keys of expired jobs");
+                }
                 next_due.map_or(poll, |next| next.min(poll))
             }
             Ok(Promotion::Standby) => {

@@ -15,7 +15,7 @@ use super::circuit::Gate;
 use super::handler::{Attempt, Context, Handler, JobError};
 use super::lease::Grip;
 use super::settle::Outcome;
-use crate::broker::{Broker, DeathReason, Delivery};
+use crate::broker::{Broker, Delivery, Expiry};
 use crate::callers::Callers;
 use crate::error::Error;
 use crate::redis::Patience;
@@ -98,14 +98,16 @@ impl Runner {
                 "this entry was not written by Millstream: its fields are kept as the payload";
             return Outcome::Failed(JobError::refuse(advice));
         }
-        if delivery.meta.expires_at_ms.is_some() {
-            let expired = tokio::select! {
-                expired = self.expired(delivery) => expired,
+        let mut deadline = None;
+        if delivery.meta.expires_at_ms.is_some() || delivery.meta.deadline_at_ms.is_some() {
+            let expiry = tokio::select! {
+                expiry = self.expiry(delivery) => expiry,
                 // While Redis is away, nobody can tell; a worker that must stop does not wait for it.
                 () = cancel.cancelled() => return self.unwanted(),
             };
-            if expired {
-                return Outcome::Settled;
+            match expiry {
+                Expiry::Expired => return Outcome::Settled,
+                Expiry::In(left) => deadline = left,
             }
         }
         let Some(handler) = self.handlers.find(&delivery.name) else {
@@ -136,6 +138,8 @@ impl Runner {
             .meta
             .timeout_ms
             .map_or(self.timeout, Duration::from_millis);
+        // What is cut off at the deadline is a failed attempt, and its retry finds the job out of time.
+        let timeout = deadline.map_or(timeout, |left| timeout.min(left));
         let context = Context {
             inner: Arc::new(Attempt {
                 id: delivery.id.clone(),
@@ -221,21 +225,18 @@ impl Runner {
         }
     }
 
-    /// Asks Redis, whose clock alone decides, whether the job's time to start has passed; if so it is dead afterwards.
-    async fn expired(&self, delivery: &Delivery) -> bool {
+    /// Asks Redis, whose clock alone decides, whether the job is out of time; if so it is dead afterwards.
+    async fn expiry(&self, delivery: &Delivery) -> Expiry {
         let mut slot = self.callers.take().await;
-        let error = "it waited longer than its `expires` allows";
-        let reason = DeathReason::Expired;
-        match self
+        let asked = self
             .broker
-            .dead_letter(slot.caller(), delivery, reason, error, Patience::ENDLESS)
-            .await
-        {
-            Ok(expired) => expired,
-            Err(Error::LeaseLost { .. }) => true,
+            .expire(slot.caller(), delivery, Patience::ENDLESS);
+        match asked.await {
+            Ok(expiry) => expiry,
+            Err(Error::LeaseLost { .. }) => Expiry::Expired,
             Err(error) => {
                 tracing::warn!(queue = %self.broker.queue, job = %delivery.id, %error, "cannot tell whether the job has expired; running it");
-                false
+                Expiry::In(None)
             }
         }
     }

@@ -77,6 +77,7 @@ async fn a_delayed_job_is_scheduled_by_the_clock_of_redis_and_never_early() {
             Promotion::Promoted {
                 count: 0,
                 next_due: Some(wait),
+                ..
             } => tokio::time::sleep(wait).await,
             other => panic!("{other:?}"),
         }

@@ -12,6 +12,7 @@ mod dead_letter;
 mod durability;
 mod edges;
 mod enqueue;
+mod expiry;
 mod extend;
 mod half_applied;
 mod ids;

@@ -52,7 +52,8 @@ async fn a_promotion_says_when_the_next_job_is_due() {
         t.promote().await,
         Promotion::Promoted {
             count: 0,
-            next_due: None
+            next_due: None,
+            unlock: Vec::new(),
         }
     );
     t.enqueue(plain().delay(LATER)).await;
@@ -60,6 +61,7 @@ async fn a_promotion_says_when_the_next_job_is_due() {
     let Promotion::Promoted {
         count: 0,
         next_due: Some(wait),
+        ..
     } = t.promote().await
     else {
         panic!("nothing is due yet, and something will be");
@@ -137,7 +139,8 @@ async fn a_promotion_takes_no_more_than_its_limit_and_says_that_more_is_due() {
         promotion,
         Promotion::Promoted {
             count: 2,
-            next_due: now
+            next_due: now,
+            unlock: Vec::new(),
         }
     );
     t.assert_every_job_has_one_home();

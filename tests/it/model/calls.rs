@@ -95,6 +95,12 @@ impl Model {
             .unique
             .map(|(key, until)| (translate::key(key), until));
         let mut wait = order.delayed.then_some(translate::LATER_MS);
+        let times = [
+            order.expires.map(translate::expiry),
+            order.deadline.map(translate::deadline),
+        ];
+        let ends = times.into_iter().flatten().min();
+        let ends = ends.map_or(i64::MAX, |ends| ends.as_millis() as i64);
         let mut hold = key.as_ref().map_or(0, |(_, until)| {
             translate::hold(*until, order.delayed).as_millis() as i64
         });
@@ -115,6 +121,7 @@ impl Model {
                 Conflict::Replace if waits => {
                     let until = Moment::later(self.now_ms, hold);
                     self.uniques.insert(key.clone(), (holder, until));
+                    let wait = wait.map(|wait| wait.min(ends));
                     self.replace(holder, order, Some(wait));
                     return (at, Stored::Replaced);
                 }
@@ -123,7 +130,7 @@ impl Model {
         }
         let number = self.jobs.len();
         let mut job = self.job(order, id.clone());
-        job.since = Moment::later(self.now_ms, wait.unwrap_or_default());
+        job.since = Moment::later(self.now_ms, wait.unwrap_or_default().min(ends));
         job.left = wait.is_some();
         self.jobs.push(job);
         if wait.is_some() {
@@ -154,6 +161,10 @@ impl Model {
             unique: claims.map(|(key, _)| translate::key(key)),
             expires: order.expires.map(|wait| {
                 let after = translate::expiry(wait).as_millis() as i64;
+                (wait, Moment::later(self.now_ms, after))
+            }),
+            deadline: order.deadline.map(|wait| {
+                let after = translate::deadline(wait).as_millis() as i64;
                 (wait, Moment::later(self.now_ms, after))
             }),
             meta: translate::meta(order),
@@ -229,23 +240,23 @@ impl Model {
         let Some(job) = self.take(delivery) else {
             return (Reply::LeaseLost, None);
         };
+        // It waits no longer than until its deadline.
+        let is_late = matches!(self.jobs[job].deadline, Some((Wait::Short, _)));
+        let wait = if is_late { 0 } else { translate::LATER_MS };
         if let Some(error) = error {
             let attempt = self.jobs[job].attempt;
             self.add_error(job, error);
             self.jobs[job].attempt += 1;
             self.count("failed", 1);
             self.count("retried", 1);
-            let next = format!(
-                "attempt {attempt} failed, next in {} ms",
-                translate::LATER_MS
-            );
+            let next = format!("attempt {attempt} failed, next in {wait} ms");
             let id = self.jobs[job].id.to_string();
             self.tell("retried", &id, next);
         } else {
             self.count("snoozed", 1);
         }
         self.go(job, Transition::Retry, Some(State::Scheduled));
-        let since = Moment::later(self.now_ms, translate::LATER_MS);
+        let since = Moment::later(self.now_ms, wait);
         let parked = &mut self.jobs[job];
         // It has started in time; expiry is about the wait before that.
         (parked.left, parked.since, parked.expires) = (true, since, None);
@@ -254,9 +265,8 @@ impl Model {
 
     fn dead_letter(&mut self, delivery: usize, reason: Reason) -> (Reply, Option<Answer>) {
         let held = self.deliveries[delivery].clone();
-        let expires = self.jobs[held.job].expires;
-        let is_due = matches!(expires, Some((Wait::Short, _)));
-        if reason == Reason::Expired && self.is_live(delivery) && !is_due {
+        let out_of_time = self.out_of_time(held.job);
+        if reason == Reason::Expired && self.is_live(delivery) && out_of_time.is_none() {
             return (Reply::NotYet, None);
         }
         let Some(job) = self.take(delivery) else {
@@ -266,7 +276,9 @@ impl Model {
             self.count("failed", 1);
         }
         let why = translate::reason(reason);
-        self.bury(job, Transition::DeadLetter, why, translate::ERROR);
+        let error = out_of_time.filter(|_| reason == Reason::Expired);
+        let error = error.unwrap_or(translate::ERROR);
+        self.bury(job, Transition::DeadLetter, why, error);
         self.unlock(held.unique.as_ref(), job);
         (Reply::Done, Some(Answer::Moment(job)))
     }
@@ -329,7 +341,7 @@ impl Model {
             self.go(job, Transition::Redrive, Some(State::Ready));
             let alive = &mut self.jobs[job];
             (alive.attempt, alive.stalls, alive.reason) = (1, 0, None);
-            (alive.unique, alive.expires) = (None, None);
+            (alive.unique, alive.expires, alive.deadline) = (None, None, None);
             self.place(job, Lane::Ready);
             redriven.push(job);
         }

@@ -62,13 +62,27 @@ impl Model {
         }
         let scheduled = |(_, job): &(usize, &Job)| job.state == Some(State::Scheduled);
         let due = self.jobs.iter().enumerate().filter(scheduled);
-        let due = due.filter(|(_, job)| job.since.ms < self.now_ms);
-        let mut due: Vec<_> = due.map(|(number, job)| (job.since.ms, number)).collect();
+        // What is out of time is due by the next step at the latest.
+        let is_due = |(at, job): &(usize, &Job)| {
+            job.since.ms < self.now_ms || self.out_of_time(*at).is_some()
+        };
+        let due = due.filter(is_due);
+        let mut due: Vec<_> = due
+            .map(|(number, job)| (job.since.ms, job.id.clone(), number))
+            .collect();
         due.sort_unstable();
         due.truncate(limit);
-        for &(_, job) in &due {
+        let (mut promoted, mut unlock) = (0, Vec::new());
+        for (_, id, job) in &due {
+            let job = *job;
+            if let Some(reason) = self.out_of_time(job) {
+                self.bury(job, Transition::Promote, "expired", reason);
+                unlock.extend(self.jobs[job].unique.clone().map(|key| (key, id.clone())));
+                continue;
+            }
             self.go(job, Transition::Promote, Some(State::Ready));
             self.place(job, Lane::Ready);
+            promoted += 1;
         }
         let mut jobs = self.jobs.iter();
         let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {
@@ -76,7 +90,7 @@ impl Model {
             true => "later",
             false => "never",
         };
-        Reply::Promoted(due.len() as u64, next)
+        Reply::Promoted(promoted, next, unlock)
     }
 
     pub(super) fn prune(&mut self, [history, dead, callers]: [Age; 3]) -> Reply {

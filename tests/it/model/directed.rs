@@ -4,7 +4,7 @@ use millstream::job::state::{State, TRANSITIONS};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestCaseError;
 
-use super::operation::{Age, Operation, Order, PLAIN, Pick, Reason, Until, Which, walk};
+use super::operation::{Age, Operation, Order, PLAIN, Pick, Reason, Until, Wait, Which, walk};
 use super::run::World;
 use super::{runner, told};
 use crate::support::Fixture;
@@ -13,6 +13,12 @@ use Operation::*;
 const DELAYED: Order = Order {
     delayed: true,
     ..PLAIN
+};
+
+/// Out of time before it is due.
+const EXPIRING: Order = Order {
+    expires: Some(Wait::Short),
+    ..DELAYED
 };
 
 const fn unique(key: u8) -> Order {
@@ -50,6 +56,9 @@ async fn every_arrow_of_the_state_machine_is_walked() {
             Release(0, vec![first()]),
             Cancel(0, Which::In(State::Ready, 0)),
             Cancel(0, Which::In(State::Scheduled, 0)),
+            Enqueue(0, vec![EXPIRING]),
+            Promote(0, 1),
+            Purge(0, any_dead()),
             Enqueue(0, vec![PLAIN, PLAIN]),
             Claim(0, 2),
             Cancel(0, Which::In(State::Running, 0)),

@@ -75,6 +75,7 @@ pub(super) struct Order {
     pub(super) unique: Option<(u8, Until)>,
     pub(super) conflict: Conflict,
     pub(super) expires: Option<Wait>,
+    pub(super) deadline: Option<Wait>,
     pub(super) max_attempts: Option<u32>,
     pub(super) header: bool,
 }
@@ -87,6 +88,7 @@ pub(super) const PLAIN: Order = Order {
     unique: None,
     conflict: Conflict::Refuse,
     expires: None,
+    deadline: None,
     max_attempts: None,
     header: false,
 };
@@ -270,7 +272,7 @@ fn order() -> impl Strategy<Value = Order> {
         2 => Just(Conflict::Replace),
         2 => Just(Conflict::Throttle)
     ];
-    let wait = prop_oneof![Just(Wait::Short), Just(Wait::Long)];
+    let wait = || prop_oneof![Just(Wait::Short), Just(Wait::Long)];
     let unique = prop::option::weighted(0.4, (0..KEYS, until));
     let rare = || prop::bool::weighted(0.2);
     (
@@ -279,18 +281,30 @@ fn order() -> impl Strategy<Value = Order> {
         rare(),
         unique,
         conflict,
-        prop::option::weighted(0.2, wait),
+        prop::option::weighted(0.2, wait()),
+        prop::option::weighted(0.1, wait()),
         prop::option::weighted(0.2, 1..5u32),
         rare(),
     )
         .prop_map(
-            |(name, payload, delayed, unique, conflict, expires, max_attempts, header)| Order {
+            |(
                 name,
                 payload,
                 delayed,
                 unique,
                 conflict,
                 expires,
+                deadline,
+                max_attempts,
+                header,
+            )| Order {
+                name,
+                payload,
+                delayed,
+                unique,
+                conflict,
+                expires,
+                deadline,
                 max_attempts,
                 header,
             },

@@ -66,6 +66,7 @@ pub(super) struct Job {
     pub(super) stalls: u64,
     pub(super) unique: Option<String>,
     pub(super) expires: Option<(Wait, Moment)>,
+    pub(super) deadline: Option<(Wait, Moment)>,
     /// The rest of its meta, which no transition touches.
     pub(super) meta: Json,
     /// It has a record and carries its id: it has been off the streams, or on another lane.
@@ -115,8 +116,8 @@ pub(super) enum Reply {
     Counts(Vec<u64>),
     /// Reclaimed, dead, and the unique keys to be released.
     Swept(u64, u64, Vec<(String, JobId)>),
-    /// How many, and whether more is due: now, later, never.
-    Promoted(u64, &'static str),
+    /// How many, whether more is due (now, later, never), and the unique keys to be released.
+    Promoted(u64, &'static str, Vec<(String, JobId)>),
     Given(Vec<Given>),
 }
 
@@ -265,6 +266,16 @@ impl Model {
         if job.errors.len() > ERRORS_KEPT {
             job.errors.remove(0);
         }
+    }
+
+    /// What passed before the next step, if the job is out of time.
+    pub(super) fn out_of_time(&self, job: usize) -> Option<&'static str> {
+        let passed = |time: Option<(Wait, Moment)>| matches!(time, Some((Wait::Short, _)));
+        let job = &self.jobs[job];
+        if passed(job.deadline) {
+            return Some("its deadline has passed");
+        }
+        passed(job.expires).then_some("it waited longer than its `expires` allows")
     }
 
     /// The job is given up.

@@ -150,17 +150,23 @@ impl<'a> World<'a> {
                 let promotion = broker.promote(&by, limit, PATIENCE).await.map_err(failed)?;
                 let told = match promotion {
                     Promotion::Standby => Reply::Standby,
-                    Promotion::Promoted { count, next_due } => Reply::Promoted(
+                    Promotion::Promoted {
                         count,
-                        match next_due {
+                        next_due,
+                        unlock,
+                    } => {
+                        self.owed.extend(unlock.iter().cloned());
+                        let next = match next_due {
                             None => "never",
                             Some(Duration::ZERO) => "now",
                             Some(_) => "later",
-                        },
-                    ),
+                        };
+                        Reply::Promoted(count, next, unlock)
+                    }
                 };
                 let expected = self.model.promote(&by.worker, limit);
-                self.compare(told, expected).await
+                self.compare(told, expected).await?;
+                self.unlock().await
             }
             Operation::Resign(by) => {
                 let worker = format!("upkeep-{by}");

@@ -105,8 +105,16 @@ impl World<'_> {
         let told = told(answered)?;
         let expected = self.model.call(caller, number, call, &ids);
         self.compare(told, expected).await?;
-        let is_short = |order: &Order| order.expires == Some(Wait::Short);
-        if matches!(call, Call::Enqueue(orders) if orders.iter().any(is_short)) {
+        let is_short = |order: &Order| [order.expires, order.deadline].contains(&Some(Wait::Short));
+        let expires = match call {
+            Call::Enqueue(orders) => orders.iter().any(is_short),
+            Call::Retry(at, _) => {
+                let job = self.model.deliveries[*at].job;
+                self.model.out_of_time(job).is_some()
+            }
+            _ => false,
+        };
+        if expires {
             // What expires after a millisecond has expired before the next step.
             self.pass_a_moment();
         }

@@ -59,6 +59,14 @@ pub(super) fn expiry(wait: Wait) -> Duration {
     }
 }
 
+/// Beyond every other wait, so that no walk can tell by how much a retry was cut.
+pub(super) fn deadline(wait: Wait) -> Duration {
+    match wait {
+        Wait::Short => Duration::from_millis(1),
+        Wait::Long => 2 * LATER,
+    }
+}
+
 pub(super) fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Attempts => "attempts",
@@ -118,6 +126,9 @@ pub(super) fn new_job(order: &Order) -> NewJob {
     });
     if let Some(wait) = order.expires {
         job = job.expires(expiry(wait));
+    }
+    if let Some(wait) = order.deadline {
+        job = job.deadline(deadline(wait));
     }
     if let Some(attempts) = order.max_attempts {
         job = job.max_attempts(attempts);

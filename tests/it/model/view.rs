@@ -19,12 +19,21 @@ impl Model {
             for ((at, ..), (read, ..)) in job.errors.iter_mut().zip(errors) {
                 at.learn(Some(*read), now_ms);
             }
-            if let Some((_, at)) = &mut job.expires {
-                let mut entries = seen.lanes.values().flatten();
-                let entry = entries.find(|entry| entry.job == id);
-                let meta = entry.map(|entry| &entry.meta);
-                let meta = meta.or(record.map(|record| &record.meta));
-                at.learn(meta.and_then(|meta| meta["expires_at_ms"].as_i64()), now_ms);
+            if job.expires.is_none() && job.deadline.is_none() {
+                continue;
+            }
+            let mut entries = seen.lanes.values().flatten();
+            let entry = entries.find(|entry| entry.job == id);
+            let meta = entry.map(|entry| &entry.meta);
+            let meta = meta.or(record.map(|record| &record.meta));
+            let times = [
+                (&mut job.expires, "expires_at_ms"),
+                (&mut job.deadline, "deadline_at_ms"),
+            ];
+            for (time, field) in times {
+                if let Some((_, at)) = time {
+                    at.learn(meta.and_then(|meta| meta[field].as_i64()), now_ms);
+                }
             }
         }
         for (key, (_, until)) in &mut self.uniques {
@@ -129,6 +138,9 @@ impl Job {
         }
         if let Some((_, at)) = self.expires {
             meta["expires_at_ms"] = json!(at.ms);
+        }
+        if let Some((_, at)) = self.deadline {
+            meta["deadline_at_ms"] = json!(at.ms);
         }
         if self.stalls > 0 {
             meta["stalls"] = json!(self.stalls);

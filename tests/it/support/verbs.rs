@@ -365,4 +365,14 @@ pub(crate) const FOREIGN: &[&[&str]] = &[
         "meta",
         "{\"expires_at_ms\":\"soon\"}",
     ],
+    &[
+        "name",
+        "a",
+        "payload",
+        "b",
+        "attempt",
+        "1",
+        "meta",
+        "{\"deadline_at_ms\":{}}",
+    ],
 ];
