@@ -173,7 +173,7 @@ mod tests {
             "dev --config f --listen 127.0.0.1:0",
             "serve --config f",
             "serve --source shop --scheme shopify --secret env:S --queue q --forward http://a/",
-            "gateway --config f --listen 127.0.0.1:0",
+            "gateway --config f --listen 127.0.0.1:0 --max-body 64KiB --drain 10s",
             "worker --queue q --forward http://a/ --concurrency 5 --max-attempts 3 --backoff fixed(1s) --timeout 5s --lease 3s \
              --prefetch 1 --shutdown-timeout 1s --retain-completed 1h --retain-dead 1d",
             "worker --queue q --forward http://a/ --target-concurrency 5 --refuse-private --circuit-failures 0 --circuit-pause fixed(1s)",

@@ -16,6 +16,7 @@ mod jobs;
 mod keys;
 mod logging;
 mod manual;
+mod open_files;
 mod output;
 mod parse;
 mod pause;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::connect_to;
 use super::settings::{HandlerSettings, QueueSettings, RedisSettings};
-use super::{output, parse, signals};
+use super::{open_files, output, parse, signals};
 
 /// The log line that says that all workers of the process claim jobs and the gateway has its socket.
 pub(crate) const READY: &str = "ready";
@@ -126,6 +126,7 @@ impl Process {
             let health = self.workers.iter().map(Worker::health).collect();
             let mut settings = settings.clone();
             settings.shutdown_timeout = plan.shutdown_timeout();
+            open_files::raise(settings.connections_max);
             self.gateway = Some(Gateway::bind(settings, client.clone(), health).await?);
         }
         Ok(())

@@ -54,6 +54,10 @@ pub const LISTEN_DEFAULT: SocketAddr =
 pub const HEADER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// How long a client may take over a request's body.
 pub const BODY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How slowly a body may come, bytes a second. Providers send a body in one go.
+pub const BODY_RATE_MIN_DEFAULT: u64 = 1 << 10;
+/// How long a client may leave an answer unread.
+pub const WRITE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest of these timeouts.
 pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Open connections. Each costs a file descriptor and a few KiB.
@@ -77,6 +81,11 @@ pub struct GatewaySettings {
     pub header_timeout: Duration,
     /// How long a client may take over a request's body. Default 10 s.
     pub body_timeout: Duration,
+    /// Bytes a second that a body has to bring, looked at every 2 s, so that a dribbling client is gone before the body timeout.
+    /// Zero: any. Default 1 KiB.
+    pub body_rate_min: u64,
+    /// How long a client may leave an answer unread. Default 10 s.
+    pub write_timeout: Duration,
     /// Open connections; those beyond are told to come back, and only health is answered. Default 10,000.
     pub connections_max: usize,
     /// Bodies in memory at once, all requests together, bytes; requests beyond are told to come back. Default 256 MiB.
@@ -103,6 +112,8 @@ impl GatewaySettings {
             sources: Vec::new(),
             header_timeout: HEADER_TIMEOUT_DEFAULT,
             body_timeout: BODY_TIMEOUT_DEFAULT,
+            body_rate_min: BODY_RATE_MIN_DEFAULT,
+            write_timeout: WRITE_TIMEOUT_DEFAULT,
             connections_max: CONNECTIONS_DEFAULT,
             buffered_max: BUFFERED_BYTES_DEFAULT,
             shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
@@ -122,7 +133,7 @@ impl GatewaySettings {
     fn checked(&self) -> Result<Vec<Source>> {
         for (name, value, max) in [
             ("max_body", self.max_body, config::PAYLOAD_BYTES_MAX_MAX),
-            ("connections_max", self.connections_max, CONNECTIONS_MAX),
+            ("max_connections", self.connections_max, CONNECTIONS_MAX),
         ] {
             if !(1..=max).contains(&value) {
                 return Err(Error::setting(
@@ -149,13 +160,14 @@ impl GatewaySettings {
                 READ_TIMEOUT_MAX,
             ),
             ("body_timeout", self.body_timeout, milli, READ_TIMEOUT_MAX),
+            ("write_timeout", self.write_timeout, milli, READ_TIMEOUT_MAX),
             (
                 "shutdown_timeout",
                 self.shutdown_timeout,
                 Duration::ZERO,
                 hour,
             ),
-            ("drain_delay", self.drain_delay, Duration::ZERO, hour),
+            ("drain", self.drain_delay, Duration::ZERO, hour),
         ] {
             if !(min..=max).contains(&value) {
                 let text = humantime::format_duration;
@@ -358,7 +370,7 @@ mod tests {
                 },
             ),
             (
-                "gateway.connections_max",
+                "gateway.max_connections",
                 GatewaySettings {
                     connections_max: 0,
                     ..base()
@@ -386,6 +398,13 @@ mod tests {
                 },
             ),
             (
+                "gateway.write_timeout",
+                GatewaySettings {
+                    write_timeout: zero,
+                    ..base()
+                },
+            ),
+            (
                 "gateway.shutdown_timeout",
                 GatewaySettings {
                     shutdown_timeout: Duration::MAX,
@@ -393,7 +412,7 @@ mod tests {
                 },
             ),
             (
-                "gateway.drain_delay",
+                "gateway.drain",
                 GatewaySettings {
                     drain_delay: Duration::MAX,
                     ..base()

@@ -1,19 +1,19 @@
 //! Sockets, deadlines, routes and answers. One task per connection; everything a client can make us hold has a bound.
 
+mod body;
 mod connection;
 mod reply;
+mod socket;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::{HeaderMap, Method, Request};
+use hyper::{HeaderMap, Method, Request, Version, header};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -22,7 +22,13 @@ use super::source::Source;
 use super::{GatewaySettings, Store};
 use crate::error::Error;
 use crate::job::JobId;
+use body::Intake;
 use reply::Reply;
+
+/// Longest wait for a job to be stored. Shorter than the queue's own patience, and far below the 5 s of the shortest-tempered
+/// senders: who is told to come again in time does not count it as a failure of ours. A job that is stored after all is found by
+/// its delivery id then.
+const STORE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// What the routes need, shared by all connections.
 pub(crate) struct Server<S> {
@@ -40,18 +46,15 @@ struct Inner<S> {
     health: Health<S>,
     sources: Sources,
     limits: Limits,
-    /// Body bytes that are in memory now.
-    buffered: AtomicUsize,
+    intake: Intake,
     troubles: Seldom,
 }
 
 /// The settings that a connection lives by; see [`GatewaySettings`].
 struct Limits {
-    max_body: usize,
     header_timeout: Duration,
-    body_timeout: Duration,
+    write_timeout: Duration,
     connections_max: usize,
-    buffered_max: usize,
     shutdown_timeout: Duration,
     drain_delay: Duration,
 }
@@ -121,15 +124,13 @@ impl<S: Store> Server<S> {
             store,
             sources: Sources::new(sources),
             limits: Limits {
-                max_body: settings.max_body,
                 header_timeout: settings.header_timeout,
-                body_timeout: settings.body_timeout,
+                write_timeout: settings.write_timeout,
                 connections_max: settings.connections_max,
-                buffered_max: settings.buffered_max,
                 shutdown_timeout: settings.shutdown_timeout,
                 drain_delay: settings.drain_delay,
             },
-            buffered: AtomicUsize::new(0),
+            intake: Intake::new(settings),
             troubles: Seldom::default(),
         };
         Self {
@@ -144,7 +145,7 @@ impl<S: Store> Inner<S> {
         let mut access = Access::new(&request);
         let without_body = request.body().is_end_stream();
         let mut reply = self.route(request, lane, &mut access).await;
-        reply.request_read |= without_body;
+        reply.request_read |= without_body && !reply.distrust;
         access.status = reply.status.as_u16();
         reply
     }
@@ -155,6 +156,9 @@ impl<S: Store> Inner<S> {
         lane: Lane,
         access: &mut Access<'a>,
     ) -> Reply {
+        if !names_its_host(&request) {
+            return Reply::bad_request();
+        }
         let mut segments = request.uri().path().split('/').skip(1);
         let path = [segments.next(), segments.next(), segments.next()];
         match (request.method(), path) {
@@ -196,7 +200,7 @@ impl<S: Store> Inner<S> {
         access: &mut Access<'_>,
     ) -> Result<Reply, Reply> {
         let (head, body) = request.into_parts();
-        let body = self.read(body).await?;
+        let body = self.intake.read(body).await?;
         let name = head.uri.path().rsplit('/').next().unwrap_or_default();
         let number = self.sources.verified(name, &head.headers, &body.bytes);
         let number = number.ok_or_else(Reply::unauthorized)?;
@@ -208,13 +212,18 @@ impl<S: Store> Inner<S> {
         }
         let job = source.job(&head.headers, body.bytes.clone());
         let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
-        match self.store.store(number, job).await {
-            Ok(enqueued) => {
+        match timeout(STORE_TIMEOUT, self.store.store(number, job)).await {
+            Ok(Ok(enqueued)) => {
                 let reply = Reply::stored(&enqueued);
                 access.job = Some(enqueued.id);
                 Ok(reply)
             }
-            Err(error) => Err(self.not_stored(&error)),
+            Ok(Err(error)) => Err(self.not_stored(&error)),
+            Err(_) => Err(self.not_stored(&Error::Ambiguous {
+                operation: "enqueue",
+                waited: STORE_TIMEOUT,
+                reason: "no answer".to_owned(),
+            })),
         }
     }
 
@@ -229,76 +238,12 @@ impl<S: Store> Inner<S> {
             _ => Reply::unavailable(),
         }
     }
-
-    /// The whole body, if it comes in time and within the bounds.
-    async fn read(&self, body: Incoming) -> Result<Buffered<'_>, Reply> {
-        let declared = body.size_hint().lower();
-        if declared > u64::try_from(self.limits.max_body).unwrap_or(u64::MAX) {
-            return Err(Reply::too_large());
-        }
-        match timeout(self.limits.body_timeout, self.collect(body)).await {
-            Ok(read) => read,
-            Err(_) => Err(Reply::body_timeout()),
-        }
-    }
-
-    async fn collect(&self, mut body: Incoming) -> Result<Buffered<'_>, Reply> {
-        let mut read = Buffered {
-            bytes: Bytes::new(),
-            charged: 0,
-            total: &self.buffered,
-        };
-        let mut gathered = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Reply::bad_request())?;
-            let Ok(data) = frame.into_data() else {
-                continue; // trailers say nothing that is signed
-            };
-            if read.charged + data.len() > self.limits.max_body {
-                return Err(Reply::too_large());
-            }
-            if !read.charge(data.len(), self.limits.buffered_max) {
-                return Err(Reply::busy());
-            }
-            // Most bodies come in one piece, which is then passed on without a copy.
-            if body.is_end_stream() && gathered.is_empty() {
-                read.bytes = data;
-                return Ok(read);
-            }
-            if gathered.is_empty() {
-                let more = usize::try_from(body.size_hint().lower()).unwrap_or(0);
-                // What the client declares is reserved only as far as a page or two: it may never come.
-                gathered.reserve(data.len() + more.min(RESERVE_MAX));
-            }
-            gathered.extend_from_slice(&data);
-        }
-        read.bytes = gathered.freeze();
-        Ok(read)
-    }
 }
 
-/// Reserved ahead for a body of declared length, bytes.
-const RESERVE_MAX: usize = 64 << 10;
-
-/// A body, and its share of the memory that all bodies may use; given back when dropped.
-struct Buffered<'a> {
-    bytes: Bytes,
-    charged: usize,
-    total: &'a AtomicUsize,
-}
-
-impl Buffered<'_> {
-    /// Takes `bytes` more of `max`; false when that would be too much.
-    fn charge(&mut self, bytes: usize, max: usize) -> bool {
-        self.charged += bytes;
-        self.total.fetch_add(bytes, Ordering::Relaxed) + bytes <= max
-    }
-}
-
-impl Drop for Buffered<'_> {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.charged, Ordering::Relaxed);
-    }
+/// HTTP/1.1 asks for exactly one Host header. With two, a proxy in front and the gateway could each believe another.
+fn names_its_host<B>(request: &Request<B>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10)
 }
 
 /// One request's line in the log. Nothing of it is taken from the request as it came, except a configured source's name.

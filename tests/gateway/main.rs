@@ -5,10 +5,13 @@
 mod chain;
 mod circuit;
 mod dedupe;
+mod hostile;
 mod intake;
 mod outage;
 mod readiness;
 mod refusals;
 mod sdk;
 mod shutdown;
+#[cfg(feature = "cli")]
+mod siege;
 mod support;

@@ -133,3 +133,21 @@ async fn a_redis_that_is_killed_while_deliveries_come_loses_none_that_was_answer
     tokio::join!(answered, killed);
     all_are_stored_once(&place, &inbox, &all).await;
 }
+
+#[tokio::test]
+async fn a_sender_that_goes_away_before_the_answer_and_comes_again_makes_one_job() {
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    inbox.deliver(&senders::shopify("d0", BODY)).await.stored();
+    let delivery = senders::shopify("d1", BODY);
+
+    place.redis.freeze().unwrap();
+    let mut gone = inbox.connect().await;
+    gone.send(&delivery.request()).await;
+    // By the answer to this one the gateway has read what was sent before, and has sent it on.
+    assert_eq!(inbox.get("/health/live").await.status, 200);
+    drop(gone);
+    place.redis.thaw().unwrap();
+
+    all_are_stored_once(&place, &inbox, &[senders::shopify("d0", BODY), delivery]).await;
+}

@@ -38,3 +38,29 @@ async fn a_request_that_is_half_sent_when_the_shutdown_begins_is_stored_and_answ
     );
     inbox.stopped().await;
 }
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn a_process_with_a_drain_period_says_that_it_is_not_ready_before_it_refuses_anybody() {
+    use crate::support::program::Program;
+
+    let place = Place::new().await;
+    let mut program = Program::start(&place, "", &["--drain", "3s"], "");
+    assert_eq!(program.get("/health/ready").await.status, 200);
+
+    program.terminate();
+    let is_unready = async || program.get("/health/ready").await.status == 503;
+    eventually("not ready", is_unready).await;
+    let answer = program.get("/health/ready").await;
+    assert_eq!(answer.json()["checks"]["gateway"], "stopping");
+    assert_eq!(program.get("/health/live").await.status, 200);
+    program
+        .deliver(&senders::shopify("d1", BODY))
+        .await
+        .stored();
+
+    let is_refused = async || TcpStream::connect(program.address).await.is_err();
+    eventually("new connections are refused", is_refused).await;
+    assert_eq!(program.ended().await, Some(0));
+    place.only_job().await;
+}

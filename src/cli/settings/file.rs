@@ -39,6 +39,18 @@ pub(crate) struct GatewaySection {
     pub(crate) listen: Option<String>,
     #[serde(deserialize_with = "max_body")]
     pub(crate) max_body: Option<usize>,
+    /// From here on as in [`millstream::gateway::GatewaySettings`], which knows their bounds.
+    #[serde(deserialize_with = "duration")]
+    pub(crate) header_timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) body_timeout: Option<Duration>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) min_body_rate: Option<usize>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) max_connections: Option<usize>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) drain: Option<Duration>,
 }
 
 /// `[sources.NAME]`: one sender of webhooks, at `POST /webhooks/NAME`.
@@ -202,6 +214,7 @@ read! {
     retention -> Duration = optional(parse::retention);
     backoff -> Backoff = optional(parse::backoff);
     max_body -> usize = optional(parse::max_body);
+    size -> usize = optional(parse::size);
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
     max_attempts -> u32 = number(parse::max_attempts);

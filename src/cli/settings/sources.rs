@@ -13,7 +13,7 @@ use millstream::gateway::source::{SchemeSettings, SourceSettings};
 use millstream::gateway::{GatewaySettings, LISTEN_DEFAULT};
 
 use super::ConfigFile;
-use super::file::SourceSection;
+use super::file::{GatewaySection, SourceSection};
 use super::secret::{self, Plain};
 use crate::cli::failure::usage;
 use crate::cli::parse;
@@ -28,6 +28,10 @@ pub(crate) struct GatewayFlags {
     /// Largest request body: 64KiB, 1MiB; at most 64MiB [default: 1MiB]
     #[arg(long, value_parser = parse::max_body, value_name = "SIZE")]
     pub(crate) max_body: Option<usize>,
+    /// After SIGTERM: how long to go on taking webhooks while /health/ready says 503 already, so that a load balancer
+    /// looks elsewhere first [default: 0s]
+    #[arg(long, env = "MILLSTREAM_DRAIN", value_parser = parse::shutdown_timeout, value_name = "DURATION")]
+    pub(crate) drain: Option<Duration>,
 }
 
 /// One source without a config file.
@@ -74,6 +78,12 @@ pub(crate) fn merge(
     if let Some(bytes) = flags.max_body.or_else(|| section.and_then(|s| s.max_body)) {
         settings.max_body = bytes;
     }
+    if let Some(section) = section {
+        limits(&mut settings, section);
+    }
+    if let Some(drain) = flags.drain {
+        settings.drain_delay = drain;
+    }
     let mut sources = BTreeMap::new();
     if let Some(file) = file {
         for (name, section) in &file.sections.sources {
@@ -92,6 +102,21 @@ pub(crate) fn merge(
         None => settings.validate()?,
     }
     Ok(settings)
+}
+
+/// What `[gateway]` says of a client's time and number; [`GatewaySettings::validate`] knows the bounds.
+fn limits(settings: &mut GatewaySettings, section: &GatewaySection) {
+    let set = |to: &mut Duration, from: Option<Duration>| *to = from.unwrap_or(*to);
+    set(&mut settings.header_timeout, section.header_timeout);
+    set(&mut settings.body_timeout, section.body_timeout);
+    set(&mut settings.write_timeout, section.write_timeout);
+    set(&mut settings.drain_delay, section.drain);
+    if let Some(rate) = section.min_body_rate {
+        settings.body_rate_min = u64::try_from(rate).unwrap_or(u64::MAX);
+    }
+    if let Some(connections) = section.max_connections {
+        settings.connections_max = connections;
+    }
 }
 
 fn address(setting: &str, text: &str) -> anyhow::Result<SocketAddr> {

@@ -301,6 +301,19 @@ fn a_queue_or_address_that_cannot_be_is_refused() {
         said.contains("mill.toml:2: gateway.listen") && said.contains("127.0.0.1:8080"),
         "{said}"
     );
+    for (line, key) in [
+        ("header_timeout = \"0s\"", "gateway.header_timeout"),
+        ("write_timeout = \"2h\"", "gateway.write_timeout"),
+        ("drain = \"2h\"", "gateway.drain"),
+        ("max_connections = 0", "gateway.max_connections"),
+        ("min_body_rate = \"fast\"", "gateway.min_body_rate"),
+    ] {
+        let said = refusal(&format!("[gateway]\n{line}\n"));
+        assert!(
+            said.contains("mill.toml") && said.contains(key),
+            "{line}: {said}"
+        );
+    }
     let said = refusal("[gateway]\nmax_body = \"1GiB\"\n");
     assert!(
         said.contains("mill.toml:2") && said.contains("max_body") && said.contains("64"),

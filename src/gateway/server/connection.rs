@@ -1,5 +1,6 @@
 //! Accepting, serving and ending connections.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -10,18 +11,21 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::socket::Socket;
 use super::{Inner, Lane, Seldom, Server};
 use crate::gateway::Store;
 
-/// Connections beyond the limit, kept for probes: they must get through when all others are taken.
+/// Connections beyond the limit, for probes: they must get through when all others are taken. One more makes the oldest of them
+/// go, or whoever took them all and stays silent would keep probes out.
 const SPARE_CONNECTIONS: usize = 64;
 /// How long such a connection may take over everything.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,7 +91,7 @@ impl<S: Store> Server<S> {
     /// Accepts for ever.
     async fn accept(&self, listener: &TcpListener, connections: &TaskTracker, ending: &Ending) {
         let main = Arc::new(Semaphore::new(self.inner.limits.connections_max));
-        let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
+        let mut spare: VecDeque<AbortHandle> = VecDeque::new();
         let troubles = Seldom::default();
         loop {
             let stream = match listener.accept().await {
@@ -101,19 +105,28 @@ impl<S: Store> Server<S> {
                     continue;
                 }
             };
-            let (lane, permit) = match main.clone().try_acquire_owned() {
-                Ok(permit) => (Lane::Main, permit),
-                Err(_) => match spare.clone().try_acquire_owned() {
-                    Ok(permit) => (Lane::Spare, permit),
-                    Err(_) => continue, // dropped: the client sees a closed connection
-                },
-            };
-            if lane == Lane::Spare && troubles.now() {
+            let inner = self.inner.clone();
+            if let Ok(permit) = main.clone().try_acquire_owned() {
+                connections.spawn(inner.connection(
+                    stream,
+                    Lane::Main,
+                    Some(permit),
+                    ending.clone(),
+                ));
+                continue;
+            }
+            if troubles.now() {
                 let limit = self.inner.limits.connections_max;
                 warn!(limit, "the connection limit is reached");
             }
-            let inner = self.inner.clone();
-            connections.spawn(inner.connection(stream, lane, permit, ending.clone()));
+            spare.retain(|connection| !connection.is_finished());
+            if spare.len() >= SPARE_CONNECTIONS
+                && let Some(oldest) = spare.pop_front()
+            {
+                oldest.abort();
+            }
+            let connection = inner.connection(stream, Lane::Spare, None, ending.clone());
+            spare.push_back(connections.spawn(connection).abort_handle());
         }
     }
 }
@@ -124,7 +137,7 @@ impl<S: Store> Inner<S> {
         self: Arc<Self>,
         stream: TcpStream,
         lane: Lane,
-        _permit: OwnedSemaphorePermit,
+        _permit: Option<OwnedSemaphorePermit>,
         ending: Ending,
     ) {
         let serve = self.serve(stream, lane, &ending.finish);
@@ -138,7 +151,7 @@ impl<S: Store> Inner<S> {
     async fn serve(&self, stream: TcpStream, lane: Lane, finish: &CancellationToken) {
         // Answers are small and complete; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
-        let mut io = TokioIo::new(stream);
+        let mut io = Socket::new(stream, self.limits.write_timeout);
         let unread = AtomicBool::new(false);
         let service = service_fn(async |request| {
             let reply = self.answer(request, lane).await;
@@ -193,7 +206,7 @@ impl<S: Store> Inner<S> {
 }
 
 /// Ends our half of the connection, and reads what the client had sent meanwhile until it ends its own.
-async fn linger(mut io: TokioIo<TcpStream>) -> io::Result<()> {
+async fn linger(mut io: Socket<TcpStream>) -> io::Result<()> {
     poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx)).await?;
     let stream = io.into_inner();
     let mut discarded = 0;

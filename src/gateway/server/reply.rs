@@ -23,6 +23,8 @@ pub(super) struct Reply {
     allow: Option<&'static str>,
     /// False while the rest of the request may still be on its way: the connection is closed after such an answer.
     pub(super) request_read: bool,
+    /// What comes next on this connection cannot be believed, even if this request seemed complete.
+    pub(super) distrust: bool,
 }
 
 impl Reply {
@@ -53,13 +55,13 @@ impl Reply {
         Self::of(status, readiness.body)
     }
 
-    /// The body broke off, or is framed wrongly.
+    /// The body broke off, the request is framed wrongly, or its host is unclear.
     pub(super) fn bad_request() -> Self {
-        Self::error(
-            StatusCode::BAD_REQUEST,
-            br#"{"code":"bad_request","message":"the request cannot be read"}"#,
-        )
-        .unread()
+        let body = br#"{"code":"bad_request","message":"the request cannot be read"}"#;
+        Self {
+            distrust: true,
+            ..Self::error(StatusCode::BAD_REQUEST, body).unread()
+        }
     }
 
     /// Signed rightly, but what would go into a name or a key is no clean text.
@@ -136,6 +138,7 @@ impl Reply {
             body,
             allow: None,
             request_read: true,
+            distrust: false,
         }
     }
 

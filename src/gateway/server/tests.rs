@@ -245,6 +245,108 @@ async fn a_body_that_takes_too_long_is_a_408() {
 }
 
 #[tokio::test]
+async fn a_body_that_dribbles_is_a_408_long_before_its_time_is_up() {
+    let t = Fixture::with(StandIn::default(), |settings| {
+        settings.body_timeout = PATIENCE * 60;
+        settings.body_rate_min = 1_000;
+    })
+    .await;
+    let whole = delivery("d1", &[b'a'; 5_000]);
+    let mut client = t.client().await;
+    client.send(&whole[..whole.len() - 1_000]).await;
+    // The first window brought enough, and the next brings nothing.
+    assert_eq!(client.answer().await.status, 408);
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(t.store.jobs(), []);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_slowly_but_fast_enough_is_taken() {
+    let t = Fixture::with(StandIn::default(), |settings| settings.body_rate_min = 1).await;
+    let whole = delivery("d1", &[b'a'; 40]);
+    let (head, body) = whole.split_at(whole.len() - 40);
+    let mut client = t.client().await;
+    client.send(head).await;
+    let began = std::time::Instant::now();
+    for byte in body.chunks(1) {
+        client.send(byte).await;
+        tokio::time::sleep(body::WINDOW / 16).await;
+    }
+    assert!(began.elapsed() > body::WINDOW * 2, "more than one window");
+    assert_eq!(client.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_leave_to_send_its_body_gets_it_once() {
+    let t = Fixture::new().await;
+    let whole = delivery("d1", BODY);
+    let (head, body) = whole.split_at(whole.len() - BODY.len());
+    let mut client = t.client().await;
+    client.send(&head[..head.len() - 2]).await;
+    client.send(b"expect: 100-continue\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 100);
+    client.send(body).await;
+    assert_eq!(client.answer().await.status, 200);
+    assert_eq!(t.store.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_closed() {
+    let t = Fixture::with(StandIn::default(), |settings| {
+        settings.write_timeout = BRIEF
+    })
+    .await;
+    let mut client = t.client().await;
+    let many = get("/health/live").repeat(1_000);
+    let closed = async { while client.stream.write_all(&many).await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("closed");
+}
+
+#[tokio::test]
+async fn large_bodies_wait_for_room_rather_than_for_memory() {
+    let t = Fixture::with(StandIn::default(), |settings| settings.max_body = 8 << 20).await;
+    // One that may become as large as all room there is, and another.
+    let mut first = t.client().await;
+    let head = "POST /webhooks/shop HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    first.send(head.as_bytes()).await;
+    let chunk = [b"8000\r\n".as_slice(), &[b'a'; 0x8000], b"\r\n"].concat();
+    first.send(&chunk).await;
+    while t.inner.intake.large.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut second = t.client().await;
+    second
+        .send(&delivery("d2", &vec![b'a'; 1 << 20])[..40_000])
+        .await;
+    assert!(timeout(BRIEF, second.stream.readable()).await.is_err());
+    // A small one needs none.
+    assert_eq!(t.ask(&delivery("d3", BODY)).await.status, 200);
+
+    first.send(b"0\r\n\r\n").await;
+    assert_eq!(first.answer().await.status, 401);
+    second
+        .send(&delivery("d2", &vec![b'a'; 1 << 20])[40_000..])
+        .await;
+    assert_eq!(second.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn silent_connections_beyond_the_limit_make_way_for_probes() {
+    let t = Fixture::with(StandIn::default(), |settings| settings.connections_max = 1).await;
+    let mut first = t.client().await;
+    first.send(&delivery("d1", BODY)).await;
+    assert_eq!(first.answer().await.status, 200);
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(t.client().await);
+    }
+    for probe in ["/health/live", "/health/ready"] {
+        assert_eq!(t.ask(&get(probe)).await.status, 200);
+    }
+    assert_eq!(silent[0].rest().await, b"");
+}
+
+#[tokio::test]
 async fn a_client_that_dribbles_its_headers_or_sends_nothing_is_closed() {
     let t = Fixture::with(StandIn::default(), |settings| {
         settings.header_timeout = BRIEF

@@ -103,6 +103,22 @@ impl Connection {
         answer
     }
 
+    /// Everything that still comes before the gateway closes. A reset is an end as well.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        loop {
+            let read = self.stream.read_buf(&mut self.read);
+            match timeout(PATIENCE, read).await.expect("an end") {
+                Ok(0) | Err(_) => return std::mem::take(&mut self.read),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends as far as the gateway lets us: it may have closed already.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
     /// False at the end.
     async fn more(&mut self) -> bool {
         let read = self.stream.read_buf(&mut self.read);

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::GatewaySettings;
-use crate::gateway::server::Server;
+use crate::gateway::server::{Inner, Server};
 use crate::gateway::signature::Scheme;
 use crate::gateway::source::{SchemeSettings, SourceSettings};
 use crate::gateway::stand_in::StandIn;
@@ -26,6 +26,7 @@ pub(super) const BODY: &[u8] = b"{\"id\":1}\x00\xff";
 pub(super) struct Fixture {
     pub(super) address: SocketAddr,
     pub(super) store: Arc<StandIn>,
+    pub(super) inner: Arc<Inner<StandIn>>,
     pub(super) shutdown: CancellationToken,
     pub(super) running: JoinHandle<()>,
 }
@@ -42,7 +43,8 @@ impl Fixture {
         change(&mut settings);
         let sources = settings.checked().unwrap();
         let server = Server::new(&settings, sources, store, Vec::new());
-        let store = server.inner.store.clone();
+        let inner = server.inner.clone();
+        let store = inner.store.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -50,6 +52,7 @@ impl Fixture {
         Self {
             address,
             store,
+            inner,
             shutdown,
             running,
         }

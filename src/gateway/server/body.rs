@@ -1,0 +1,180 @@
+//! Reading a request's body: in time, at a rate that is worth waiting for, and never more of it than there is room for.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+use super::reply::Reply;
+use crate::gateway::GatewaySettings;
+
+/// Reserved ahead for a body of declared length, bytes.
+const RESERVE_MAX: usize = 64 << 10;
+/// A body up to this is read without asking for room. Most webhooks are far smaller.
+const SMALL: usize = 16 << 10;
+/// Room for larger bodies while they are read, all together, bytes. Nobody knows yet who sends them, so it is little; whoever
+/// finds none left waits, and the sender with him, for TCP tells it to.
+const LARGE_TOTAL: usize = 8 << 20;
+/// What the room is counted in, bytes.
+const UNIT: usize = 1 << 10;
+/// How often a sender's rate is looked at.
+pub(super) const WINDOW: Duration = Duration::from_secs(2);
+
+/// The bounds that all bodies share.
+pub(super) struct Intake {
+    /// Largest body, bytes.
+    max: usize,
+    timeout: Duration,
+    /// Least bytes per [`WINDOW`]; zero: any.
+    least: usize,
+    /// Most bytes in memory at once, those included that were read and are being stored.
+    buffered_max: usize,
+    buffered: AtomicUsize,
+    /// Room for large bodies, in [`UNIT`]s.
+    pub(super) large: Semaphore,
+}
+
+impl Intake {
+    pub(super) fn new(settings: &GatewaySettings) -> Self {
+        let rate = usize::try_from(settings.body_rate_min).unwrap_or(usize::MAX);
+        Self {
+            max: settings.max_body,
+            timeout: settings.body_timeout,
+            least: rate.saturating_mul(WINDOW.as_secs() as usize),
+            buffered_max: settings.buffered_max,
+            buffered: AtomicUsize::new(0),
+            large: Semaphore::new(LARGE_TOTAL.max(settings.max_body).div_ceil(UNIT)),
+        }
+    }
+
+    /// The whole body, if it comes in time and within the bounds.
+    pub(super) async fn read(&self, mut body: Incoming) -> Result<Buffered<'_>, Reply> {
+        let declared = body.size_hint().lower();
+        if declared > u64::try_from(self.max).unwrap_or(u64::MAX) {
+            return Err(Reply::too_large());
+        }
+        let mut read = Buffered {
+            bytes: Bytes::new(),
+            charged: 0,
+            total: &self.buffered,
+        };
+        let mut gathered = BytesMut::new();
+        let mut room = None;
+        let mut pace = Pace::new(self.timeout, self.least);
+        while let Some(frame) = pace.next(&mut body).await? {
+            let Ok(data) = frame.into_data() else {
+                continue; // trailers say nothing that is signed
+            };
+            let length = read.charged + data.len();
+            if length > self.max {
+                return Err(Reply::too_large());
+            }
+            if !read.charge(data.len(), self.buffered_max) {
+                return Err(Reply::busy());
+            }
+            // Most bodies come in one piece, which is then passed on without a copy.
+            if body.is_end_stream() && gathered.is_empty() {
+                read.bytes = data;
+                return Ok(read);
+            }
+            let more = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+            if room.is_none() && length + more > SMALL {
+                // For all that may come: who waited for more with some in hand could wait for others who do the same.
+                let whole = body.size_hint().upper().is_some();
+                room = Some(
+                    self.room(if whole { length + more } else { self.max }, &mut pace)
+                        .await?,
+                );
+            }
+            if gathered.is_empty() {
+                // What the client declares is reserved only as far as a page or two: it may never come.
+                gathered.reserve(data.len() + more.min(RESERVE_MAX));
+            }
+            gathered.extend_from_slice(&data);
+        }
+        read.bytes = gathered.freeze();
+        Ok(read)
+    }
+
+    /// Waits for room for a large body. The sender is not to blame for the wait, but must come again if it takes too long.
+    async fn room(&self, bytes: usize, pace: &mut Pace) -> Result<SemaphorePermit<'_>, Reply> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let permit = timeout_at(pace.deadline, self.large.acquire_many(units)).await;
+        pace.rest();
+        permit
+            .map_err(|_| Reply::busy())?
+            .map_err(|_| Reply::busy())
+    }
+}
+
+/// Whether a body comes fast enough.
+struct Pace {
+    deadline: Instant,
+    least: usize,
+    /// End of the current window, and what came in it.
+    until: Instant,
+    came: usize,
+}
+
+impl Pace {
+    fn new(timeout: Duration, least: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            deadline: now + timeout,
+            least,
+            until: now + WINDOW,
+            came: 0,
+        }
+    }
+
+    /// Begins a new window.
+    fn rest(&mut self) {
+        self.until = Instant::now() + WINDOW;
+        self.came = 0;
+    }
+
+    async fn next(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Result<Option<hyper::body::Frame<Bytes>>, Reply> {
+        loop {
+            match timeout_at(self.until.min(self.deadline), body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => {
+                    self.came += frame.data_ref().map_or(0, Bytes::len);
+                    return Ok(Some(frame));
+                }
+                Ok(Some(Err(_))) => return Err(Reply::bad_request()),
+                Err(_) if self.deadline <= self.until || self.came < self.least => {
+                    return Err(Reply::body_timeout());
+                }
+                Err(_) => self.rest(),
+            }
+        }
+    }
+}
+
+/// A body, and its share of the memory that all bodies may use; given back when dropped.
+pub(super) struct Buffered<'a> {
+    pub(super) bytes: Bytes,
+    charged: usize,
+    total: &'a AtomicUsize,
+}
+
+impl Buffered<'_> {
+    /// Takes `bytes` more of `max`; false when that would be too much.
+    fn charge(&mut self, bytes: usize, max: usize) -> bool {
+        self.charged += bytes;
+        self.total.fetch_add(bytes, Ordering::Relaxed) + bytes <= max
+    }
+}
+
+impl Drop for Buffered<'_> {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}
