@@ -36,7 +36,7 @@ for i = FIRST, #ARGV do
 end
 if purged > 0 then
   tally(stats, 'purged', purged)
-  event(events, 'purged', purged == 1 and last or '', string.format('%d jobs', purged))
+  event_of(events, 'purged', last, purged)
   remember(producers, caller, number, ms_of(now_us()), purged)
 end
 return { OK, purged }

@@ -47,7 +47,7 @@ for i = FIRST, #ARGV do
 end
 if redriven > 0 then
   tally(stats, 'redriven', redriven)
-  event(events, 'redriven', redriven == 1 and last or '', string.format('%d jobs', redriven))
+  event_of(events, 'redriven', last, redriven)
   remember(producers, caller, number, ms_of(now_us()), redriven)
 end
 return { OK, redriven }

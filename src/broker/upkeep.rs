@@ -170,13 +170,14 @@ impl Broker {
         self.redis.call(call, patience).await.map(drop)
     }
 
-    /// Completed or dead -> gone, one bounded step. An age of `None` leaves that kind alone.
+    /// Completed or dead -> gone, up to `limit` of each. An age of `None` leaves that kind alone.
     pub async fn prune(
         &self,
         completed: Option<Duration>,
         dead: Option<Duration>,
         producers: Option<Duration>,
         cursor: Option<&str>,
+        limit: usize,
         patience: Patience,
     ) -> Result<PruneStep> {
         let age = |age: Option<Duration>| age.map_or(-1, |age| millis(age).cast_signed());
@@ -191,7 +192,7 @@ impl Broker {
             .number("dead_age_ms", age(dead))
             .number("producer_age_ms", age(producers))
             .text("cursor", cursor.unwrap_or("0"))
-            .number("limit", 500);
+            .number("limit", limit as i64);
         let reply = self.redis.call(call, patience).await?;
         Ok(PruneStep {
             completed: reply.count(1)?,

@@ -1,22 +1,23 @@
 //! `millstream dead`: the dead letter.
 
-use std::cell::RefCell;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::{Cell, CellAlignment};
-use millstream::config::BATCH_JOBS_MAX;
-use millstream::inspect::{Inspector, JobView};
+use millstream::inspect::{Inspector, JobFilter, JobView};
+use millstream::job::state::State;
 use millstream::{JobId, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
 use super::failure::usage;
+use super::pace::{Pace, at_least};
 use super::parse::{self, Rate};
 use super::{jobs, output};
 
-/// Dead jobs read in one call; their headers and errors come with them.
-const PAGE_JOBS: usize = 500;
+/// Dead jobs that are looked at in one call while they are counted.
+const LOOK_JOBS: usize = 500;
 
 /// List, show, redrive or purge dead jobs.
 #[derive(Debug, Subcommand)]
@@ -51,16 +52,63 @@ struct Only {
     /// Only jobs of this group
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Only jobs of whose kept errors one contains this text
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only jobs that died for this reason: attempts, refused, crash_loop, expired, orphaned
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Only jobs that died at least this long ago: 30m, 7d
+    #[arg(long, value_parser = parse::duration, value_name = "DURATION")]
+    older_than: Option<Duration>,
+    /// Only jobs that died at most this long ago: 30m, 7d
+    #[arg(long, value_parser = parse::duration, value_name = "DURATION")]
+    newer_than: Option<Duration>,
 }
 
 impl Only {
-    fn is_narrower(&self) -> bool {
-        self.name.is_some() || self.group.is_some()
+    fn filter(&self) -> JobFilter {
+        let mut filter = JobFilter::new().state(State::Dead);
+        if let Some(name) = &self.name {
+            filter = filter.name(name);
+        }
+        if let Some(group) = &self.group {
+            filter = filter.group(group);
+        }
+        if let Some(error) = &self.error {
+            filter = filter.error(error);
+        }
+        if let Some(reason) = &self.reason {
+            filter = filter.reason(reason);
+        }
+        if let Some(age) = self.older_than {
+            filter = filter.older_than(age);
+        }
+        if let Some(age) = self.newer_than {
+            filter = filter.newer_than(age);
+        }
+        filter
     }
 
-    fn takes(&self, job: &JobView) -> bool {
-        self.name.as_ref().is_none_or(|name| *name == job.name)
-            && (self.group.is_none() || self.group == job.group)
+    fn is_narrower(&self) -> bool {
+        self.filter() != JobFilter::new().state(State::Dead)
+    }
+
+    fn by_age(&self) -> bool {
+        self.older_than.is_some() || self.newer_than.is_some()
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if let (Some(older), Some(newer)) = (self.older_than, self.newer_than)
+            && older > newer
+        {
+            return Err(usage(format!(
+                "no job died at least {} and at most {} ago; swap --older-than and --newer-than",
+                humantime::format_duration(older),
+                humantime::format_duration(newer)
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -72,51 +120,70 @@ pub(crate) struct List {
     queue: QueueName,
     #[command(flatten)]
     only: Only,
-    /// Jobs at most
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: u32,
-    /// Write JSON: a list of objects
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    page: jobs::Page,
 }
 
 impl List {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        self.only.check()?;
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let jobs = find(&queue, &self.only, self.limit as usize, |job| job).await?;
-        if self.json {
+        let (jobs, next) = if self.only.by_age() {
+            self.by_age(&queue).await?
+        } else {
+            self.page.read(&queue, &self.only.filter()).await?
+        };
+        if self.page.json {
             return output::json(&jobs);
         }
-        let mut table = output::table(&[
-            "id",
-            "name",
-            "died",
-            "reason",
-            "attempt",
-            "bytes",
-            "last error",
-        ]);
+        let grouped = jobs::have_groups(&jobs);
+        let mut header = vec!["id", "name"];
+        header.extend(grouped.then_some("group"));
+        header.extend(["died", "reason", "attempt", "bytes", "last error"]);
+        let mut table = output::table(&header);
         for job in &jobs {
-            let error = job
-                .errors
-                .last()
-                .map_or("", |last| last.error.lines().next().unwrap_or(""));
-            table.add_row([
+            let mut row = vec![
                 Cell::new(job.id.as_str()),
                 Cell::new(output::clean(&job.name)),
+            ];
+            row.extend(grouped.then(|| jobs::group_cell(job)));
+            row.extend([
                 Cell::new(output::time(job.died_ms)),
                 Cell::new(job.reason.as_deref().unwrap_or("-")),
                 Cell::new(job.attempt).set_alignment(CellAlignment::Right),
                 Cell::new(output::count(job.payload_bytes)).set_alignment(CellAlignment::Right),
-                Cell::new(output::clean(error)),
+                Cell::new(output::clean(jobs::last_error(job))),
             ]);
+            table.add_row(row);
         }
-        let spare = ["bytes", "attempt", "died", "last error", "reason"];
+        let spare = ["bytes", "attempt", "group", "died", "last error", "reason"];
         output::print_rows(&mut table, Some("last error"), &spare, "no dead jobs")?;
-        if jobs.len() == self.limit as usize {
-            output::line(format!("the first {}; more with --limit", self.limit))?;
+        self.page.tell_rest(&jobs, next.as_deref())
+    }
+
+    /// Dead jobs by when they died: a walk knows where to begin.
+    async fn by_age(&self, queue: &Inspector) -> anyhow::Result<(Vec<JobView>, Option<String>)> {
+        if self.page.after.is_some() {
+            return Err(usage(
+                "--after goes on in a listing of all ages; narrow --older-than and --newer-than instead",
+            ));
         }
-        Ok(())
+        let limit = self.page.limit as usize;
+        let mut walk = queue.walk_dead(&self.only.filter()).await?;
+        let mut jobs = Vec::new();
+        while jobs.len() < limit
+            && let Some(step) = walk.next(LOOK_JOBS).await?
+        {
+            for id in step.ids.iter().take(limit - jobs.len()) {
+                match queue.show(id).await {
+                    Ok(job) => jobs.push(job),
+                    // It has left the dead letter since.
+                    Err(millstream::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok((jobs, None))
     }
 }
 
@@ -129,11 +196,14 @@ struct Which {
     queue: QueueName,
     /// The jobs' ids
     ids: Vec<String>,
-    /// All dead jobs; those that die meanwhile are left alone
+    /// All dead jobs that fit; those that die meanwhile are left alone
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     only: Only,
+    /// No faster than this: 50/s, 600/m
+    #[arg(long, value_parser = parse::rate, value_name = "RATE")]
+    rate: Option<Rate>,
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
@@ -142,84 +212,178 @@ struct Which {
     yes: bool,
 }
 
-/// Which dead jobs were found, and which of the ids that were named are not dead.
-struct Found {
-    ids: Vec<JobId>,
+/// What is done to dead jobs.
+#[derive(Clone, Copy)]
+enum Verb {
+    Redrive,
+    Purge,
+}
+
+impl Verb {
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Redrive => ("redrive", "redriving", "redriven"),
+            Self::Purge => ("purge", "purging", "purged"),
+        }
+    }
+
+    async fn act(self, queue: &Inspector, ids: &[JobId]) -> anyhow::Result<u64> {
+        Ok(match self {
+            Self::Redrive => queue.redrive(ids).await?,
+            Self::Purge => queue.purge(ids).await?,
+        })
+    }
+
+    /// What is asked before it is done to `jobs` of them.
+    fn question(self, jobs: u64, which: &Which) -> String {
+        let (jobs, queue) = (output::counted(jobs, "dead job"), &which.queue);
+        match self {
+            Self::Redrive => format!("Redrive {jobs} of {queue}?"),
+            Self::Purge => format!("Remove {jobs} of {queue} for good?"),
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Default)]
+struct Outcome {
+    matched: u64,
+    done: u64,
+    /// Ids that were named and are not dead.
     not_dead: Vec<JobId>,
 }
 
 impl Which {
-    /// The queue's inspector, once the flags are known to fit together.
-    async fn open(&self, globals: &Globals) -> anyhow::Result<Inspector> {
+    async fn run(&self, verb: Verb, json: bool, globals: &Globals) -> anyhow::Result<()> {
         if !self.all && self.only.is_narrower() {
             return Err(usage(
-                "--name and --group go with --all; jobs that are named by their ids need no filter",
+                "--name, --group, --error, --reason, --older-than and --newer-than go with --all; jobs that are named by their ids \
+                 need no filter",
             ));
         }
-        Ok(connect(globals).await?.inspect(self.queue.as_str())?)
+        self.only.check()?;
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let outcome = if self.all {
+            self.all(verb, &queue).await?
+        } else {
+            self.named(verb, &queue).await?
+        };
+        self.report(verb, json, &outcome)?;
+        let ids: Vec<&str> = outcome.not_dead.iter().map(JobId::as_str).collect();
+        anyhow::ensure!(ids.is_empty(), "not in the dead letter: {}", ids.join(", "));
+        Ok(())
     }
 
-    /// The ids meant. All are gathered before the first is touched: a job that is redriven and dies again
-    /// while the command runs must not be redriven for ever.
-    async fn gather(&self, queue: &Inspector) -> anyhow::Result<Found> {
-        if self.all {
-            let spinner = output::spinner("reading the dead letter");
-            let ids = find(queue, &self.only, usize::MAX, |job| job.id).await?;
-            spinner.finish_and_clear();
-            let not_dead = Vec::new();
-            return Ok(Found { ids, not_dead });
+    /// All that fit, step by step: a step is read, dealt with and forgotten, so a million of them need no room. One that is
+    /// redriven and dies again meanwhile is not met a second time.
+    async fn all(&self, verb: Verb, queue: &Inspector) -> anyhow::Result<Outcome> {
+        let filter = self.only.filter();
+        let mut outcome = Outcome::default();
+        if self.dry_run || output::asks(self.yes) {
+            outcome.matched = count(queue, &filter).await?;
+            if self.dry_run || outcome.matched == 0 {
+                return Ok(outcome);
+            }
+            let time = at_least(self.rate, outcome.matched);
+            output::confirm(
+                &format!("{}{time}", verb.question(outcome.matched, self)),
+                self.yes,
+            )?;
         }
+        let (_, doing, done_word) = verb.words();
+        let mut walk = queue.walk_dead(&filter).await?;
+        let mut pace = Pace::begin(self.rate, walk.total().await?, doing, done_word)?;
+        outcome.matched = 0;
+        loop {
+            let step = walk.next(LOOK_JOBS).await.with_context(|| pace.so_far())?;
+            let Some(step) = step else { break };
+            outcome.matched += step.ids.len() as u64;
+            let mut passed_over = step.looked - step.ids.len() as u64;
+            for ids in step.ids.chunks(pace.step()) {
+                pace.wait().await?;
+                let done = verb.act(queue, ids).await;
+                let done = done.with_context(|| pace.so_far())?;
+                pace.step_done(ids.len() as u64 + std::mem::take(&mut passed_over), done);
+            }
+            pace.step_done(passed_over, 0);
+        }
+        outcome.done = pace.finish();
+        Ok(outcome)
+    }
+
+    /// Ids that were named go one by one, to learn which of them are not dead.
+    async fn named(&self, verb: Verb, queue: &Inspector) -> anyhow::Result<Outcome> {
         let mut ids: Vec<JobId> = self.ids.iter().map(|id| id.as_str().into()).collect();
         ids.sort();
         ids.dedup();
-        let mut not_dead = Vec::new();
+        let mut outcome = Outcome::default();
         if self.dry_run {
-            let dead = find(queue, &Only::default(), usize::MAX, |job| job.id).await?;
-            (ids, not_dead) = ids.into_iter().partition(|id| dead.contains(id));
-        }
-        Ok(Found { ids, not_dead })
-    }
-
-    /// Does `act` to what was found, no faster than `rate`. Returns how many it was done to.
-    ///
-    /// Ids that were named go one by one, to learn which of them are not dead.
-    async fn act(
-        &self,
-        found: &mut Found,
-        doing: &'static str,
-        rate: Option<Rate>,
-        act: impl AsyncFn(&[JobId]) -> anyhow::Result<u64>,
-    ) -> anyhow::Result<u64> {
-        let not_dead = RefCell::new(Vec::new());
-        let done = paced(&found.ids, doing, rate, async |batch| {
-            if self.all {
-                return act(batch).await;
-            }
-            let mut done = 0;
-            for id in batch {
-                match act(std::slice::from_ref(id)).await? {
-                    0 => not_dead.borrow_mut().push(id.clone()),
-                    one => done += one,
+            let dead = queue.are_dead(&ids).await?;
+            for (id, is_dead) in ids.into_iter().zip(dead) {
+                match is_dead {
+                    true => outcome.matched += 1,
+                    false => outcome.not_dead.push(id),
                 }
             }
-            Ok(done)
-        })
-        .await?;
-        found.not_dead.extend(not_dead.into_inner());
-        Ok(done)
+            return Ok(outcome);
+        }
+        outcome.matched = ids.len() as u64;
+        if matches!(verb, Verb::Purge) {
+            output::confirm(&verb.question(outcome.matched, self), self.yes)?;
+        }
+        let (_, doing, done_word) = verb.words();
+        let mut pace = Pace::begin(self.rate, outcome.matched, doing, done_word)?;
+        for id in ids {
+            pace.wait().await?;
+            let done = verb.act(queue, std::slice::from_ref(&id)).await;
+            let done = done.with_context(|| pace.so_far())?;
+            pace.step_done(1, done);
+            if done == 0 {
+                outcome.not_dead.push(id);
+            }
+        }
+        outcome.done = pace.finish();
+        Ok(outcome)
     }
-}
 
-impl Found {
-    /// Fails if ids were named that are not dead. The others have been dealt with.
-    fn all_were_dead(&self) -> anyhow::Result<()> {
-        let ids: Vec<&str> = self.not_dead.iter().map(JobId::as_str).collect();
-        anyhow::ensure!(ids.is_empty(), "not in the dead letter: {}", ids.join(", "));
+    fn report(&self, verb: Verb, json: bool, outcome: &Outcome) -> anyhow::Result<()> {
+        let (word, _, done_word) = verb.words();
+        let (matched, done) = (outcome.matched, outcome.done);
+        if json {
+            return output::json(&serde_json::json!({
+                "matched": matched, done_word: done, "not_dead": outcome.not_dead, "dry_run": self.dry_run,
+            }));
+        }
+        if self.dry_run {
+            let time = at_least(self.rate, matched);
+            return output::line(format!(
+                "would {word} {}{time}",
+                output::counted(matched, "job")
+            ));
+        }
+        output::line(format!("{done_word} {}", output::counted(done, "job")))?;
+        if self.all && done < matched {
+            let missed = output::count(matched - done);
+            output::line(format!("{missed} left the dead letter meanwhile"))?;
+        }
         Ok(())
     }
 }
 
-/// Make dead jobs ready again, with all their attempts.
+/// How many dead jobs fit.
+async fn count(queue: &Inspector, filter: &JobFilter) -> anyhow::Result<u64> {
+    let mut walk = queue.walk_dead(filter).await?;
+    let bar = output::progress(walk.total().await?, "counting");
+    let mut found = 0;
+    while let Some(step) = walk.next(LOOK_JOBS).await? {
+        found += step.ids.len() as u64;
+        bar.inc(step.looked);
+    }
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// Make dead jobs ready again, with all their attempts. A run that is broken off has done whole steps; the same command does the rest.
 #[derive(Debug, Args)]
 // clap puts flags that a group requires before the arguments.
 #[command(
@@ -228,9 +392,6 @@ impl Found {
 pub(crate) struct Redrive {
     #[command(flatten)]
     which: Which,
-    /// No faster than this, so that what they failed on is not flooded: 50/s, 600/m
-    #[arg(long, value_parser = parse::rate, value_name = "RATE")]
-    rate: Option<Rate>,
     /// Write JSON: matched, redriven, not_dead, dry_run
     #[arg(long)]
     json: bool,
@@ -238,38 +399,11 @@ pub(crate) struct Redrive {
 
 impl Redrive {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let which = &self.which;
-        let queue = which.open(globals).await?;
-        let mut found = which.gather(&queue).await?;
-        let matched = found.ids.len() as u64;
-        let mut redriven = 0;
-        if !which.dry_run && matched > 0 {
-            if which.all {
-                let question = format!(
-                    "Redrive {} of {}?",
-                    output::counted(matched, "dead job"),
-                    which.queue
-                );
-                output::confirm(&question, which.yes)?;
-            }
-            redriven = which
-                .act(&mut found, "redriving", self.rate, async |batch| {
-                    Ok(queue.redrive(batch).await?)
-                })
-                .await?;
-        }
-        if self.json {
-            output::json(&serde_json::json!({
-                "matched": matched, "redriven": redriven, "not_dead": found.not_dead, "dry_run": which.dry_run,
-            }))?;
-        } else {
-            report("redrive", "redriven", matched, redriven, which)?;
-        }
-        found.all_were_dead()
+        self.which.run(Verb::Redrive, self.json, globals).await
     }
 }
 
-/// Remove dead jobs for good.
+/// Remove dead jobs for good. A run that is broken off has done whole steps; the same command does the rest.
 #[derive(Debug, Args)]
 // clap puts flags that a group requires before the arguments.
 #[command(
@@ -285,151 +419,6 @@ pub(crate) struct Purge {
 
 impl Purge {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let which = &self.which;
-        let queue = which.open(globals).await?;
-        let mut found = which.gather(&queue).await?;
-        let matched = found.ids.len() as u64;
-        let mut purged = 0;
-        if !which.dry_run && matched > 0 {
-            let question = format!(
-                "Remove {} of {} for good?",
-                output::counted(matched, "dead job"),
-                which.queue
-            );
-            output::confirm(&question, which.yes)?;
-            purged = which
-                .act(&mut found, "purging", None, async |batch| {
-                    Ok(queue.purge(batch).await?)
-                })
-                .await?;
-        }
-        if self.json {
-            output::json(&serde_json::json!({
-                "matched": matched, "purged": purged, "not_dead": found.not_dead, "dry_run": which.dry_run,
-            }))?;
-        } else {
-            report("purge", "purged", matched, purged, which)?;
-        }
-        found.all_were_dead()
-    }
-}
-
-fn report(
-    verb: &str,
-    participle: &str,
-    matched: u64,
-    done: u64,
-    which: &Which,
-) -> anyhow::Result<()> {
-    if which.dry_run {
-        return output::line(format!("would {verb} {}", output::counted(matched, "job")));
-    }
-    output::line(format!("{participle} {}", output::counted(done, "job")))?;
-    if which.all && done < matched {
-        let missed = output::count(matched - done);
-        output::line(format!("{missed} left the dead letter meanwhile"))?;
-    }
-    Ok(())
-}
-
-/// Up to `limit` dead jobs from the oldest on, each reduced by `keep`.
-async fn find<T>(
-    queue: &Inspector,
-    only: &Only,
-    limit: usize,
-    keep: impl Fn(JobView) -> T,
-) -> anyhow::Result<Vec<T>> {
-    let mut found = Vec::new();
-    let mut cursor = None;
-    loop {
-        let page = queue.dead(cursor, PAGE_JOBS).await?;
-        let room = limit - found.len();
-        let wanted = page.jobs.into_iter().filter(|job| only.takes(job));
-        found.extend(wanted.take(room).map(&keep));
-        match page.next {
-            Some(next) if found.len() < limit => cursor = Some(next),
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// Does `one` batch of ids after the other, no faster than `rate`. Returns the sum of what the batches returned.
-async fn paced(
-    ids: &[JobId],
-    doing: &'static str,
-    rate: Option<Rate>,
-    one: impl AsyncFn(&[JobId]) -> anyhow::Result<u64>,
-) -> anyhow::Result<u64> {
-    let batch_jobs = batch_jobs(rate);
-    let progress = output::progress(ids.len() as u64, doing);
-    let start = tokio::time::Instant::now();
-    let (mut begun, mut done) = (0, 0);
-    for batch in ids.chunks(batch_jobs) {
-        if let Some(rate) = rate {
-            tokio::time::sleep_until(start + rate.time_for(begun)).await;
-        }
-        done += one(batch).await?;
-        begun += batch.len();
-        progress.set_position(begun as u64);
-    }
-    progress.finish_and_clear();
-    Ok(done)
-}
-
-/// With a rate, batches of a tenth of a second: steady enough for whoever gets the jobs, few enough calls for Redis.
-fn batch_jobs(rate: Option<Rate>) -> usize {
-    let Some(rate) = rate else {
-        return BATCH_JOBS_MAX;
-    };
-    let tenth =
-        Duration::from_millis(100).as_secs_f64() / rate.per.as_secs_f64() * f64::from(rate.count);
-    (tenth as usize).clamp(1, BATCH_JOBS_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ids(count: usize) -> Vec<JobId> {
-        (0..count).map(|n| JobId::from(format!("{n}-0"))).collect()
-    }
-
-    #[tokio::test]
-    async fn every_id_is_in_exactly_one_batch() {
-        let seen = RefCell::new(Vec::new());
-        let ids = ids(2_500);
-
-        let done = paced(&ids, "redriving", None, async |batch| {
-            seen.borrow_mut().extend(batch.to_vec());
-            Ok(batch.len() as u64)
-        })
-        .await;
-
-        assert_eq!(done.unwrap(), 2_500);
-        assert_eq!(*seen.borrow(), ids);
-    }
-
-    #[tokio::test]
-    async fn a_rate_is_not_exceeded() {
-        let rate = parse::rate("100/s").unwrap();
-        let start = tokio::time::Instant::now();
-
-        paced(&ids(30), "redriving", Some(rate), async |batch| {
-            Ok(batch.len() as u64)
-        })
-        .await
-        .unwrap();
-
-        // Batches of 10: at once, after 100 ms, after 200 ms.
-        let took = start.elapsed();
-        assert!(took >= Duration::from_millis(200), "{took:?}");
-    }
-
-    #[test]
-    fn a_slow_rate_goes_one_by_one_and_a_fast_one_in_full_batches() {
-        assert_eq!(batch_jobs(parse::rate("1/m").ok()), 1);
-        assert_eq!(batch_jobs(parse::rate("50/s").ok()), 5);
-        assert_eq!(batch_jobs(parse::rate("1000000/s").ok()), BATCH_JOBS_MAX);
-        assert_eq!(batch_jobs(None), BATCH_JOBS_MAX);
+        self.which.run(Verb::Purge, self.json, globals).await
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Cell, CellAlignment, Color};
-use millstream::inspect::{Inspector, JobView};
+use millstream::inspect::{Inspector, JobFilter, JobView};
 use millstream::job::codec::Codec;
 use millstream::job::state::State;
 use millstream::{JobId, QueueName};
@@ -56,37 +56,110 @@ pub(crate) struct List {
     /// Only jobs in this state [default: all of them]
     #[arg(long, value_enum)]
     state: Option<Listed>,
+    /// Only jobs with this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Only jobs of this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// A part of a listing.
+#[derive(Debug, Args)]
+pub(super) struct Page {
     /// Jobs at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: u32,
+    pub(super) limit: u32,
+    /// Go on behind this job: the cursor that each object of --json has, and that a listing which is cut short shows
+    #[arg(long, value_name = "CURSOR")]
+    pub(super) after: Option<String>,
     /// Write JSON: a list of objects
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+impl Page {
+    /// The jobs that fit, and the cursor behind them if there may be more.
+    pub(super) async fn read(
+        &self,
+        queue: &Inspector,
+        filter: &JobFilter,
+    ) -> anyhow::Result<(Vec<JobView>, Option<String>)> {
+        let (limit, mut jobs) = (self.limit as usize, Vec::new());
+        let mut after = self.after.clone();
+        let spinner = output::spinner("looking");
+        loop {
+            let room = limit - jobs.len();
+            let page = queue.page(filter, after.as_deref(), room).await?;
+            jobs.extend(page.jobs);
+            after = page.next;
+            if after.is_none() || jobs.len() == limit {
+                spinner.finish_and_clear();
+                return Ok((jobs, after));
+            }
+        }
+    }
+
+    /// How to see the rest, below a table.
+    pub(super) fn tell_rest(&self, jobs: &[JobView], next: Option<&str>) -> anyhow::Result<()> {
+        if jobs.len() < self.limit as usize {
+            return Ok(());
+        }
+        match next {
+            Some(next) => output::line(format!(
+                "the first {}; more with --limit, or the next ones with --after {next}",
+                self.limit
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first line of what went wrong last.
+pub(super) fn last_error(job: &JobView) -> &str {
+    let last = job.errors.last();
+    last.map_or("", |last| last.error.lines().next().unwrap_or(""))
+}
+
+/// Whether a column for groups shows anything.
+pub(super) fn have_groups(jobs: &[JobView]) -> bool {
+    jobs.iter().any(|job| job.group.is_some())
+}
+
+/// The cell of that column.
+pub(super) fn group_cell(job: &JobView) -> Cell {
+    Cell::new(output::clean(job.group.as_deref().unwrap_or("-")))
 }
 
 impl List {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let state = self.state.map(|state| match state {
-            Listed::Ready => State::Ready,
-            Listed::Running => State::Running,
-            Listed::Scheduled => State::Scheduled,
-            Listed::Dead => State::Dead,
-        });
-        let jobs = queue.list(state, self.limit as usize).await?;
-        if self.json {
+        let mut filter = JobFilter::new();
+        if let Some(state) = self.state {
+            filter = filter.state(match state {
+                Listed::Ready => State::Ready,
+                Listed::Running => State::Running,
+                Listed::Scheduled => State::Scheduled,
+                Listed::Dead => State::Dead,
+            });
+        }
+        if let Some(name) = &self.name {
+            filter = filter.name(name);
+        }
+        if let Some(group) = &self.group {
+            filter = filter.group(group);
+        }
+        let (jobs, next) = self.page.read(&queue, &filter).await?;
+        if self.page.json {
             return output::json(&jobs);
         }
-        let mut table = output::table(&[
-            "id",
-            "name",
-            "state",
-            "attempt",
-            "stalls",
-            "bytes",
-            "when",
-            "last error",
-        ]);
+        let mut header = vec!["id", "name"];
+        let grouped = have_groups(&jobs);
+        header.extend(grouped.then_some("group"));
+        header.extend(["state", "attempt", "stalls", "bytes", "when", "last error"]);
+        let mut table = output::table(&header);
         for job in &jobs {
             let colour = match job.state {
                 State::Running => Color::Green,
@@ -100,27 +173,24 @@ impl List {
                 State::Running => format!("renewed {} ago", output::age(job.idle_ms)),
                 _ => "-".into(),
             };
-            let error = job
-                .errors
-                .last()
-                .map_or("", |last| last.error.lines().next().unwrap_or(""));
-            table.add_row([
+            let mut row = vec![
                 Cell::new(job.id.as_str()),
                 Cell::new(output::clean(&job.name)),
+            ];
+            row.extend(grouped.then(|| group_cell(job)));
+            row.extend([
                 Cell::new(job.state).fg(colour),
                 Cell::new(job.attempt).set_alignment(CellAlignment::Right),
                 Cell::new(job.stalls).set_alignment(CellAlignment::Right),
                 Cell::new(output::count(job.payload_bytes)).set_alignment(CellAlignment::Right),
                 Cell::new(when),
-                Cell::new(output::clean(error)),
+                Cell::new(output::clean(last_error(job))),
             ]);
+            table.add_row(row);
         }
-        let spare = ["stalls", "bytes", "attempt", "last error", "when"];
+        let spare = ["stalls", "bytes", "attempt", "group", "last error", "when"];
         output::print_rows(&mut table, Some("last error"), &spare, "no such jobs")?;
-        if jobs.len() == self.limit as usize {
-            output::line(format!("the first {}; more with --limit", self.limit))?;
-        }
-        Ok(())
+        self.page.tell_rest(&jobs, next.as_deref())
     }
 }
 
@@ -275,73 +345,165 @@ fn readable(job: &JobView, bytes: &[u8]) -> String {
     }
 }
 
-/// Call jobs off; handlers that run are cancelled.
+/// Some jobs, named one by one.
 #[derive(Debug, Args)]
-pub(crate) struct Cancel {
+struct Named {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
     /// The jobs' ids
     #[arg(required = true)]
     ids: Vec<String>,
+    /// Only say in which state each of them is
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Call jobs off; handlers that run are cancelled.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    named: Named,
+    /// Do not ask. Nobody is asked either when stdin is no terminal
+    #[arg(long, short)]
+    yes: bool,
+    /// Write JSON: cancelled (id, was), failed (id, error), dry_run
+    #[arg(long)]
+    json: bool,
 }
 
 impl Cancel {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        each(&self.ids, "cancelled", async |id| {
-            let was = queue.cancel(id).await?;
-            output::line(format!("{id} cancelled, was {was}"))
-        })
-        .await
+        let Named {
+            queue,
+            ids,
+            dry_run,
+        } = &self.named;
+        let inspector = connect(globals).await?.inspect(queue.as_str())?;
+        if !dry_run {
+            let jobs = output::counted(ids.len() as u64, "job");
+            output::confirm(&format!("Cancel {jobs} of {queue}?"), self.yes)?;
+        }
+        let each = Each::of(ids, async |id| {
+            if !dry_run {
+                return Ok(inspector.cancel(id).await?);
+            }
+            let state = inspector.show(id).await?.state;
+            anyhow::ensure!(state != State::Dead, "job {id} is dead: purge it instead");
+            Ok(state)
+        });
+        let each = each.await;
+        if self.json {
+            let done = each
+                .done
+                .iter()
+                .map(|(id, was)| serde_json::json!({"id": id, "was": was}));
+            each.write_json("cancelled", done, *dry_run)?;
+        } else {
+            for (id, was) in &each.done {
+                output::line(match dry_run {
+                    true => format!("{id} would be cancelled, is {was}"),
+                    false => format!("{id} cancelled, was {was}"),
+                })?;
+            }
+        }
+        each.all_were("cancelled")
     }
 }
 
 /// Make scheduled jobs ready at once, ahead of the others.
 #[derive(Debug, Args)]
 pub(crate) struct RunNow {
-    /// The queue
-    #[arg(value_parser = parse::queue)]
-    queue: QueueName,
-    /// The jobs' ids
-    #[arg(required = true)]
-    ids: Vec<String>,
+    #[command(flatten)]
+    named: Named,
+    /// Write JSON: ready (ids), failed (id, error), dry_run
+    #[arg(long)]
+    json: bool,
 }
 
 impl RunNow {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let queue: Inspector = connect(globals).await?.inspect(self.queue.as_str())?;
-        each(&self.ids, "made ready", async |id| {
-            queue.run_now(id).await?;
-            output::line(format!("{id} is ready"))
-        })
-        .await
+        let Named {
+            queue,
+            ids,
+            dry_run,
+        } = &self.named;
+        let inspector: Inspector = connect(globals).await?.inspect(queue.as_str())?;
+        let each = Each::of(ids, async |id| {
+            if !dry_run {
+                return Ok(inspector.run_now(id).await?);
+            }
+            let state = inspector.show(id).await?.state;
+            anyhow::ensure!(
+                state == State::Scheduled,
+                "job {id} is {state}: only a scheduled job can be run now"
+            );
+            Ok(())
+        });
+        let each = each.await;
+        if self.json {
+            let done = each.done.iter().map(|(id, ())| id.as_str().into());
+            each.write_json("ready", done, *dry_run)?;
+        } else {
+            for (id, ()) in &each.done {
+                output::line(match dry_run {
+                    true => format!("{id} would be made ready"),
+                    false => format!("{id} is ready"),
+                })?;
+            }
+        }
+        each.all_were("made ready")
     }
 }
 
-/// Does `one` for every id. One that fails does not keep the others from their turn.
-async fn each(
-    ids: &[String],
-    done: &str,
-    one: impl AsyncFn(&JobId) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let mut failures = Vec::new();
-    for id in ids {
-        if let Err(error) = one(&id.as_str().into()).await {
-            failures.push(error);
+/// What became of each of several jobs.
+struct Each<T> {
+    done: Vec<(JobId, T)>,
+    failed: Vec<(JobId, anyhow::Error)>,
+}
+
+impl<T> Each<T> {
+    /// Does `one` for every id. One that fails does not keep the others from their turn.
+    async fn of(ids: &[String], one: impl AsyncFn(&JobId) -> anyhow::Result<T>) -> Self {
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        for id in ids {
+            let id = JobId::from(id.as_str());
+            match one(&id).await {
+                Ok(result) => done.push((id, result)),
+                Err(error) => failed.push((id, error)),
+            }
         }
+        Self { done, failed }
     }
-    let failed = failures.len();
-    let Some(first) = failures.into_iter().next() else {
-        return Ok(());
-    };
-    if ids.len() == 1 {
-        return Err(first);
+
+    fn write_json(
+        &self,
+        word: &str,
+        done: impl Iterator<Item = serde_json::Value>,
+        dry_run: bool,
+    ) -> anyhow::Result<()> {
+        let failed = self.failed.iter();
+        let failed =
+            failed.map(|(id, error)| serde_json::json!({"id": id, "error": format!("{error:#}")}));
+        let done: Vec<_> = done.collect();
+        output::json(&serde_json::json!({
+            word: done, "failed": failed.collect::<Vec<_>>(), "dry_run": dry_run,
+        }))
     }
-    Err(first.context(format!(
-        "{failed} of {} jobs were not {done}; the first because",
-        ids.len()
-    )))
+
+    /// Fails if one failed.
+    fn all_were(self, done: &str) -> anyhow::Result<()> {
+        let (all, failed) = (self.done.len() + self.failed.len(), self.failed.len());
+        let Some((_, first)) = self.failed.into_iter().next() else {
+            return Ok(());
+        };
+        if all == 1 {
+            return Err(first);
+        }
+        Err(first.context(format!(
+            "{failed} of {all} jobs were not {done}; the first because"
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -353,7 +515,7 @@ mod tests {
         let seen = std::cell::RefCell::new(Vec::new());
         let ids = ["1-0", "bad", "2-0"].map(str::to_owned);
 
-        let result = each(&ids, "cancelled", async |id| {
+        let each = Each::of(&ids, async |id| {
             seen.borrow_mut().push(id.to_string());
             anyhow::ensure!(id.as_str() != "bad", "no job {id}");
             Ok(())
@@ -361,7 +523,7 @@ mod tests {
         .await;
 
         assert_eq!(*seen.borrow(), ids);
-        let said = format!("{:#}", result.unwrap_err());
+        let said = format!("{:#}", each.all_were("cancelled").unwrap_err());
         assert!(
             said.contains("1 of 3") && said.contains("no job bad"),
             "{said}"

@@ -18,6 +18,7 @@ mod logging;
 mod manual;
 mod open_files;
 mod output;
+mod pace;
 mod parse;
 mod pause;
 mod process;

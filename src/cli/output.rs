@@ -196,12 +196,17 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{s}", count(number))
 }
 
+/// Whether [`confirm`] would ask.
+pub(crate) fn asks(yes: bool) -> bool {
+    !yes && io::stdin().is_terminal()
+}
+
 /// Asks before something that cannot be undone. Nobody is asked when `yes` was given or stdin is no terminal.
 ///
 /// # Errors
 /// When the answer is not yes: nothing may be changed then.
 pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
-    if yes || !io::stdin().is_terminal() {
+    if !asks(yes) {
         return Ok(());
     }
     write!(anstream::stderr(), "{question} [y/N] ").context("cannot write to stderr")?;

@@ -167,6 +167,11 @@ impl Rate {
     pub(crate) fn time_for(self, count: usize) -> Duration {
         self.per.mul_f64(count as f64 / f64::from(self.count))
     }
+
+    /// How many a second.
+    pub(crate) fn per_second(self) -> f64 {
+        f64::from(self.count) / self.per.as_secs_f64()
+    }
 }
 
 /// Reads `50/s`, `600/m`, `1000/h`.

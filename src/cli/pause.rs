@@ -13,6 +13,9 @@ pub(crate) struct Pause {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
+    /// Write JSON: queue, paused
+    #[arg(long)]
+    json: bool,
 }
 
 impl Pause {
@@ -22,6 +25,9 @@ impl Pause {
             .inspect(self.queue.as_str())?
             .pause()
             .await?;
+        if self.json {
+            return tell(&self.queue, true);
+        }
         output::line(format!(
             "{0} is paused; workers see it within a second. End it with: millstream resume {0}",
             self.queue
@@ -35,6 +41,9 @@ pub(crate) struct Resume {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
+    /// Write JSON: queue, paused
+    #[arg(long)]
+    json: bool,
 }
 
 impl Resume {
@@ -44,6 +53,13 @@ impl Resume {
             .inspect(self.queue.as_str())?
             .resume()
             .await?;
+        if self.json {
+            return tell(&self.queue, false);
+        }
         output::line(format!("{} is open", self.queue))
     }
+}
+
+fn tell(queue: &QueueName, paused: bool) -> anyhow::Result<()> {
+    output::json(&serde_json::json!({ "queue": queue.to_string(), "paused": paused }))
 }

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use millstream::QueueName;
+use millstream::inspect::{Inspector, Pruned};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::pace::{Pace, at_least};
+use super::parse::Rate;
 use super::{output, parse};
 
 /// Remove old completed and dead jobs. Workers do so by themselves, by retain_completed and retain_dead.
@@ -26,6 +30,9 @@ pub(crate) struct Prune {
     /// Dead jobs older than this: 12h, 30d
     #[arg(long, group = "age", value_parser = parse::duration, value_name = "DURATION")]
     dead_older_than: Option<Duration>,
+    /// No faster than this: 5000/s
+    #[arg(long, value_parser = parse::rate, value_name = "RATE")]
+    rate: Option<Rate>,
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
@@ -40,26 +47,14 @@ pub(crate) struct Prune {
 impl Prune {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let (completed, dead) = (self.completed_older_than, self.dead_older_than);
         let spinner = output::spinner("counting");
+        let (completed, dead) = (self.completed_older_than, self.dead_older_than);
         let found = queue.prune(completed, dead, true).await?;
         spinner.finish_and_clear();
         let pruned = if self.dry_run {
             found
         } else {
-            if found.completed + found.dead > 0 {
-                let question = format!(
-                    "Remove {} and {} of {} for good?",
-                    output::counted(found.completed, "completed job"),
-                    output::counted(found.dead, "dead job"),
-                    self.queue
-                );
-                output::confirm(&question, self.yes)?;
-            }
-            let spinner = output::spinner("pruning");
-            let pruned = queue.prune(completed, dead, false).await?;
-            spinner.finish_and_clear();
-            pruned
+            self.prune(&queue, found).await?
         };
         if self.json {
             return output::json(&serde_json::json!({
@@ -80,5 +75,34 @@ impl Prune {
             output::counted(pruned.dead, "dead job"),
             output::counted(pruned.producers, "idle producer"),
         ))
+    }
+
+    async fn prune(&self, queue: &Inspector, found: Pruned) -> anyhow::Result<Pruned> {
+        let total = found.completed + found.dead;
+        if total > 0 {
+            let question = format!(
+                "Remove {} and {} of {} for good{}?",
+                output::counted(found.completed, "completed job"),
+                output::counted(found.dead, "dead job"),
+                self.queue,
+                at_least(self.rate, total)
+            );
+            output::confirm(&question, self.yes)?;
+        }
+        let mut pace = Pace::begin(self.rate, total, "pruning", "removed")?;
+        let mut walk = queue.walk_prune(self.completed_older_than, self.dead_older_than);
+        let mut pruned = Pruned::default();
+        loop {
+            pace.wait().await?;
+            let step = walk.next(pace.step()).await;
+            let Some(step) = step.with_context(|| pace.so_far())? else {
+                break;
+            };
+            pruned += step;
+            let removed = step.completed + step.dead;
+            pace.step_done(removed, removed);
+        }
+        pace.finish();
+        Ok(pruned)
     }
 }

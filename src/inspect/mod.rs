@@ -3,8 +3,11 @@
 //! Every call is bounded by a limit that the caller gives, so none holds Redis for more than a few milliseconds.
 
 mod events;
+mod filter;
+mod page;
 mod read;
 mod view;
+mod walk;
 mod workers;
 
 use std::time::Duration;
@@ -16,9 +19,10 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::job::state::State;
 use crate::redis::Patience;
-use crate::upkeep;
 pub use events::{EventFollower, EventKind, EventPage, EventView};
-pub use view::{CompletedView, DeadPage, ErrorView, JobView, KeyView, OpenCircuit, Pruned, Stats};
+pub use filter::JobFilter;
+pub use view::{CompletedView, ErrorView, JobPage, JobView, KeyView, OpenCircuit, Pruned, Stats};
+pub use walk::{DeadStep, DeadWalk, PruneWalk};
 pub use workers::WorkerView;
 
 /// How long an operator waits for an answer.
@@ -78,23 +82,18 @@ impl Inspector {
     /// # Errors
     /// As [`Inspector::stats`].
     pub async fn list(&self, state: Option<State>, limit: usize) -> Result<Vec<JobView>> {
-        let states = match state {
-            Some(state) => vec![state],
-            None => vec![State::Running, State::Ready, State::Scheduled, State::Dead],
+        let filter = match state {
+            Some(state) => JobFilter::new().state(state),
+            None => JobFilter::new(),
         };
-        let mut jobs = Vec::new();
-        for state in states {
+        let (mut jobs, mut after) = (Vec::new(), None);
+        while jobs.len() < limit {
             let room = limit - jobs.len();
-            match state {
-                _ if room == 0 => break,
-                State::Ready => jobs.extend(self.ready(room).await?),
-                State::Running => jobs.extend(self.running(room).await?),
-                State::Scheduled => {
-                    jobs.extend(self.first_parked(&self.broker.keys.scheduled, room).await?)
-                }
-                State::Dead => jobs.extend(self.first_parked(&self.broker.keys.dead, room).await?),
-                // Held jobs come with groups; completed and cancelled ones are not listed here.
-                State::Held | State::Completed | State::Cancelled => {}
+            let page = self.page(&filter, after.as_deref(), room).await?;
+            jobs.extend(page.jobs);
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
         Ok(jobs)
@@ -139,18 +138,6 @@ impl Inspector {
             }
             other => other,
         }
-    }
-
-    /// Up to `limit` dead jobs from rank `cursor` on (`None`: from the one that died first).
-    ///
-    /// # Errors
-    /// As [`Inspector::stats`].
-    pub async fn dead(&self, cursor: Option<u64>, limit: usize) -> Result<DeadPage> {
-        let from = cursor.unwrap_or_default();
-        let jobs = self.parked(&self.broker.keys.dead, from, limit).await?;
-        // A page may be short because jobs were removed while it was read; only an empty one is the last.
-        let next = (!jobs.is_empty()).then(|| from + jobs.len() as u64);
-        Ok(DeadPage { jobs, next })
     }
 
     /// Makes dead jobs ready again, with all their attempts. Returns how many were dead.
@@ -209,13 +196,12 @@ impl Inspector {
         if dry_run {
             return self.prunable(completed_older_than, dead_older_than).await;
         }
-        let (completed, dead, producers) =
-            upkeep::prune::prune(&self.broker, completed_older_than, dead_older_than).await?;
-        Ok(Pruned {
-            completed,
-            dead,
-            producers,
-        })
+        let mut walk = self.walk_prune(completed_older_than, dead_older_than);
+        let mut pruned = Pruned::default();
+        while let Some(step) = walk.next(page::PAGE).await? {
+            pruned += step;
+        }
+        Ok(pruned)
     }
 
     /// Up to `limit` completed jobs of the history after `entry` (`None`: from the oldest that is kept).

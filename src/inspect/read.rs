@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::page::PAGE;
 use super::view::{CompletedView, ErrorView, JobView, KeyView, Pruned};
 use super::{Inspector, PATIENCE};
 use crate::broker::{Delivery, EntryId};
@@ -16,12 +17,9 @@ use crate::redis::is_no_group;
 use crate::redis::reader::raw_entry;
 use crate::redis::reply::{Value, bytes_of, number_of, text_of};
 
-/// Entries per look at a stream.
-const PAGE: usize = 500;
-
 /// What `lua/lib/record.lua` keeps of a job that is, or once was, off the streams.
 #[derive(Deserialize)]
-struct Record {
+pub(super) struct Record {
     state: String,
     name: String,
     attempt: u32,
@@ -39,10 +37,24 @@ impl Record {
     fn meta(&self) -> Meta {
         Meta::from_stored(self.meta.as_bytes()).unwrap_or_default()
     }
+
+    /// Stands for a record that somebody broke: the job is listed, so that it can be purged.
+    pub(super) fn unreadable() -> Self {
+        Self {
+            state: String::new(),
+            name: "(unreadable record)".to_owned(),
+            attempt: 0,
+            meta: String::new(),
+            payload_bytes: 0,
+            errors: Vec::new(),
+            reason: None,
+            entry: None,
+        }
+    }
 }
 
 /// A delivery's owner.
-struct Pending {
+pub(super) struct Pending {
     worker: String,
     idle_ms: u64,
 }
@@ -139,97 +151,7 @@ impl Inspector {
         Ok(None)
     }
 
-    /// The first jobs of a zset, read in steps that do not hold Redis up.
-    pub(super) async fn first_parked(&self, zset: &Key, limit: usize) -> Result<Vec<JobView>> {
-        let mut jobs = Vec::new();
-        let mut rank = 0;
-        while jobs.len() < limit {
-            let step = (limit - jobs.len()).min(PAGE);
-            let page = self.parked(zset, rank, step).await?;
-            if page.is_empty() {
-                break;
-            }
-            rank += step as u64;
-            jobs.extend(page);
-        }
-        Ok(jobs)
-    }
-
-    /// Jobs of a zset from a rank on.
-    pub(super) async fn parked(&self, zset: &Key, from: u64, limit: usize) -> Result<Vec<JobView>> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let state = if *zset == self.broker.keys.dead {
-            State::Dead
-        } else {
-            State::Scheduled
-        };
-        let last = from + limit as u64 - 1;
-        let range = vec![
-            of(zset),
-            from.to_string().into(),
-            last.to_string().into(),
-            "WITHSCORES".into(),
-        ];
-        let pairs: Vec<(JobId, u64)> = list(self.ask("ZRANGE", range).await?)
-            .chunks_exact(2)
-            .filter_map(|pair| {
-                Some((
-                    text_of(&pair[0])?.into(),
-                    number_of(&pair[1])?.unsigned_abs(),
-                ))
-            })
-            .collect();
-        if pairs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut ids = vec![of(&self.broker.keys.jobs)];
-        ids.extend(pairs.iter().map(|(id, _)| Value::from(id.as_str())));
-        let records = list(self.ask("HMGET", ids).await?);
-        let mut views = Vec::with_capacity(pairs.len());
-        for ((id, at), record) in pairs.into_iter().zip(&records) {
-            if let Some(record) = read_record(record)? {
-                views.push(parked_view(id, state, &record, at));
-            }
-        }
-        Ok(views)
-    }
-
-    pub(super) async fn ready(&self, limit: usize) -> Result<Vec<JobView>> {
-        let mut jobs = Vec::new();
-        for lane in Lane::ALL {
-            let delivered = self.last_delivered(lane).await?;
-            let mut from = delivered.map_or("-".to_owned(), |last| format!("({last}"));
-            while jobs.len() < limit {
-                let page = self.entries(lane, &from, "+", limit - jobs.len()).await?;
-                let Some(last) = page.last() else { break };
-                from = format!("({}", last.entry);
-                jobs.extend(page.iter().map(|entry| stream_view(entry, None)));
-            }
-        }
-        Ok(jobs)
-    }
-
-    pub(super) async fn running(&self, limit: usize) -> Result<Vec<JobView>> {
-        let mut jobs = Vec::new();
-        for lane in Lane::ALL {
-            let mut from = "-".to_owned();
-            while jobs.len() < limit {
-                let page = self.pending(lane, &from, "+", limit - jobs.len()).await?;
-                let Some((last, _)) = page.last() else { break };
-                from = format!("({last}");
-                for (entry, pending) in page {
-                    if let Some(delivery) = self.entries(lane, &entry, &entry, 1).await?.pop() {
-                        jobs.push(stream_view(&delivery, Some(pending)));
-                    }
-                }
-            }
-        }
-        Ok(jobs)
-    }
-
-    async fn last_delivered(&self, lane: Lane) -> Result<Option<String>> {
+    pub(super) async fn last_delivered(&self, lane: Lane) -> Result<Option<String>> {
         let groups = match self
             .ask("XINFO GROUPS", vec![of(self.broker.keys.lane(lane))])
             .await
@@ -250,7 +172,7 @@ impl Inspector {
         }))
     }
 
-    async fn entries(
+    pub(super) async fn entries(
         &self,
         lane: Lane,
         from: &str,
@@ -272,7 +194,7 @@ impl Inspector {
             .collect())
     }
 
-    async fn pending(
+    pub(super) async fn pending(
         &self,
         lane: Lane,
         from: &str,
@@ -418,7 +340,7 @@ pub(super) fn list(value: Value) -> Vec<Value> {
     }
 }
 
-fn read_record(value: &Value) -> Result<Option<Record>> {
+pub(super) fn read_record(value: &Value) -> Result<Option<Record>> {
     let Some(text) = text_of(value) else {
         return Ok(None);
     };
@@ -437,7 +359,7 @@ fn parked_state(state: &str) -> Option<State> {
     }
 }
 
-fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView {
+pub(super) fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView {
     let meta = record.meta();
     JobView {
         id,
@@ -460,10 +382,11 @@ fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) -> JobView 
         headers: meta.headers,
         errors: record.errors.clone(),
         payload: None,
+        cursor: None,
     }
 }
 
-fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
+pub(super) fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
     JobView {
         id: delivery.id.clone(),
         name: delivery.name.clone(),
@@ -487,6 +410,7 @@ fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobView {
         headers: delivery.meta.headers.clone(),
         errors: Vec::new(),
         payload: None,
+        cursor: None,
         codec: delivery.meta.codec.name().to_owned(),
         sealed_with: delivery.meta.sealed.clone(),
     }

@@ -98,6 +98,9 @@ pub struct JobView {
     pub payload: Option<Bytes>,
     /// How the payload is written: `msgpack`, `json` or `raw`.
     pub codec: String,
+    /// Where a listing goes on behind this job: `after` of [`super::Inspector::page`]. Only in listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 /// One failed attempt.
@@ -112,14 +115,14 @@ pub struct ErrorView {
     pub error: String,
 }
 
-/// A page of dead jobs and where the next one begins.
+/// A page of a listing, and where the next one begins.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct DeadPage {
-    /// Jobs in the order in which they died.
+pub struct JobPage {
+    /// The jobs.
     pub jobs: Vec<JobView>,
-    /// Pass to the next call, less the jobs of earlier pages that were removed meanwhile; `None` at the end.
-    pub next: Option<u64>,
+    /// Pass to the next call; `None` at the end.
+    pub next: Option<String>,
 }
 
 /// What [`super::Inspector::prune`] removed, or with `dry_run` would remove.
@@ -132,6 +135,14 @@ pub struct Pruned {
     pub dead: u64,
     /// Producers that no longer call.
     pub producers: u64,
+}
+
+impl std::ops::AddAssign for Pruned {
+    fn add_assign(&mut self, more: Self) {
+        self.completed += more.completed;
+        self.dead += more.dead;
+        self.producers += more.producers;
+    }
 }
 
 /// One completed job of the history.

@@ -10,6 +10,8 @@ use crate::redis::jittered;
 
 /// How often it looks. Ages are counted in hours and days, so a minute is soon enough.
 const EVERY: Duration = Duration::from_secs(60);
+/// How many of each kind go in one step.
+const LIMIT: usize = 500;
 
 pub(crate) async fn run(
     broker: Broker,
@@ -37,7 +39,7 @@ pub(crate) async fn prune(
     let mut total = (0, 0, 0);
     loop {
         let step = broker
-            .prune(completed, dead, producers, cursor.as_deref(), STEP)
+            .prune(completed, dead, producers, cursor.as_deref(), LIMIT, STEP)
             .await?;
         total = (
             total.0 + step.completed,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod book;
+mod bulk;
 mod commands;
 mod demo;
 mod frozen;

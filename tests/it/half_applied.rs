@@ -267,7 +267,10 @@ impl Stage {
                 .map(drop),
             "prune" => {
                 let age = Some(Duration::ZERO);
-                broker.prune(age, age, age, None, PATIENCE).await.map(drop)
+                broker
+                    .prune(age, age, age, None, 500, PATIENCE)
+                    .await
+                    .map(drop)
             }
             "retire" => broker.retire(None, LATER, PATIENCE).await.map(drop),
             "unlock" => {

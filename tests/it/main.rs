@@ -19,6 +19,7 @@ mod ids;
 mod library;
 mod lifecycle;
 mod model;
+mod operate;
 mod outage;
 mod panics;
 mod pause;

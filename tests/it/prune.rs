@@ -32,7 +32,7 @@ async fn only_finished_jobs_that_are_old_enough_go() {
 
     let step = t
         .broker
-        .prune(Some(LATER), Some(LATER), NONE, None, PATIENCE)
+        .prune(Some(LATER), Some(LATER), NONE, None, 500, PATIENCE)
         .await
         .unwrap();
 
@@ -58,7 +58,7 @@ async fn an_age_that_is_not_given_leaves_that_kind_alone() {
 
     let step = t
         .broker
-        .prune(NONE, NONE, NONE, None, PATIENCE)
+        .prune(NONE, NONE, NONE, None, 500, PATIENCE)
         .await
         .unwrap();
 
@@ -78,12 +78,12 @@ async fn a_step_is_bounded_and_says_that_there_is_more() {
 
     let first = t
         .broker
-        .prune(NONE, age, NONE, None, PATIENCE)
+        .prune(NONE, age, NONE, None, 500, PATIENCE)
         .await
         .unwrap();
     let second = t
         .broker
-        .prune(NONE, age, NONE, None, PATIENCE)
+        .prune(NONE, age, NONE, None, 500, PATIENCE)
         .await
         .unwrap();
 
@@ -112,7 +112,7 @@ async fn only_producers_that_no_longer_call_are_forgotten() {
 
     let step = t
         .broker
-        .prune(NONE, NONE, Some(LATER), None, PATIENCE)
+        .prune(NONE, NONE, Some(LATER), None, 500, PATIENCE)
         .await
         .unwrap();
 
@@ -138,7 +138,7 @@ async fn a_thousand_idle_producers_are_forgotten_in_steps() {
     loop {
         let step = t
             .broker
-            .prune(NONE, NONE, Some(LATER), cursor.as_deref(), PATIENCE)
+            .prune(NONE, NONE, Some(LATER), cursor.as_deref(), 500, PATIENCE)
             .await
             .unwrap();
         forgotten += step.producers;

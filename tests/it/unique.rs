@@ -104,7 +104,10 @@ async fn a_unique_key_is_free_after_what_operators_do_to_the_dead() {
     t.dead(job()).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     let at_once = Some(Duration::from_millis(1));
-    let pruned = t.broker.prune(None, at_once, None, None, PATIENCE).await;
+    let pruned = t
+        .broker
+        .prune(None, at_once, None, None, 500, PATIENCE)
+        .await;
     assert_eq!(pruned.unwrap().dead, 1);
     t.expect_unbooked(-1);
     t.assert_free("pruned").await;

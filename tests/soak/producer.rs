@@ -173,11 +173,10 @@ impl Producer {
 
     /// One at a time, so that the event names it.
     async fn redrive(&self, random: &mut Random) {
-        let Ok(page) = self.inspector.dead(None, 50).await else {
+        let Ok(mut dead) = self.inspector.list(Some(State::Dead), 50).await else {
             return;
         };
         // A poison job comes back to kill again; once is enough.
-        let mut dead = page.jobs;
         dead.retain(|job| job.reason.as_deref() != Some("crash_loop"));
         if dead.is_empty() {
             return;

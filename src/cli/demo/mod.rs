@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use millstream::inspect::Inspector;
+use millstream::inspect::{Inspector, JobFilter};
 use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Millstream, config};
 use tokio::time::Instant;
@@ -228,14 +228,9 @@ impl Stage {
             completed.extend(page.into_iter().map(|job| job.id.to_string()));
         }
         let mut dead = Vec::new();
-        let mut cursor = None;
-        loop {
-            let page = self.inspector.dead(cursor, PAGE).await?;
-            dead.extend(page.jobs.into_iter().map(|job| job.id.to_string()));
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
+        let mut walk = self.inspector.walk_dead(&JobFilter::new()).await?;
+        while let Some(step) = walk.next(PAGE).await? {
+            dead.extend(step.ids.into_iter().map(|id| id.to_string()));
         }
         let stats = self.inspector.stats().await?;
         Ok(verify::verify(&Facts {

@@ -359,6 +359,25 @@ impl Model {
         self.moved("purged", &purged)
     }
 
+    /// A step right after one of its kind takes that one's place, unless it is the first event of all.
+    fn tell_of_many(&mut self, kind: &'static str, count: usize) {
+        let (mut jobs, mut steps) = (count, 1);
+        if self.events.len() >= 2
+            && let Some([before, job, detail]) = self.events.last()
+            && before == kind
+            && job.is_empty()
+        {
+            let told = told_of(detail);
+            (jobs, steps) = (told.0 + count, told.1 + 1);
+            self.events.pop();
+        }
+        let detail = match steps {
+            1 => format!("{jobs} jobs"),
+            steps => format!("{jobs} jobs in {steps} steps"),
+        };
+        self.tell(kind, "", detail);
+    }
+
     fn moved(&mut self, kind: &'static str, jobs: &[usize]) -> (Reply, Option<Answer>) {
         let count = jobs.len();
         let reply = Reply::Counts(vec![count as u64]);
@@ -366,13 +385,26 @@ impl Model {
             return (reply, None);
         }
         self.count(kind, count);
-        let one = match jobs {
-            [one] => self.jobs[*one].id.to_string(),
-            _ => String::new(),
-        };
-        self.tell(kind, &one, format!("{count} jobs"));
+        match jobs {
+            [one] => {
+                let one = self.jobs[*one].id.to_string();
+                self.tell(kind, &one, "1 jobs".to_owned());
+            }
+            _ => self.tell_of_many(kind, count),
+        }
         (reply, Some(Answer::Text(count.to_string())))
     }
+}
+
+/// How many jobs an event is about, and in how many steps.
+fn told_of(detail: &str) -> (usize, usize) {
+    let number = |text: &str| text.parse::<usize>().ok();
+    match *detail.split(' ').collect::<Vec<_>>() {
+        [jobs, "jobs", "in", steps, "steps"] => number(jobs).zip(number(steps)),
+        [jobs, "jobs"] => number(jobs).map(|jobs| (jobs, 1)),
+        _ => None,
+    }
+    .unwrap_or((0, 1))
 }
 
 /// Entry ids as an answer has them.

@@ -294,7 +294,9 @@ impl<'a> World<'a> {
         self.pass_a_moment();
         let [history, dead, callers] = ages.map(wait);
         let broker = &self.t.broker;
-        let pruned = broker.prune(history, dead, callers, None, PATIENCE).await;
+        let pruned = broker
+            .prune(history, dead, callers, None, 500, PATIENCE)
+            .await;
         let pruned = pruned.map_err(failed)?;
         let told = Reply::Counts(vec![pruned.completed, pruned.dead, pruned.producers]);
         let expected = self.model.prune(ages);

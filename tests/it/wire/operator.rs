@@ -82,7 +82,11 @@ impl Call {
             Self::Stats => inspector.stats().await?.dead.to_string(),
             Self::List => inspector.list(None, 100).await?.len().to_string(),
             Self::Show => inspector.show(&one[0]).await?.state.to_string(),
-            Self::Dead => inspector.dead(None, 100).await?.jobs.len().to_string(),
+            Self::Dead => inspector
+                .list(Some(State::Dead), 100)
+                .await?
+                .len()
+                .to_string(),
             Self::Completed => inspector.completed(None, 100).await?.len().to_string(),
             Self::Keys => {
                 let keys = inspector.keys().await?;

@@ -1,0 +1,457 @@
+//! Listings, page by page: from where a look goes on, and what it finds there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use futures_util::{StreamExt as _, stream};
+
+use super::Inspector;
+use super::filter::JobFilter;
+use super::read::{Record, list, of, parked_view, read_record, stream_view};
+use super::view::{JobPage, JobView};
+use crate::broker::EntryId;
+use crate::error::{Error, Result};
+use crate::job::JobId;
+use crate::job::state::State;
+use crate::keys::{Key, Lane};
+use crate::redis::reply::{Value, number_of, text_of};
+
+/// Jobs per look at Redis.
+pub(super) const PAGE: usize = 500;
+/// Entries of a stream that are read before it is known how large they are.
+const FIRST_PAGE: usize = 16;
+/// Payload bytes that a look at a stream may bring, about: entries carry their payloads.
+const PAGE_BYTES: usize = 1 << 20;
+/// Jobs that are looked at for one page of a listing, so that a call ends even if none of a million fits.
+const LOOKED_MAX: usize = 5_000;
+/// Running jobs that are read at once.
+const READS_AT_ONCE: usize = 50;
+
+/// A member of a zset: its score (unix ms) and the job.
+pub(super) type Row = (u64, JobId);
+
+/// Where a listing goes on: in which place, and behind which job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Spot {
+    Lane {
+        state: State,
+        lane: usize,
+        after: Option<EntryId>,
+    },
+    Parked {
+        state: State,
+        after: Option<Row>,
+    },
+}
+
+impl Spot {
+    /// Every place, from its beginning, in the order of a listing.
+    fn places() -> Vec<Self> {
+        let mut places = Vec::new();
+        for state in [State::Running, State::Ready] {
+            for lane in 0..Lane::ALL.len() {
+                let after = None;
+                places.push(Self::Lane { state, lane, after });
+            }
+        }
+        for state in [State::Scheduled, State::Dead] {
+            places.push(Self::Parked { state, after: None });
+        }
+        places
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self::Lane { state, .. } | Self::Parked { state, .. } => *state,
+        }
+    }
+
+    fn start(&self) -> Self {
+        match self {
+            Self::Lane { state, lane, .. } => Self::Lane {
+                state: *state,
+                lane: *lane,
+                after: None,
+            },
+            Self::Parked { state, .. } => Self::Parked {
+                state: *state,
+                after: None,
+            },
+        }
+    }
+
+    /// The first place of the state; of every state for `None`. States without a listing have none.
+    fn first(state: Option<State>) -> Option<Self> {
+        let mut places = Self::places().into_iter();
+        places.find(|place| state.is_none_or(|state| place.state() == state))
+    }
+
+    /// The place after this one, of the state if one is given.
+    fn next(&self, state: Option<State>) -> Option<Self> {
+        let start = self.start();
+        let places = Self::places().into_iter();
+        let mut behind = places.skip_while(|place| *place != start).skip(1);
+        behind.find(|place| state.is_none_or(|state| place.state() == state))
+    }
+}
+
+/// `ready.1.1700000000000-0`, `dead.1700000000000.<job id>`; without the last parts, the beginning of the place.
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state())?;
+        match self {
+            Self::Lane { lane, after, .. } => {
+                write!(f, ".{lane}")?;
+                after.map_or(Ok(()), |entry| write!(f, ".{entry}"))
+            }
+            Self::Parked { after, .. } => match after {
+                Some((ms, id)) => write!(f, ".{ms}.{id}"),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+impl FromStr for Spot {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let mut parts = text.splitn(3, '.');
+        let state = parts.next().ok_or(())?;
+        let place = Self::places()
+            .into_iter()
+            .find(|place| place.state().name() == state);
+        match (place.ok_or(())?, parts.next(), parts.next()) {
+            (Self::Lane { state, .. }, Some(lane), after) => {
+                let lane: usize = lane.parse().map_err(drop)?;
+                let after = after.map(str::parse).transpose()?;
+                let known = lane < Lane::ALL.len();
+                known.then_some(Self::Lane { state, lane, after }).ok_or(())
+            }
+            (Self::Parked { state, .. }, None, None) => Ok(Self::Parked { state, after: None }),
+            (Self::Parked { state, .. }, Some(ms), Some(id)) => {
+                let after = Some((ms.parse().map_err(drop)?, id.into()));
+                Ok(Self::Parked { state, after })
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+/// What one look found: jobs, each with the spot behind it, and where to go on in the same place (`None`: at its end).
+struct Look {
+    jobs: Vec<JobView>,
+    rest: Option<Spot>,
+    looked: usize,
+    bytes: usize,
+}
+
+impl Inspector {
+    /// Up to `limit` jobs that fit `filter`, behind `after`: the cursor of an earlier page or job, `None` for the beginning.
+    /// Running jobs come first, then ready, scheduled and dead ones, each oldest first.
+    ///
+    /// A page may be short, or even empty, because few of the jobs that were looked at fit; the listing ends where `next` is
+    /// `None`. A job that moves while the pages are read may be on two of them, or on none.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: `after` is no cursor. Else as [`Inspector::stats`].
+    pub async fn page(
+        &self,
+        filter: &JobFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<JobPage> {
+        let mut spot = match after {
+            None => Spot::first(filter.state),
+            Some(text) => Some(text.parse().map_err(|()| {
+                let reason = "give the cursor of a job as a listing shows it, or none";
+                Error::setting("after", text.escape_debug(), reason)
+            })?),
+        };
+        let (mut jobs, mut looked, mut step) = (Vec::new(), 0, FIRST_PAGE);
+        while let Some(from) = &spot {
+            if jobs.len() >= limit || looked >= LOOKED_MAX {
+                break;
+            }
+            let mut count = step;
+            if !filter.reads_jobs() {
+                count = count.min(limit - jobs.len());
+            }
+            let look = self.look(from, count).await?;
+            looked += look.looked;
+            step = (PAGE_BYTES * look.looked.max(1) / look.bytes.max(1)).clamp(1, PAGE);
+            let mut rest = look.rest;
+            for job in look.jobs.into_iter().filter(|job| filter.takes(job)) {
+                if jobs.len() == limit {
+                    // What is left of the look belongs to the next page.
+                    let last: Option<&JobView> = jobs.last();
+                    let cursor = last.and_then(|job| job.cursor.as_deref());
+                    rest = cursor.and_then(|cursor| cursor.parse().ok());
+                    break;
+                }
+                jobs.push(job);
+            }
+            spot = rest.or_else(|| from.next(filter.state));
+        }
+        let next = spot.map(|spot| spot.to_string());
+        Ok(JobPage { jobs, next })
+    }
+
+    async fn look(&self, spot: &Spot, count: usize) -> Result<Look> {
+        match spot {
+            Spot::Lane { state, lane, after } if *state == State::Running => {
+                self.look_at_running(*lane, *after, count).await
+            }
+            Spot::Lane { lane, after, .. } => self.look_at_ready(*lane, *after, count).await,
+            Spot::Parked { state, after } => {
+                self.look_at_parked(*state, after.as_ref(), count).await
+            }
+        }
+    }
+
+    async fn look_at_ready(
+        &self,
+        index: usize,
+        after: Option<EntryId>,
+        count: usize,
+    ) -> Result<Look> {
+        let lane = Lane::ALL[index];
+        let delivered = self.last_delivered(lane).await?;
+        let delivered = delivered.and_then(|last| last.parse().ok());
+        let from = after.max(delivered);
+        let from = from.map_or("-".to_owned(), |entry| format!("({entry}"));
+        let entries = self.entries(lane, &from, "+", count).await?;
+        let spot = |after| Spot::Lane {
+            state: State::Ready,
+            lane: index,
+            after: Some(after),
+        };
+        let last = entries.last().map(|last| spot(last.entry));
+        Ok(Look {
+            looked: entries.len(),
+            bytes: entries.iter().map(|entry| entry.payload.len()).sum(),
+            rest: last.filter(|_| entries.len() == count),
+            jobs: entries
+                .iter()
+                .map(|entry| at(spot(entry.entry), stream_view(entry, None)))
+                .collect(),
+        })
+    }
+
+    async fn look_at_running(
+        &self,
+        index: usize,
+        after: Option<EntryId>,
+        count: usize,
+    ) -> Result<Look> {
+        let lane = Lane::ALL[index];
+        let from = after.map_or("-".to_owned(), |entry| format!("({entry}"));
+        let pending = self.pending(lane, &from, "+", count).await?;
+        let spot = |entry: &str| {
+            Some(Spot::Lane {
+                state: State::Running,
+                lane: index,
+                after: Some(entry.parse().ok()?),
+            })
+        };
+        let last = pending.last().and_then(|(entry, _)| spot(entry));
+        let looked = pending.len();
+        let rest = last.filter(|_| looked == count);
+        let read = stream::iter(pending).map(|(entry, pending)| async move {
+            let found = self.entries(lane, &entry, &entry, 1).await?.pop();
+            Ok(found.map(|delivery| (entry, delivery, pending)))
+        });
+        let read: Vec<Result<_>> = read.buffered(READS_AT_ONCE).collect().await;
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        for found in read {
+            if let Some((entry, delivery, pending)) = found? {
+                bytes += delivery.payload.len();
+                let view = stream_view(&delivery, Some(pending));
+                jobs.extend(spot(&entry).map(|spot| at(spot, view)));
+            }
+        }
+        Ok(Look {
+            jobs,
+            rest,
+            looked,
+            bytes,
+        })
+    }
+
+    async fn look_at_parked(
+        &self,
+        state: State,
+        after: Option<&Row>,
+        count: usize,
+    ) -> Result<Look> {
+        let zset = self.parked_key(state);
+        let rows = self.rows_after(zset, (0, u64::MAX), after, count).await?;
+        let spot = |row: &Row| Spot::Parked {
+            state,
+            after: Some(row.clone()),
+        };
+        let rest = rows.last().map(spot);
+        let jobs = self.parked_views(state, &rows).await?;
+        Ok(Look {
+            looked: rows.len(),
+            // Records keep errors of up to 4 KiB each, and no payload.
+            bytes: 0,
+            rest,
+            jobs: jobs
+                .into_iter()
+                .map(|(row, view)| at(spot(&row), view))
+                .collect(),
+        })
+    }
+
+    pub(super) fn parked_key(&self, state: State) -> &Key {
+        match state {
+            State::Dead => &self.broker.keys.dead,
+            _ => &self.broker.keys.scheduled,
+        }
+    }
+
+    /// Members of a zset behind `after`, with scores from `min` to `max`. Empty at the end, and only there.
+    pub(super) async fn rows_after(
+        &self,
+        zset: &Key,
+        (min, max): (u64, u64),
+        after: Option<&Row>,
+        limit: usize,
+    ) -> Result<Vec<Row>> {
+        let limit = limit.min(PAGE);
+        let by_score = async |from: u64, offset: usize| {
+            let max = match max {
+                u64::MAX => "+inf".to_owned(),
+                max => max.to_string(),
+            };
+            let args = [
+                from.to_string(),
+                max,
+                "BYSCORE".into(),
+                "LIMIT".into(),
+                offset.to_string(),
+                limit.to_string(),
+            ];
+            self.rows(zset, args).await
+        };
+        let Some(last) = after else {
+            return by_score(min, 0).await;
+        };
+        // By its rank while it is still there: any number of others may have the same score.
+        let rank = vec![of(zset), last.1.as_str().into()];
+        let rank = number_of(&self.ask("ZRANK", rank).await?);
+        if let Some(rank) = rank {
+            let end = rank + limit as i64;
+            let mut rows = self.rows(zset, [rank.to_string(), end.to_string()]).await?;
+            // Between the two looks others may have gone, and it may have come again.
+            if rows.first() == Some(last) {
+                rows.remove(0);
+                rows.retain(|(score, _)| *score <= max);
+                return Ok(rows);
+            }
+        }
+        let mut offset = 0;
+        loop {
+            let mut rows = by_score(last.0, offset).await?;
+            offset += rows.len();
+            let is_last = rows.len() < limit;
+            rows.retain(|row| row > last);
+            if is_last || !rows.is_empty() {
+                return Ok(rows);
+            }
+        }
+    }
+
+    async fn rows<const N: usize>(&self, zset: &Key, range: [String; N]) -> Result<Vec<Row>> {
+        let mut args = vec![of(zset)];
+        args.extend(range.into_iter().map(Value::from));
+        args.push("WITHSCORES".into());
+        let pairs = list(self.ask("ZRANGE", args).await?);
+        let row = |pair: &[Value]| {
+            let id = text_of(&pair[0])?.into();
+            Some((number_of(&pair[1])?.unsigned_abs(), id))
+        };
+        Ok(pairs.chunks_exact(2).filter_map(row).collect())
+    }
+
+    /// The jobs of these rows, as far as they are still there.
+    pub(super) async fn parked_views(
+        &self,
+        state: State,
+        rows: &[Row],
+    ) -> Result<Vec<(Row, JobView)>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut args = vec![of(&self.broker.keys.jobs)];
+        args.extend(rows.iter().map(|(_, id)| Value::from(id.as_str())));
+        let records = list(self.ask("HMGET", args).await?);
+        let mut views = Vec::with_capacity(rows.len());
+        for ((score, id), record) in rows.iter().zip(&records) {
+            if let Some(record) = read_record(record).unwrap_or_else(|_| Some(Record::unreadable()))
+            {
+                let view = parked_view(id.clone(), state, &record, *score);
+                views.push(((*score, id.clone()), view));
+            }
+        }
+        Ok(views)
+    }
+}
+
+fn at(spot: Spot, mut job: JobView) -> JobView {
+    job.cursor = Some(spot.to_string());
+    job
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let entry = EntryId { ms: 17, seq: 3 };
+        let mut spots = Spot::places();
+        spots.push(Spot::Lane {
+            state: State::Ready,
+            lane: 1,
+            after: Some(entry),
+        });
+        spots.push(Spot::Parked {
+            state: State::Dead,
+            after: Some((17, "0190.a-b".into())),
+        });
+        for spot in spots {
+            assert_eq!(spot.to_string().parse(), Ok(spot.clone()), "{spot}");
+        }
+        for bad in [
+            "",
+            "x",
+            "ready",
+            "ready.9",
+            "ready.0.x",
+            "dead.x.1-0",
+            "dead.1",
+            "held",
+        ] {
+            assert_eq!(bad.parse::<Spot>(), Err(()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_listing_goes_from_place_to_place_and_stays_within_a_state() {
+        let mut spot = Spot::first(None);
+        let mut passed = Vec::new();
+        while let Some(place) = spot {
+            passed.push(place.clone());
+            spot = place.next(None);
+        }
+        assert_eq!(passed, Spot::places());
+        let dead = Spot::first(Some(State::Dead)).unwrap();
+        assert_eq!(
+            (dead.state(), dead.next(Some(State::Dead))),
+            (State::Dead, None)
+        );
+        assert_eq!(Spot::first(Some(State::Cancelled)), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! Long work of operators: in steps that hold nobody up, each job once, however much there is and whoever works meanwhile.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use millstream::config::OPERATOR_BATCH;
+use millstream::inspect::{Inspector, JobFilter};
+use millstream::job::state::State;
+use millstream::private_redis::{Options, PrivateRedis};
+use millstream::{Error, JobError, JobId, Millstream, NewJob};
+
+use crate::support::program::Program;
+use crate::support::resp::Value;
+use crate::support::verbs::plain;
+use crate::support::{Fixture, LATER};
+
+/// How many dead jobs there are; `MILLSTREAM_BULK_JOBS` says otherwise.
+const BULK_JOBS: usize = 5_000;
+/// Dead jobs that one look reads.
+const LOOK: usize = 500;
+
+fn bulk_jobs() -> usize {
+    let given = std::env::var("MILLSTREAM_BULK_JOBS").ok();
+    given.map_or(BULK_JOBS, |jobs| jobs.parse().expect("a number of jobs"))
+}
+
+impl Fixture {
+    pub(crate) async fn inspector(&self) -> Inspector {
+        let client = Millstream::connect(&self.url).await.unwrap();
+        client.inspect(&self.queue).unwrap()
+    }
+
+    /// Dead jobs by the thousand, past the engine, one a millisecond from `from_ms` on.
+    fn plant_dead(&self, jobs: usize, from_ms: usize) {
+        const PLANT: &str = "for i = ARGV[1], ARGV[2] do
+            local id = string.format('%.0f-0', i)
+            redis.call('HSET', KEYS[2], id, cjson.encode({ state = 'dead', name = 'job', attempt = 1, meta = cjson.encode({ id = id }),
+                reason = 'refused', payload_bytes = 7 }))
+            redis.call('HSET', KEYS[3], id, 'payload')
+            redis.call('ZADD', KEYS[1], i, id)
+        end
+        for _, counter in ipairs({ 'enqueued', 'dead' }) do
+            redis.call('HINCRBY', KEYS[4], counter, ARGV[2] - ARGV[1] + 1)
+        end";
+        let keys = ["dead", "jobs", "payloads", "stats"].map(|suffix| self.key(suffix));
+        for from in (from_ms..from_ms + jobs).step_by(5_000) {
+            let until = (from + 5_000).min(from_ms + jobs) - 1;
+            let mut command = vec!["EVAL".to_owned(), PLANT.to_owned(), "4".to_owned()];
+            command.extend(keys.clone());
+            command.extend([from.to_string(), until.to_string()]);
+            self.redis(&command);
+        }
+    }
+
+    /// The details of the newest event of this kind.
+    fn told_last(&self, kind: &str) -> String {
+        let events = self.redis(&["XREVRANGE", &self.key("events"), "+", "-"]);
+        let event = events.list().iter().map(|event| &event.list()[1]);
+        let mut event = event.filter(|fields| fields.field("event").text() == kind);
+        event
+            .next()
+            .expect("an event")
+            .field("detail")
+            .text()
+            .to_owned()
+    }
+
+    fn commands(&self, name: &str) -> usize {
+        let info = self.redis(&["INFO", "commandstats"]);
+        let line = format!("cmdstat_{name}:calls=");
+        let calls = info
+            .text()
+            .lines()
+            .find_map(|text| text.strip_prefix(&*line));
+        let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
+        calls.unwrap_or(0)
+    }
+}
+
+async fn walked(inspector: &Inspector, filter: &JobFilter) -> Vec<JobId> {
+    let mut walk = inspector.walk_dead(filter).await.unwrap();
+    let mut ids = Vec::new();
+    while let Some(step) = walk.next(LOOK).await.unwrap() {
+        assert!(step.looked as usize <= LOOK);
+        ids.extend(step.ids);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn many_dead_jobs_are_redriven_and_purged_in_small_steps_and_events_keep_their_room() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let inspector = t.inspector().await;
+    // Something that the steps must not push out.
+    inspector.pause().await.unwrap();
+    let jobs = bulk_jobs();
+    for (kind, counter) in [("redriven", "redriven"), ("purged", "purged")] {
+        t.plant_dead(jobs, 1_600_000_000_000);
+        t.redis(&["CONFIG", "RESETSTAT"]);
+        let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
+        assert_eq!(walk.total().await.unwrap(), jobs as u64);
+        while let Some(step) = walk.next(LOOK).await.unwrap() {
+            match kind {
+                "redriven" => inspector.redrive(&step.ids).await.unwrap(),
+                _ => inspector.purge(&step.ids).await.unwrap(),
+            };
+        }
+
+        // One script a step, and no step larger than it may be.
+        let steps = jobs / OPERATOR_BATCH;
+        assert_eq!(t.commands("evalsha") + t.commands("eval"), steps, "{kind}");
+        assert_eq!(t.told_last(kind), format!("{jobs} jobs in {steps} steps"));
+        assert_eq!(t.counter(counter), jobs as i64);
+        assert_eq!(t.redis(&["ZCARD", &t.key("dead")]), Value::Int(0));
+        t.redis(&["DEL", &t.key("ready"), &t.key("jobs"), &t.key("payloads")]);
+    }
+    let told: Vec<String> = t.events().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(told, ["paused", "redriven", "purged"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_die_again_while_they_are_redriven_are_redriven_once() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    let jobs = bulk_jobs().min(20_000);
+    p.t.plant_dead(jobs, 1_600_000_000_000);
+    let worker = p.worker().concurrency(50);
+    let worker = worker.fallback(async |_| Err::<(), _>(JobError::refuse("no")));
+    let worker = worker.start().await.unwrap();
+    let inspector = p.t.inspector().await;
+
+    let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
+    while let Some(step) = walk.next(LOOK).await.unwrap() {
+        inspector.redrive(&step.ids).await.unwrap();
+    }
+
+    p.until("all are dead again", |t| {
+        t.counter("dead") == 2 * jobs as i64
+    })
+    .await;
+    assert_eq!(p.t.counter("redriven"), jobs as i64);
+    worker.stop().await;
+    p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_walk_that_was_broken_off_is_finished_by_the_next_one() {
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    t.plant_dead(1_200, 1_600_000_000_000);
+    let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
+    let step = walk.next(LOOK).await.unwrap().unwrap();
+    inspector.redrive(&step.ids).await.unwrap();
+    drop(walk);
+
+    assert_eq!(walked(&inspector, &JobFilter::new()).await.len(), 700);
+    let pruned = inspector.prune(None, Some(Duration::ZERO), true).await;
+    assert_eq!(pruned.unwrap().dead, 700);
+    let mut walk = inspector.walk_prune(None, Some(Duration::ZERO));
+    assert_eq!(walk.next(300).await.unwrap().unwrap().dead, 300);
+    drop(walk);
+    let mut walk = inspector.walk_prune(None, Some(Duration::ZERO));
+    let mut steps = Vec::new();
+    while let Some(step) = walk.next(300).await.unwrap() {
+        steps.push(step.dead);
+    }
+    assert_eq!(steps, [300, 100]);
+    // The dead are pruned past the counters.
+    t.expect_unbooked(-700);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn the_dead_are_found_by_name_group_error_reason_and_age() {
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    let job = |name: &str, group: &str| NewJob::raw(name, "payload").group(group);
+    let a = t.running(job("a", "g")).await;
+    t.dead_letter(&a, "connection refused by shop")
+        .await
+        .unwrap();
+    let b = t.dead(job("b", "g")).await;
+    let c = t.dead(job("a", "h")).await;
+    let (a, all) = (a.id, JobFilter::new());
+    let hour_ago = (t.now_us() / 1000 - 3_600_000).to_string();
+    t.redis(&["ZADD", &t.key("dead"), &hour_ago, c.as_str()]);
+    let minute = Duration::from_secs(60);
+    for (filter, fit) in [
+        (all.clone(), vec![&c, &a, &b]),
+        (all.clone().name("a"), vec![&c, &a]),
+        (all.clone().group("g"), vec![&a, &b]),
+        (all.clone().name("a").group("g"), vec![&a]),
+        (all.clone().error("connection refused"), vec![&a]),
+        (all.clone().reason("refused"), vec![&c, &a, &b]),
+        (all.clone().reason("attempts"), vec![]),
+        (all.clone().older_than(minute), vec![&c]),
+        (all.clone().newer_than(minute), vec![&a, &b]),
+        (all.clone().newer_than(minute).name("a"), vec![&a]),
+        (all.clone().older_than(2 * LATER), vec![]),
+    ] {
+        let found = walked(&inspector, &filter).await;
+        assert_eq!(found.iter().collect::<Vec<_>>(), fit, "{filter:?}");
+    }
+    let ids = [a, "no-such-job".into()];
+    assert_eq!(inspector.are_dead(&ids).await.unwrap(), [true, false]);
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_where_its_page_ended() {
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    let mut all = BTreeSet::new();
+    let running = t.enqueue_many(3).await;
+    all.extend(running.clone());
+    assert_eq!(t.claim(3).await.len(), 3);
+    all.extend(t.enqueue_many(40).await);
+    for _ in 0..3 {
+        all.insert(t.enqueue(plain().delay(LATER).group("g")).await);
+    }
+    t.plant_dead(3, 1_600_000_000_000);
+    all.extend((0..3).map(|n| JobId::from(format!("{}-0", 1_600_000_000_000_u64 + n))));
+
+    let every = JobFilter::new();
+    for limit in [1, 2, 7, 100] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = inspector.page(&every, after.as_deref(), limit).await;
+            let page = page.unwrap();
+            assert!(page.jobs.len() <= limit);
+            found.extend(page.jobs.into_iter().map(|job| job.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found.len(), all.len(), "{limit}");
+        assert_eq!(BTreeSet::from_iter(found), all, "{limit}");
+    }
+    // The cursor of a job will do as well, and one in the middle of a look is kept.
+    let filter = JobFilter::new().state(State::Scheduled).group("g");
+    let page = inspector.page(&filter, None, 1).await.unwrap();
+    let cursor = page.jobs[0].cursor.clone();
+    assert_eq!(cursor, page.next);
+    let rest = inspector
+        .page(&filter, cursor.as_deref(), 10)
+        .await
+        .unwrap();
+    assert_eq!((rest.jobs.len(), rest.next), (2, None));
+    let refused = inspector.page(&filter, Some("nowhere"), 1).await;
+    assert!(matches!(refused, Err(Error::Setting { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn jobs_that_died_in_the_same_millisecond_are_all_listed_whoever_leaves_meanwhile() {
+    const JOBS: usize = 1_300;
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    t.plant_dead(JOBS, 1_600_000_000_000);
+    let same = "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZADD', KEYS[1], 17, id) end";
+    t.redis(&["EVAL", same, "1", &t.key("dead")]);
+    let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(step) = walk.next(LOOK).await.unwrap() {
+        // Where the walk stands is taken away: it must find its place among so many of the same age.
+        t.redis(&["ZREM", &t.key("dead"), step.ids.last().unwrap().as_str()]);
+        seen.extend(step.ids);
+    }
+    assert_eq!(seen.len(), JOBS);
+    assert_eq!(BTreeSet::from_iter(seen).len(), JOBS);
+}
+
+#[tokio::test]
+async fn a_record_that_somebody_broke_does_not_end_a_listing() {
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    let (broken, whole) = (t.dead(plain()).await, t.dead(plain()).await);
+    t.redis(&["HSET", &t.key("jobs"), broken.as_str(), "no json"]);
+
+    let listed = inspector.list(Some(State::Dead), 10).await.unwrap();
+
+    let ids: Vec<&JobId> = listed.iter().map(|job| &job.id).collect();
+    assert_eq!(ids, [&broken, &whole]);
+    assert_eq!(listed[0].name, "(unreadable record)");
+}
