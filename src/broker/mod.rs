@@ -123,7 +123,7 @@ impl Delivery {
         })
     }
 
-    fn foreign(lane: Lane, entry: EntryId) -> Self {
+    pub(crate) fn foreign(lane: Lane, entry: EntryId) -> Self {
         let (id, name) = (entry.to_string().into(), "foreign entry".to_owned());
         Self {
             lane,

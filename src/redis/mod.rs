@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fred::clients::SubscriberClient;
+use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Key as FredKey, Value};
@@ -321,48 +321,16 @@ impl Redis {
         }
         match request {
             Request::Script(Call { script, keys, args }) if by_text => {
-                client.eval(script.source, keys.clone(), args.clone()).await
+                Box::pin(client.eval(script.source, keys.clone(), args.clone())).await
             }
             Request::Script(Call { script, keys, args }) => {
                 client
                     .evalsha(script.sha(), keys.clone(), args.clone())
                     .await
             }
-            Request::Durable(Call { script, keys, args }, wait, numbers) => {
-                let pipeline = client.pipeline();
-                let (verb, body) = if by_text {
-                    ("EVAL", script.source)
-                } else {
-                    ("EVALSHA", script.sha())
-                };
-                let mut whole = vec![Value::from(body), Value::from(keys.len().to_string())];
-                whole.extend(keys.iter().cloned().map(Value::from));
-                whole.extend(args.iter().cloned());
-                let hash = ClusterHash::Offset(2);
-                let _: () = pipeline
-                    .custom(CustomCommand::new(verb, hash.clone(), false), whole)
-                    .await?;
-                let hash = keys.first().map_or(ClusterHash::Random, |key| {
-                    ClusterHash::Custom(key.cluster_hash())
-                });
-                let _: () = pipeline
-                    .custom(CustomCommand::new(*wait, hash, false), numbers.clone())
-                    .await?;
-                let mut answers = pipeline.try_all::<Value>().await;
-                // The job is stored: a server that refuses to wait has confirmed nothing, and that is no failure.
-                if let [Ok(_), Err(error)] = answers.as_slice()
-                    && matches!(fault_of(error), Fault::Broken | Fault::Full)
-                {
-                    tracing::warn!(
-                        reason = error.details(),
-                        "redis refuses {wait}; the job is in memory"
-                    );
-                    answers[1] = Ok(Value::Integer(0));
-                }
-                answers
-                    .into_iter()
-                    .collect::<std::result::Result<_, _>>()
-                    .map(Value::Array)
+            // In boxes, for these are rare and their futures large: every call would carry them about.
+            Request::Durable(call, wait, numbers) => {
+                Box::pin(send_durably(&client, call, by_text, wait, numbers)).await
             }
             Request::Command(command, args) => client.custom(command.clone(), args.clone()).await,
         }
@@ -377,6 +345,8 @@ impl Redis {
         by_text: bool,
     ) -> std::result::Result<Value, FredError> {
         let sent = self.send(request, by_text);
+        // In one place: it is large, and would else be there once for each of the two ways to wait.
+        tokio::pin!(sent);
         // A whole command's time, give or take what has passed since: the client's own clock tells of a dead connection.
         if left.is_zero() || left + ANSWER_MIN >= config::COMMAND_TIMEOUT {
             return sent.await;
@@ -511,6 +481,51 @@ impl Redis {
             manager,
         })
     }
+}
+
+/// Sends a script, and the command that waits for what it wrote, as one piece.
+async fn send_durably(
+    client: &Client,
+    call: &Call,
+    by_text: bool,
+    wait: &'static str,
+    numbers: &[Value],
+) -> std::result::Result<Value, FredError> {
+    let Call { script, keys, args } = call;
+    let pipeline = client.pipeline();
+    let (verb, body) = if by_text {
+        ("EVAL", script.source)
+    } else {
+        ("EVALSHA", script.sha())
+    };
+    let mut whole = vec![Value::from(body), Value::from(keys.len().to_string())];
+    whole.extend(keys.iter().cloned().map(Value::from));
+    whole.extend(args.iter().cloned());
+    let hash = ClusterHash::Offset(2);
+    let _: () = pipeline
+        .custom(CustomCommand::new(verb, hash.clone(), false), whole)
+        .await?;
+    let hash = keys.first().map_or(ClusterHash::Random, |key| {
+        ClusterHash::Custom(key.cluster_hash())
+    });
+    let _: () = pipeline
+        .custom(CustomCommand::new(wait, hash, false), numbers.to_vec())
+        .await?;
+    let mut answers = pipeline.try_all::<Value>().await;
+    // The job is stored: a server that refuses to wait has confirmed nothing, and that is no failure.
+    if let [Ok(_), Err(error)] = answers.as_slice()
+        && matches!(fault_of(error), Fault::Broken | Fault::Full)
+    {
+        tracing::warn!(
+            reason = error.details(),
+            "redis refuses {wait}; the job is in memory"
+        );
+        answers[1] = Ok(Value::Integer(0));
+    }
+    answers
+        .into_iter()
+        .collect::<std::result::Result<_, _>>()
+        .map(Value::Array)
 }
 
 /// Connects for the first time.

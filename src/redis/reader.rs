@@ -8,6 +8,7 @@ use bytes::Bytes;
 use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
 use fred::types::Value;
 use fred::types::config::Options;
+use futures_util::future::join_all;
 
 use super::link::Link;
 use super::reply::{bytes_of, text_of};
@@ -64,6 +65,35 @@ impl Reader {
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         self.group_read(streams, consumer, count, Some(block), ">")
             .await
+    }
+
+    /// Reads up to so many new entries from each of `lanes`, with a command each that are written together, and does not
+    /// wait for any. When one of them fails, what the others brought is pending, unseen, as after a lost connection.
+    pub(crate) async fn read_now(
+        &self,
+        lanes: &[(&Key, usize)],
+        consumer: &str,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        let reads = lanes
+            .iter()
+            .enumerate()
+            .map(|(place, (key, count))| async move {
+                let streams = std::slice::from_ref(key);
+                let mut entries = self
+                    .group_read(streams, consumer, *count, None, ">")
+                    .await?;
+                entries.iter_mut().for_each(|entry| entry.stream = place);
+                Ok(entries)
+            });
+        let mut all = Vec::new();
+        for entries in join_all(reads).await {
+            // The usual case, without a copy: only one lane has any.
+            match entries? {
+                entries if all.is_empty() => all = entries,
+                entries => all.extend(entries),
+            }
+        }
+        Ok(all)
     }
 
     /// What was delivered to `consumer` and not settled: after a lost connection, some of it was never seen.

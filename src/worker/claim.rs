@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Work;
 use super::circuit::Gate;
+use super::feed::Feed;
 use super::health::Pulse;
 use super::lease::Leases;
 use crate::broker::{Broker, Delivery, EntryId, Place};
 use crate::config;
 use crate::error::Result;
-use crate::keys::Lane;
+use crate::keys::{Key, Lane};
 use crate::redis::reader::{RawEntry, ReadFailure, Reader};
 use crate::redis::{Patience, is_no_group, jittered};
 
@@ -59,7 +60,7 @@ pub(crate) struct Load {
 impl Load {
     /// Jobs that may be claimed now. While slots are served from the buffer, the buffer is half emptied first, so that a
     /// busy worker reads in batches.
-    fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         let (buffered, running) = (
             self.buffered.load(Ordering::Acquire),
             self.running.load(Ordering::Acquire),
@@ -71,6 +72,41 @@ impl Load {
     }
 }
 
+/// What the last read says about the next.
+///
+/// Redis counts per stream, so a read that waits for several lanes divides its room evenly among them. When jobs flow, that
+/// would halve every batch for a lane that hardly ever has any: so while [`Lane::Ready`] gives all that it is asked for, the
+/// lanes are read with a command each, written together, and `Next` gets a single place for as long as it has no more.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// `Ready` gave all that it was asked for: there is more.
+    ready: bool,
+    /// So did `Next`.
+    next: bool,
+}
+
+impl Flow {
+    /// How many places of `room`, which is 2 at least, each of [`Lane::READ`] gets when nobody waits; `None`: wait.
+    fn shares(&self, room: usize) -> Option<[usize; 2]> {
+        if !self.ready {
+            return None;
+        }
+        let next = if self.next { room / 2 } else { 1 };
+        Some([next, room - next])
+    }
+
+    /// Takes in what a read of [`Lane::READ`] with these `shares` brought.
+    fn saw(&mut self, entries: &[RawEntry], shares: [usize; 2]) {
+        let full = |lane: Lane, share: usize| {
+            let of_lane = entries.iter().filter(|entry| entry.stream == lane.index());
+            of_lane.count() >= share
+        };
+        let [next, ready] = shares;
+        self.next = full(Lane::Next, next);
+        self.ready = full(Lane::Ready, ready);
+    }
+}
+
 pub(crate) struct Claimer {
     pub(crate) broker: Broker,
     pub(crate) reader: Reader,
@@ -78,12 +114,14 @@ pub(crate) struct Claimer {
     pub(crate) leases: Leases,
     pub(crate) load: Arc<Load>,
     pub(crate) gate: Gate,
-    pub(crate) feed: async_channel::Sender<Work>,
+    pub(crate) feed: Feed,
     /// Called after jobs were fed, so that there are slots to take them.
     pub(crate) staff: Box<dyn Fn() + Send + Sync>,
     pub(crate) paused: watch::Receiver<bool>,
     pub(crate) stop: CancellationToken,
     pub(crate) pulse: Pulse,
+    /// How the next read divides its room among the lanes.
+    pub(crate) flow: Flow,
     /// There may be a suspect to take.
     pub(crate) look_for_suspect: bool,
     /// When it last did.
@@ -192,8 +230,7 @@ impl Claimer {
         self.load.room().min(self.gate.room(waiting))
     }
 
-    /// One read. Redis counts per stream, so a read of two lanes asks for half the room of each, rounded down: the two
-    /// halves together are never more than there is room for.
+    /// One read, of no more than there is room for over all lanes.
     async fn read(
         &mut self,
         payload_bytes: usize,
@@ -225,11 +262,34 @@ impl Claimer {
             if self.take_claimed(claimed, asked).await? > 0 {
                 return Ok(Vec::new());
             }
+        } else if let Some(shares) = self.flow.shares(room) {
+            let lanes: Vec<(&Key, usize)> = Lane::READ
+                .into_iter()
+                .zip(shares)
+                .map(|(lane, share)| (self.broker.keys.lane(lane), share))
+                .collect();
+            let entries = self.reader.read_now(&lanes, &self.consumer).await?;
+            self.flow.saw(&entries, shares);
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
         }
+        // Redis counts per stream, so a read that waits for two lanes asks for half the room of each, rounded down: the two
+        // halves together are never more than there is room for.
+        let share = (room / 2).max(1);
+        let entries = self.read_waiting(share, block).await?;
+        self.flow.saw(&entries, [share; 2]);
+        Ok(entries)
+    }
+
+    /// A read that waits for the first job, and ends when the worker stops or pauses.
+    async fn read_waiting(
+        &mut self,
+        share: usize,
+        block: Duration,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         let streams = self.broker.lane_keys(Lane::READ);
-        let read = self
-            .reader
-            .read(&streams, &self.consumer, (room / 2).max(1), block);
+        let read = self.reader.read(&streams, &self.consumer, share, block);
         tokio::pin!(read);
         // The read is never dropped: what it brings after it was told to end is ours.
         let interrupted = async {
@@ -284,9 +344,18 @@ impl Claimer {
             self.keep_live(&mut deliveries).await;
         }
         let count = deliveries.len();
-        deliveries
+        // From here on the jobs are in our hands: their leases are renewed, and a stop hands them back.
+        let now = Instant::now();
+        let since = if self.strict { asked } else { now };
+        let grips = self
+            .leases
+            .hold_all(deliveries.iter().map(Delivery::place), since, now);
+        self.load.buffered.fetch_add(count, Ordering::AcqRel);
+        let work = deliveries
             .into_iter()
-            .for_each(|delivery| self.take(delivery, asked));
+            .zip(grips)
+            .map(|(delivery, grip)| Work { delivery, grip });
+        self.feed.push(work);
         (self.staff)();
         count
     }
@@ -321,15 +390,6 @@ impl Claimer {
                 }
             }
         }
-    }
-
-    /// From here on the job is in our hands: its lease is renewed, and a stop hands it back.
-    fn take(&self, delivery: Delivery, asked: Instant) {
-        let since = if self.strict { asked } else { Instant::now() };
-        let grip = self.leases.hold(delivery.place(), since);
-        self.load.buffered.fetch_add(1, Ordering::AcqRel);
-        // The channel is unbounded and closes only after this loop has ended.
-        let _ = self.feed.try_send(Work { delivery, grip });
     }
 
     /// After a failure: makes missing groups, and a new connection when the own list could not be read on the old one.
@@ -381,5 +441,45 @@ impl Claimer {
             }
         }
         Ok(unseen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(next: usize, ready: usize) -> Vec<RawEntry> {
+        let of = |lane: Lane, count: usize| {
+            (0..count).map(move |_| RawEntry {
+                stream: lane.index(),
+                id: "1-0".into(),
+                fields: Vec::new(),
+            })
+        };
+        of(Lane::Next, next).chain(of(Lane::Ready, ready)).collect()
+    }
+
+    #[test]
+    fn a_lane_that_flows_gets_the_room_that_the_other_does_not_use() {
+        let mut flow = Flow::default();
+        assert_eq!(flow.shares(100), None, "nothing is known: wait");
+        flow.saw(&entries(0, 50), [50, 50]);
+        assert_eq!(flow.shares(100), Some([1, 99]));
+        flow.saw(&entries(1, 99), [1, 99]);
+        assert_eq!(flow.shares(100), Some([50, 50]), "more was handed back");
+        flow.saw(&entries(20, 50), [50, 50]);
+        assert_eq!(flow.shares(100), Some([1, 99]));
+        flow.saw(&entries(0, 98), [1, 99]);
+        assert_eq!(flow.shares(100), None, "it has run dry: wait");
+    }
+
+    #[test]
+    fn the_shares_are_never_more_than_the_room() {
+        for (next, ready) in [(false, true), (true, true)] {
+            for room in 2..300 {
+                let [a, b] = Flow { ready, next }.shares(room).expect("it flows");
+                assert!(a >= 1 && b >= 1 && a + b == room, "{a} and {b} of {room}");
+            }
+        }
     }
 }

@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Drained;
-use super::attempt::{Runner, Work};
+use super::attempt::Runner;
 use super::claim::Load;
+use super::feed::Feed;
 use super::lease::Leases;
 use crate::broker::{Broker, Caller, EntryId};
 use crate::config;
@@ -33,7 +34,7 @@ pub(crate) struct Draining {
     pub(crate) consumer: String,
     pub(crate) leases: Leases,
     pub(crate) load: Arc<Load>,
-    pub(crate) work: async_channel::Receiver<Work>,
+    pub(crate) feed: Feed,
     pub(crate) runner: Arc<Runner>,
     pub(crate) claiming: JoinHandle<()>,
     pub(crate) settling: JoinHandle<()>,
@@ -46,7 +47,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
         consumer,
         leases,
         load,
-        work,
+        feed,
         runner,
         claiming,
         settling,
@@ -69,9 +70,8 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
     if timeout_at(unread, &mut claiming).await.is_err() {
         claiming.abort();
     }
-    work.close();
     let mut waiting: HashMap<Lane, Vec<EntryId>> = HashMap::new();
-    while let Ok(job) = work.try_recv() {
+    for job in feed.close() {
         load.buffered.fetch_sub(1, Ordering::AcqRel);
         waiting
             .entry(job.delivery.lane)

@@ -105,20 +105,27 @@ impl Leases {
         self.lock().keys().any(|(lane, _)| *lane == Lane::Suspect)
     }
 
-    /// Notes a delivery that was made no earlier than at `since`.
-    pub(crate) fn hold(&self, place: Place, since: Instant) -> Arc<Grip> {
-        let grip = Arc::new(Grip::new(Instant::now()));
-        self.lock().insert(
-            place,
-            Lease {
+    /// Notes deliveries that were made no earlier than at `since`; `now` is when they arrived here.
+    pub(crate) fn hold_all(
+        &self,
+        places: impl IntoIterator<Item = Place>,
+        since: Instant,
+        now: Instant,
+    ) -> Vec<Arc<Grip>> {
+        let mut held = self.lock();
+        let hold = |place| {
+            let grip = Arc::new(Grip::new(now));
+            let lease = Lease {
                 confirmed: since,
                 grip: Arc::clone(&grip),
                 settling: false,
                 given_up: false,
                 stuck: false,
-            },
-        );
-        grip
+            };
+            held.insert(place, lease);
+            grip
+        };
+        places.into_iter().map(hold).collect()
     }
 
     pub(crate) fn holds(&self, place: Place) -> bool {
@@ -293,6 +300,13 @@ pub(crate) async fn fence(broker: Broker, leases: Leases, lease: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Leases {
+        fn hold(&self, place: Place, since: Instant) -> Arc<Grip> {
+            let mut grips = self.hold_all([place], since, Instant::now());
+            grips.pop().expect("one for each place")
+        }
+    }
 
     #[test]
     fn a_lost_lease_cancels_and_a_settled_one_does_not() {

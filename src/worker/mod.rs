@@ -4,6 +4,7 @@ pub(crate) mod attempt;
 pub(crate) mod circuit;
 pub(crate) mod claim;
 pub(crate) mod drain;
+pub(crate) mod feed;
 pub mod handler;
 pub(crate) mod health;
 pub(crate) mod lease;

@@ -10,10 +10,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Finished, Handlers, Runner, Work};
+use super::attempt::{Finished, Handlers, Runner};
 use super::circuit::{self, Gate};
-use super::claim::{BLOCK, Claimer, Load};
+use super::claim::{BLOCK, Claimer, Flow, Load};
 use super::drain::{Draining, drain};
+use super::feed::Feed;
 use super::health::{Pulse, WorkerHealth};
 use super::lease::{Leases, fence, heartbeat};
 use super::settler::Settler;
@@ -195,11 +196,11 @@ impl Pool {
             concurrency: settings.concurrency,
             prefetch: settings.prefetch,
         });
-        let (feed, work) = async_channel::unbounded::<Work>();
+        let feed = Feed::default();
         let (finished, to_settle) = mpsc::unbounded_channel::<Finished>();
         let slots = Slots {
             program,
-            work: work.clone(),
+            feed: feed.clone(),
             finished,
             runner: Arc::clone(&runner),
             load: Arc::clone(&load),
@@ -288,11 +289,12 @@ impl Pool {
             leases: leases.clone(),
             load: Arc::clone(&load),
             gate: gate.clone(),
-            feed,
+            feed: feed.clone(),
             staff: Box::new(move || slots.staff()),
             paused,
             stop: stop.clone(),
             pulse: self.reading,
+            flow: Flow::default(),
             look_for_suspect: true,
             looked_for_suspect: Instant::now(),
             block: if settings.strict_lease {
@@ -313,7 +315,7 @@ impl Pool {
             consumer,
             leases,
             load,
-            work,
+            feed,
             runner,
             claiming,
             settling,
@@ -329,7 +331,7 @@ impl Pool {
 /// The tasks on the program's runtime that run handlers, one per job at a time; made as they are needed.
 struct Slots {
     program: Handle,
-    work: async_channel::Receiver<Work>,
+    feed: Feed,
     finished: mpsc::UnboundedSender<Finished>,
     runner: Arc<Runner>,
     load: Arc<Load>,
@@ -344,7 +346,7 @@ impl Slots {
         while self.count.load(Ordering::Relaxed) < in_hand.min(self.load.concurrency) {
             self.count.fetch_add(1, Ordering::Relaxed);
             self.program.spawn(slot(
-                self.work.clone(),
+                self.feed.clone(),
                 self.finished.clone(),
                 Arc::clone(&self.runner),
                 Arc::clone(&self.load),
@@ -355,12 +357,12 @@ impl Slots {
 
 /// Runs one job after the other until the feed is closed and empty.
 async fn slot(
-    work: async_channel::Receiver<Work>,
+    feed: Feed,
     finished: mpsc::UnboundedSender<Finished>,
     runner: Arc<Runner>,
     load: Arc<Load>,
 ) {
-    while let Ok(job) = work.recv().await {
+    while let Some(job) = feed.next().await {
         load.running.fetch_add(1, Ordering::AcqRel);
         load.buffered.fetch_sub(1, Ordering::AcqRel);
         let result = runner.run(job).await;
@@ -368,6 +370,9 @@ async fn slot(
         load.running.fetch_sub(1, Ordering::AcqRel);
         // Closed only when the worker was given up: then the lease lapses and the job runs elsewhere.
         let _ = finished.send(result);
-        load.eased.notify_one();
+        // Not for every job: whoever waits for room is on another thread, and waking it is dear.
+        if load.room() > 0 {
+            load.eased.notify_one();
+        }
     }
 }
