@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats, workers,
+    bench, dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats,
+    workers,
 };
 
 /// A durable webhook inbox and job worker on Redis Streams.
@@ -112,6 +113,8 @@ pub(crate) enum Command {
     Events(events::Events),
     /// Explain every Redis key of a queue
     Keys(keys::Keys),
+    /// Measure the engine on this machine beside a bare client
+    Bench(bench::Bench),
     /// Write the completions of a shell
     Completions(manual::Completions),
     /// Write the manual pages
@@ -144,6 +147,7 @@ impl Command {
             Self::Workers(command) => command.run(globals).await,
             Self::Events(command) => command.run(globals).await,
             Self::Keys(command) => command.run(globals).await,
+            Self::Bench(command) => command.run(globals).await,
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
         }
@@ -203,6 +207,8 @@ mod tests {
             "workers q --json",
             "events q --limit 20 --json",
             "events q --follow",
+            "bench --jobs 1000 --producers 8 --concurrency 10 --payload 2KiB --queue-depth 100 --persistence everysec --json",
+            "bench --only enqueue,bulk,drain,both,call,latency,delayed --turns 5 --workers 2",
             "completions bash",
             "man --dir d",
         ] {
@@ -270,6 +276,9 @@ mod tests {
             ("stats q --watch --interval 1ms", "100ms to 1h"),
             ("events q --limit 501", "--limit"),
             ("completions csh", "csh"),
+            ("bench --payload 7B", "8B to 1MiB"),
+            ("bench --only speed", "latency"),
+            ("bench --jobs 0", "--jobs"),
         ] {
             let error = refusal(words);
             assert_eq!(error.exit_code(), 2, "{words}");

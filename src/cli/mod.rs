@@ -5,6 +5,7 @@
 //! 2 usage or configuration; a second signal while draining leaves with 128 + its number.
 
 mod args;
+mod bench;
 mod connect;
 mod dead;
 mod demo;
@@ -51,7 +52,7 @@ pub(crate) fn main() -> ExitCode {
 fn parse_arguments() -> Result<Cli, clap::Error> {
     let mut definition = Cli::command();
     let matches = definition.try_get_matches_from_mut(std::env::args_os())?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
     refuse_redis_url(&cli, &matches).map_err(|reason| {
         let name = matches.subcommand_name().unwrap_or_default();
         let message = format!("{name} starts a Redis of its own: {reason}");
@@ -60,17 +61,27 @@ fn parse_arguments() -> Result<Cli, clap::Error> {
             None => definition.error(ErrorKind::ArgumentConflict, message),
         }
     })?;
+    // A URL of the environment is where the work is done: nobody's work shall be measured by accident.
+    let written = matches.value_source("redis_url") == Some(ValueSource::CommandLine);
+    if matches!(cli.command, Command::Bench(_)) && !written {
+        cli.globals.redis_url = None;
+    }
     Ok(cli)
 }
 
-/// A URL that was written on the command line of `demo` or `dev` would do nothing. One from the environment is meant for
-/// the other commands.
+/// A URL that was written on the command line of `demo` or `dev` would do nothing, and so would a setting of the private
+/// Redis of `bench` beside one. A URL from the environment is meant for the other commands.
 fn refuse_redis_url(cli: &Cli, matches: &ArgMatches) -> Result<(), &'static str> {
-    let own = matches!(cli.command, Command::Demo(_) | Command::Dev(_));
-    if own && matches.value_source("redis_url") == Some(ValueSource::CommandLine) {
-        return Err("leave out --redis-url, or use serve to work on that one");
+    let written = matches.value_source("redis_url") == Some(ValueSource::CommandLine);
+    match &cli.command {
+        Command::Demo(_) | Command::Dev(_) if written => {
+            Err("leave out --redis-url, or use serve to work on that one")
+        }
+        Command::Bench(bench) if written && bench.sets_up_redis() => {
+            Err("--persistence is for that one; the server at --redis-url keeps its own setting")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

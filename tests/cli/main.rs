@@ -1,6 +1,7 @@
 //! Tests of the binary: commands as people script them, and worker processes that are stopped and killed.
 
 mod bad_input;
+mod bench;
 mod book;
 mod bulk;
 mod commands;

@@ -1,0 +1,119 @@
+//! The bench: that it measures everything, finds every job once, and leaves nothing on a server that is not its own. What it
+//! measures is no matter of tests.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Cli, bare};
+
+const TINY: &[&str] = &[
+    "bench",
+    "--jobs",
+    "200",
+    "--producers",
+    "4",
+    "--concurrency",
+    "4",
+    "--turns",
+    "1",
+    "--json",
+];
+
+#[test]
+fn the_bench_measures_everything_beside_a_bare_client_and_finds_every_job_once() {
+    let output = bare(TINY).stdin(Stdio::null()).output().unwrap();
+
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["throughput"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| &row["scenario"]).collect();
+    assert_eq!(names, ["enqueue", "bulk", "drain", "both"]);
+    for row in rows {
+        for field in ["jobs_per_second", "bare_jobs_per_second", "ratio"] {
+            assert!(row[field].as_f64() > Some(0.0), "{field} of {row}");
+        }
+    }
+    let times = report["latency"].as_array().unwrap();
+    assert_eq!(times.len(), 2);
+    for time in times.iter().chain([&report["call"]]) {
+        for side in ["millstream_us", "bare_us"] {
+            let told = |share: &str| time[side][share].as_f64();
+            assert!(told("p50") > Some(0.0), "{time}");
+            assert!(told("p50") <= told("p99_9"), "{time}");
+        }
+    }
+    assert!(report["delayed"]["millstream_us"]["p50"].is_number());
+    assert!(report["memory"]["bytes_per_waiting_job"].as_f64() > Some(200.0));
+    assert_eq!(report["server"]["persistence"], "none");
+    assert_eq!(report["problems"], Value::Array(vec![]));
+}
+
+#[test]
+fn the_bench_leaves_nothing_on_a_server_that_it_is_given_and_does_not_touch_the_queues_there() {
+    let cli = Cli::new();
+    cli.ok(&["enqueue", "mail", "--name", "a"]);
+    let url = cli.redis.url();
+    let tiny = TINY.iter().copied();
+    let args: Vec<&str> = tiny
+        .chain([
+            "--only",
+            "bulk,drain,latency,delayed",
+            "--queue-depth",
+            "50",
+        ])
+        .chain(["--workers", "2", "--redis-url", &url])
+        .collect();
+
+    let report = cli.json(&args);
+
+    assert_eq!(report["server"]["private"], false);
+    assert_eq!(report["throughput"].as_array().map(Vec::len), Some(2));
+    let keys = cli.json(&["stats", "--json"]);
+    assert!(!keys.to_string().contains("bench"), "{keys}");
+    assert_eq!(cli.json(&["stats", "mail", "--json"])["ready"], 1);
+}
+
+#[test]
+fn a_url_of_the_environment_is_not_where_the_bench_works() {
+    let cli = Cli::new();
+    let args: Vec<&str> = TINY.iter().copied().chain(["--only", "call"]).collect();
+
+    let report = cli.json(&args);
+
+    assert_eq!(report["server"]["private"], true);
+    assert!(report["call"].is_object() && report["throughput"] == Value::Array(vec![]));
+}
+
+#[test]
+fn the_bench_writes_tables_for_people_and_refuses_what_cannot_be() {
+    let args: Vec<&str> = TINY
+        .iter()
+        .copied()
+        .filter(|arg| *arg != "--json")
+        .collect();
+    let args = [
+        &args[..],
+        &["--only", "enqueue,call", "--persistence", "always"],
+    ]
+    .concat();
+    let output = bare(&args).stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    for word in [
+        "persistence always",
+        "4 callers",
+        "ratio",
+        "p99.9",
+        "ran once",
+    ] {
+        assert!(told.contains(word), "{word} is not in {told}");
+    }
+
+    let cli = Cli::new();
+    let url = cli.redis.url();
+    let refused = cli.run(&["bench", "--persistence", "always", "--redis-url", &url]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("--persistence"), "{told}");
+    assert_eq!(refused.status.code(), Some(2));
+}
