@@ -213,7 +213,8 @@ impl Millstream {
     /// # Errors
     /// [`Error::Setting`] when the name is not allowed.
     pub fn inspect(&self, name: &str) -> Result<Inspector> {
-        Ok(Inspector::new(self.broker(name)?))
+        let payload_bytes_max = self.inner.settings.payload_bytes_max;
+        Ok(Inspector::new(self.broker(name)?, payload_bytes_max))
     }
 
     /// The names of all queues that jobs were ever put into, sorted. Looks through the keys of the server in small steps,

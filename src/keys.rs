@@ -144,7 +144,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, redriven, purged, orphaned, paused, circuits; about the last 10,000",
+        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(

@@ -89,7 +89,7 @@ pub use backoff::Backoff;
 pub use client::Millstream;
 pub use error::{Error, Result};
 pub use job::durability::Durability;
-pub use job::{Enqueued, JobId, NewJob, OnConflict, QueueName};
+pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, QueueName};
 pub use queue::Queue;
 #[cfg(feature = "encryption")]
 pub use seal::KeyRing;

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+use serde::Serialize;
+
 use super::{Broker, Caller};
 use crate::error::{Error, Result};
-use crate::job::JobId;
 use crate::job::state::State;
+use crate::job::{JobId, JobUpdate, NewJob, millis};
 use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
 use crate::redis::reply::{Reply, Status, number_of, text_of};
@@ -25,6 +28,19 @@ pub struct Counts {
     pub counters: HashMap<String, u64>,
     /// Workers that claim nothing, and the targets that are down.
     pub open_circuits: Vec<(String, String)>,
+}
+
+/// What the update script is told; see `lua/update.lua`.
+#[derive(Default, Serialize)]
+struct Changes<'a> {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    payload: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
 }
 
 impl Broker {
@@ -78,6 +94,61 @@ impl Broker {
             "running" => State::Running,
             _ => State::Ready,
         })
+    }
+
+    /// Changes a job that waits: scheduled -> scheduled, ready -> ready or scheduled. Returns the state after. `job`: the name that
+    /// it had when it was looked at, and what seals its payload.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::WrongState`]: nothing was changed. `None`: it has another name meanwhile; look again.
+    pub async fn update(
+        &self,
+        caller: &mut Caller,
+        id: &JobId,
+        name: &str,
+        update: &JobUpdate,
+        patience: Patience,
+    ) -> Result<Option<State>> {
+        let keys = &self.keys;
+        let mut changes = Changes {
+            delay_ms: update.delay.map(millis),
+            ..Changes::default()
+        };
+        let mut payload = Bytes::new();
+        if let Some(plain) = &update.payload {
+            let job = NewJob::raw(name, plain.clone());
+            let sealed = self.seal.close(&self.queue, &job)?;
+            payload = sealed.payload.clone();
+            changes.payload = true;
+            changes.name = Some(name);
+            changes.sealed = sealed.meta.sealed.clone();
+        }
+        let call = Call::new(&script::UPDATE)
+            .key("scheduled", &keys.scheduled)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("events", &keys.events)
+            .key("producers", &keys.producers)
+            .key("lane", &keys.ready)
+            .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
+            .text("group", GROUP);
+        let changes = serde_json::to_string(&changes).expect("plain strings and numbers");
+        let call = caller
+            .sign(call)
+            .text("job_id", id.as_str())
+            .bytes("wake", keys.wake.clone())
+            .text("changes", &changes)
+            .bytes("payload", payload);
+        let reply = self.redis.call(call, patience).await?;
+        if reply.status == Status::Stale {
+            return Ok(None);
+        }
+        self.moved(&reply, id, "changed")?;
+        Ok(Some(match reply.text(1)? {
+            "scheduled" => State::Scheduled,
+            _ => State::Ready,
+        }))
     }
 
     /// Dead -> ready, up to 1,000 ids. Returns how many were dead.

@@ -1,7 +1,7 @@
 //! `millstream enqueue`: puts a job into a queue.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -132,7 +132,10 @@ impl Enqueue {
 
     /// The job as it is described by the flags, at the moment `now` of this machine's clock.
     fn job(&self, now: Timestamp) -> anyhow::Result<NewJob> {
-        let mut job = NewJob::raw(&self.name, self.read_payload()?);
+        let mut job = NewJob::raw(
+            &self.name,
+            read_payload(self.payload.as_deref(), self.payload_file.as_deref())?,
+        );
         if let Some(delay) = self.delay.or_else(|| self.at.map(|at| until(at, now))) {
             job = job.delay(delay);
         }
@@ -161,27 +164,6 @@ impl Enqueue {
         Ok(job)
     }
 
-    fn read_payload(&self) -> anyhow::Result<Bytes> {
-        let Some(path) = &self.payload_file else {
-            return Ok(self.payload.clone().unwrap_or_default().into());
-        };
-        // No more than the largest limit there is: the client refuses anything above its own, and names both numbers.
-        let limit = config::PAYLOAD_BYTES_MAX_MAX as u64 + 1;
-        let mut payload = Vec::new();
-        if path.as_os_str() == "-" {
-            io::stdin()
-                .lock()
-                .take(limit)
-                .read_to_end(&mut payload)
-                .context("cannot read the payload from stdin")?;
-        } else {
-            let read = std::fs::File::open(path)
-                .and_then(|file| file.take(limit).read_to_end(&mut payload));
-            read.map_err(|error| usage(format!("--payload-file {}: {error}", path.display())))?;
-        }
-        Ok(payload.into())
-    }
-
     /// Prints the answers. False if nobody reads them any more (`| head -1`): that ends the printing, not the storing.
     fn print_all(&self, answers: &[Enqueued]) -> anyhow::Result<bool> {
         for enqueued in answers {
@@ -206,8 +188,30 @@ impl Enqueue {
     }
 }
 
+/// The payload that `--payload` or `--payload-file` gives.
+pub(crate) fn read_payload(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Bytes> {
+    let Some(path) = file else {
+        return Ok(Bytes::copy_from_slice(text.unwrap_or_default().as_bytes()));
+    };
+    // No more than the largest limit there is: the client refuses anything above its own, and names both numbers.
+    let limit = config::PAYLOAD_BYTES_MAX_MAX as u64 + 1;
+    let mut payload = Vec::new();
+    if path.as_os_str() == "-" {
+        io::stdin()
+            .lock()
+            .take(limit)
+            .read_to_end(&mut payload)
+            .context("cannot read the payload from stdin")?;
+    } else {
+        let read =
+            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut payload));
+        read.map_err(|error| usage(format!("--payload-file {}: {error}", path.display())))?;
+    }
+    Ok(payload.into())
+}
+
 /// Reads an RFC 3339 moment with its offset.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| {
         "write a date, time and offset, like 2027-01-31T09:00:00Z or 2027-01-31T10:00:00+01:00"
             .into()
@@ -215,7 +219,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// From `now` to `at`; nothing if that has passed.
-fn until(at: Timestamp, now: Timestamp) -> Duration {
+pub(crate) fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_until(at)).unwrap_or_default()
 }
 

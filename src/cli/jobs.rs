@@ -12,6 +12,7 @@ use millstream::{JobId, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::update::Update;
 use super::{output, parse};
 
 /// List, show, cancel or start unfinished jobs.
@@ -25,6 +26,8 @@ pub(crate) enum Jobs {
     Cancel(Cancel),
     /// Make scheduled jobs ready at once, ahead of the others
     RunNow(RunNow),
+    /// Change the payload or the time of a job that waits
+    Update(Update),
 }
 
 impl Jobs {
@@ -34,6 +37,7 @@ impl Jobs {
             Self::Show(command) => command.run(globals).await,
             Self::Cancel(command) => command.run(globals).await,
             Self::RunNow(command) => command.run(globals).await,
+            Self::Update(command) => command.run(globals).await,
         }
     }
 }

@@ -28,6 +28,7 @@ mod serve;
 mod settings;
 mod signals;
 mod stats;
+mod update;
 mod workers;
 
 use std::process::ExitCode;

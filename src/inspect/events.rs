@@ -28,6 +28,8 @@ pub enum EventKind {
     Stalled,
     /// A job was called off.
     Cancelled,
+    /// A job that waits was changed.
+    Updated,
     /// Dead jobs were made ready again.
     Redriven,
     /// Dead jobs were removed.
@@ -47,11 +49,12 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const KNOWN: [Self; 11] = [
+    const KNOWN: [Self; 12] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
         Self::Cancelled,
+        Self::Updated,
         Self::Redriven,
         Self::Purged,
         Self::Orphaned,
@@ -68,6 +71,7 @@ impl EventKind {
             Self::Dead => "dead",
             Self::Stalled => "stalled",
             Self::Cancelled => "cancelled",
+            Self::Updated => "updated",
             Self::Redriven => "redriven",
             Self::Purged => "purged",
             Self::Orphaned => "orphaned",

@@ -16,8 +16,8 @@ use crate::broker::Broker;
 use crate::callers::Callers;
 use crate::config;
 use crate::error::Result;
-use crate::job::JobId;
 use crate::job::state::State;
+use crate::job::{JobId, JobUpdate};
 use crate::redis::Patience;
 pub use events::{EventFollower, EventKind, EventPage, EventView};
 pub use filter::JobFilter;
@@ -34,14 +34,16 @@ pub struct Inspector {
     broker: Broker,
     /// Numbers the calls that move or remove something: one whose answer was lost is sent again and carried out once.
     callers: Callers,
+    payload_bytes_max: usize,
 }
 
 impl Inspector {
-    pub(crate) fn new(broker: Broker) -> Self {
+    pub(crate) fn new(broker: Broker, payload_bytes_max: usize) -> Self {
         let name = format!("operator-{}", uuid::Uuid::now_v7().simple());
         Self {
             broker,
             callers: Callers::new(&name, 1),
+            payload_bytes_max,
         }
     }
 
@@ -118,6 +120,44 @@ impl Inspector {
         self.broker
             .cancel(slot.caller(), id, unique.as_deref(), PATIENCE)
             .await
+    }
+
+    /// Changes a job that waits. One that is scheduled stays where it is; one that is ready goes to the end of its lane when its
+    /// payload changes, and is scheduled when it is given a delay. Returns the state after.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: mend the update. [`crate::Error::NotFound`].
+    /// [`crate::Error::WrongState`] with its state: it runs or is dead, and nothing was changed. [`crate::Error::Unopenable`]: its
+    /// payload is sealed, and its key is not at hand.
+    pub async fn update(&self, id: &JobId, update: &JobUpdate) -> Result<State> {
+        update.check(id, self.payload_bytes_max)?;
+        loop {
+            // A payload is sealed for the job's name, which a producer that replaces the job may change meanwhile.
+            let name = match &update.payload {
+                Some(_) => self.name_to_seal(id).await?,
+                None => String::new(),
+            };
+            let mut slot = self.callers.take().await;
+            let updated = self
+                .broker
+                .update(slot.caller(), id, &name, update, PATIENCE)
+                .await?;
+            if let Some(state) = updated {
+                return Ok(state);
+            }
+        }
+    }
+
+    async fn name_to_seal(&self, id: &JobId) -> Result<String> {
+        let job = self.show(id).await?;
+        match (job.sealed_with, job.payload) {
+            (Some(key), None) => Err(crate::Error::Unopenable {
+                name: job.name,
+                key,
+                reason: "it is not at hand, so the new payload cannot be sealed",
+            }),
+            _ => Ok(job.name),
+        }
     }
 
     /// Makes a scheduled job ready at once, ahead of the others.

@@ -30,7 +30,7 @@ impl Codec {
     }
 
     /// Writes `value` for the job `name`.
-    pub(crate) fn encode<T: Serialize + ?Sized>(self, name: &str, value: &T) -> Result<Bytes> {
+    pub fn encode<T: Serialize + ?Sized>(self, name: &str, value: &T) -> Result<Bytes> {
         let refuse = |reason: String| Error::Encode {
             name: name.to_owned(),
             codec: self.name(),

@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod durability;
 pub mod state;
+mod update;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use codec::Codec;
 use durability::Durability;
+pub use update::JobUpdate;
 
 /// The name of a job for its whole life. Opaque: the entry id of its first delivery, or a UUIDv7 for a job that began as scheduled.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 19] = [
+pub(crate) static ALL: [&Script; 20] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -58,6 +58,7 @@ pub(crate) static ALL: [&Script; 19] = [
     &PROMOTE,
     &RUN_NOW,
     &CANCEL,
+    &UPDATE,
     &REDRIVE,
     &PURGE,
     &PRUNE,
@@ -302,6 +303,36 @@ pub(crate) static CANCEL: Script = Script::new(
         "unique..",
     ],
     &["group", "caller", "number", "job_id", "wake"],
+);
+pub(crate) static UPDATE: Script = Script::new(
+    "update",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/replay.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/settle.lua",
+        "lib/place.lua",
+        "lib/schedule.lua",
+        "lib/waiting.lua",
+        "lib/event.lua",
+        "update.lua"
+    ),
+    &[
+        "scheduled",
+        "jobs",
+        "payloads",
+        "events",
+        "producers",
+        "lane",
+        "next",
+        "suspects",
+    ],
+    &[
+        "group", "caller", "number", "job_id", "wake", "changes", "payload",
+    ],
 );
 pub(crate) static REDRIVE: Script = Script::new(
     "redrive",
@@ -632,10 +663,12 @@ mod tests {
                 );
                 continue;
             }
-            let (from, to) = first.split_once(" -> ").expect("from -> to");
-            for from in from.split(" | ") {
-                for to in to.split(" | ") {
-                    told.push((state(from), script.name, state(to)));
+            for arrows in first.split("; ") {
+                let (from, to) = arrows.split_once(" -> ").expect("from -> to");
+                for from in from.split(" | ") {
+                    for to in to.split(" | ") {
+                        told.push((state(from), script.name, state(to)));
+                    }
                 }
             }
         }

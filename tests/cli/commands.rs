@@ -92,6 +92,31 @@ fn an_enqueued_job_can_be_listed_shown_and_cancelled() {
 }
 
 #[test]
+fn a_job_that_waits_can_be_changed_and_one_that_is_dead_cannot() {
+    let cli = Cli::new();
+    let id = cli.enqueued(&["--payload", "hello", "--deadline", "2h"]);
+
+    let changed = cli.json(&["jobs", "update", "q", &id, "--payload", "bye", "--json"]);
+    assert_eq!(
+        (&changed["id"], &changed["state"]),
+        (&Value::from(id.as_str()), &Value::from("ready"))
+    );
+    cli.ok(&["jobs", "update", "q", &id, "--delay", "1h"]);
+
+    let job = cli.json(&["jobs", "show", "q", &id, "--json"]);
+    assert_eq!(
+        (&job["payload"], &job["state"]),
+        (&Value::from("bye"), &Value::from("scheduled"))
+    );
+    assert!(cli.ok(&["jobs", "show", "q", &id]).contains("deadline"));
+    cli.ok(&["jobs", "cancel", "q", &id]);
+    let output = cli.run(&["jobs", "update", "q", &id, "--delay", "1h"]);
+    assert_eq!(output.status.code(), Some(1));
+    let nothing = cli.run(&["jobs", "update", "q", &id]);
+    assert_eq!(nothing.status.code(), Some(2));
+}
+
+#[test]
 fn payloads_come_from_arguments_files_and_stdin_byte_for_byte() {
     let cli = Cli::new();
     let bytes = [0xff, 0xfe, 0, b'r', b'a', b'w', b'\n'];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Promotion};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
-use millstream::{Error, JobId, Result};
+use millstream::{Error, JobId, JobUpdate, Result};
 
 use crate::support::verbs::{WORKER, plain};
 use crate::support::{Fixture, LATER, LEASE, PATIENCE, upkeeper};
@@ -120,6 +120,19 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:next",
             "ready:suspect",
             UNIQUE,
+        ],
+    ),
+    (
+        "update",
+        &[
+            "scheduled",
+            "jobs",
+            "payloads",
+            "events",
+            "producers",
+            "ready",
+            "ready:next",
+            "ready:suspect",
         ],
     ),
     (
@@ -257,6 +270,13 @@ impl Stage {
                 .cancel(&mut caller, &running.id, Some("k"), PATIENCE)
                 .await
                 .map(drop),
+            "update" => {
+                let update = JobUpdate::new().payload("new").delay(LATER);
+                broker
+                    .update(&mut caller, scheduled, "job", &update, PATIENCE)
+                    .await
+                    .map(drop)
+            }
             "redrive" => broker
                 .redrive(&mut caller, std::slice::from_ref(dead), PATIENCE)
                 .await
@@ -461,6 +481,17 @@ async fn a_hint_that_may_not_be_published_stops_no_script_half_way() {
         t.promote().await,
         Promotion::Promoted { count: 0, .. }
     ));
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn an_operators_hint_that_may_not_be_published_stops_no_script_half_way() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let scheduled = t.suspect(plain()).await.id;
+    t.redis(&["ACL", "SETUSER", "default", "resetchannels"]);
+
     let delivery = t.claim_suspect(WORKER).await.unwrap();
     t.snooze(&delivery, LATER).await.unwrap();
     let caller = &mut t.caller();

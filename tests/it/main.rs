@@ -44,5 +44,6 @@ mod shutdown;
 mod suspect;
 mod times;
 mod unique;
+mod update;
 mod volume;
 mod wire;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millstream::broker::{Broker, Caller, DeathReason, Delivery, Done, Sweep};
 use millstream::job::state::State;
-use millstream::{Error, JobId, Result};
+use millstream::{Error, JobId, JobUpdate, Result};
 use tokio::sync::Barrier;
 
 use crate::support::verbs::plain;
@@ -22,6 +22,8 @@ enum Move {
     Release,
     Cancel,
     Reclaim,
+    /// Ends no delivery: too late for what runs, and in time for what the winner left waiting.
+    Update,
 }
 
 const MOVES: [Move; 6] = [
@@ -40,7 +42,7 @@ enum Answer {
     Won,
     /// It came too late, was told so, and changed nothing.
     Lost,
-    /// A cancel that called off what the winner had left, and said so.
+    /// A cancel or an update of what the winner had left, which said so.
     Followed,
 }
 
@@ -90,6 +92,15 @@ impl Hand {
                 Err(Error::NotFound { .. } | Error::WrongState { .. }) => Answer::Lost,
                 Err(error) => panic!("{error}"),
             },
+            Move::Update => {
+                let update = JobUpdate::new().delay(LATER);
+                let updated = broker.update(caller, &delivery.id, "job", &update, PATIENCE);
+                match updated.await {
+                    Ok(Some(State::Scheduled)) => Answer::Followed,
+                    Err(Error::NotFound { .. } | Error::WrongState { .. }) => Answer::Lost,
+                    other => panic!("{other:?}"),
+                }
+            }
             Move::Reclaim => {
                 // Under one name, so that the lock keeps neither away.
                 let by = upkeeper("upkeep");
@@ -121,7 +132,7 @@ fn settled(answer: Result<()>) -> Answer {
 fn left_by(winner: Move) -> Option<State> {
     match winner {
         Move::Complete | Move::Cancel => None,
-        Move::Retry => Some(State::Scheduled),
+        Move::Retry | Move::Update => Some(State::Scheduled),
         Move::DeadLetter => Some(State::Dead),
         Move::Release | Move::Reclaim => Some(State::Ready),
     }
@@ -136,6 +147,7 @@ fn counter_of(what: Move) -> &'static str {
         Move::Release => "released",
         Move::Cancel => "cancelled",
         Move::Reclaim => "stalled",
+        Move::Update => "updated",
     }
 }
 
@@ -169,15 +181,18 @@ async fn race(pair: [Move; 2]) {
         let winners = answers.iter().filter(|answer| **answer == Answer::Won);
         assert_eq!(winners.count(), 1, "{pair:?}, round {round}: {answers:?}");
         let winner = usize::from(answers[1] == Answer::Won);
-        if round % 4 < 2 {
+        if round % 4 < 2 && pair[1] != Move::Update {
             assert_eq!(winner, round % 4, "{pair:?}: the first one lost");
         }
         let mut left = left_by(pair[winner]);
         *made.entry(pair[winner]).or_default() += 1;
         if answers.contains(&Answer::Followed) {
             assert!(left == Some(State::Scheduled) || left == Some(State::Ready));
-            *made.entry(Move::Cancel).or_default() += 1;
-            left = None;
+            let follower = pair[usize::from(answers[1] == Answer::Followed)];
+            left = left_by(follower);
+            if follower == Move::Cancel {
+                *made.entry(Move::Cancel).or_default() += 1;
+            }
         }
         expected.insert(delivery.id.to_string(), left);
     }
@@ -200,7 +215,7 @@ async fn of_two_that_end_one_delivery_at_the_same_moment_exactly_one_wins() {
     let few = Arc::new(tokio::sync::Semaphore::new(3));
     let mut races = tokio::task::JoinSet::new();
     for (index, one) in MOVES.into_iter().enumerate() {
-        for two in &MOVES[index..] {
+        for two in MOVES[index..].iter().chain([&Move::Update]) {
             let (pair, few) = ([one, *two], Arc::clone(&few));
             races.spawn(async move {
                 let _turn = few.acquire().await;

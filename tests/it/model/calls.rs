@@ -22,6 +22,8 @@ pub(super) enum Call {
     /// With the unique key that the job was seen to hold.
     Cancel(Option<usize>, Option<String>),
     RunNow(Option<usize>),
+    /// With another payload, at another time: at once, or later with `true`.
+    Update(Option<usize>, Option<u8>, Option<bool>),
     Redrive(Vec<usize>),
     Purge(Vec<usize>),
 }
@@ -45,6 +47,7 @@ impl Model {
             Call::Release(_, deliveries) => self.release(deliveries),
             Call::Cancel(job, key) => self.cancel(*job, key.as_ref()),
             Call::RunNow(job) => self.run_now(*job),
+            Call::Update(job, payload, later) => self.update(*job, *payload, *later),
             Call::Redrive(jobs) => self.redrive(jobs),
             Call::Purge(jobs) => self.purge(jobs),
         };
@@ -330,6 +333,51 @@ impl Model {
             _ => Reply::NotFound,
         };
         (refusal, None)
+    }
+
+    fn update(
+        &mut self,
+        job: Option<usize>,
+        payload: Option<u8>,
+        later: Option<bool>,
+    ) -> (Reply, Option<Answer>) {
+        let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
+            return (Reply::NotFound, None);
+        };
+        if !matches!(before, State::Scheduled | State::Ready) {
+            return (Reply::WrongState(before.name().to_owned()), None);
+        }
+        if let Some(payload) = payload {
+            self.jobs[job].payload = translate::payload(payload);
+        }
+        let on_lane = before == State::Ready;
+        let after = match (on_lane, later) {
+            (true, None | Some(false)) => State::Ready,
+            _ => State::Scheduled,
+        };
+        self.go(job, Transition::Update, Some(after));
+        if on_lane && (after == State::Scheduled || payload.is_some()) {
+            let lane = Lane::ALL
+                .into_iter()
+                .find(|lane| self.lane(*lane).iter().any(|place| place.job == job));
+            let lane = lane.expect("a ready job is on a lane");
+            self.lane(lane).retain(|place| place.job != job);
+            self.jobs[job].left = true;
+            if after == State::Ready {
+                self.place(job, lane);
+            }
+        }
+        if let Some(later) = later.filter(|_| after == State::Scheduled) {
+            let wait = if later { translate::LATER_MS } else { 0 };
+            let wait = wait.min(self.time_left(job)).max(0);
+            self.jobs[job].since = Moment::later(self.now_ms, wait);
+        }
+        let changed = [payload.map(|_| "payload"), later.map(|_| "due")];
+        let changed: Vec<_> = changed.into_iter().flatten().collect();
+        let id = self.jobs[job].id.to_string();
+        self.tell("updated", &id, changed.join(", "));
+        let answer = Answer::Text(after.name().to_owned());
+        (Reply::Was(after), Some(answer))
     }
 
     fn redrive(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {

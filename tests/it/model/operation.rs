@@ -26,6 +26,8 @@ pub(super) enum Operation {
     DeadLetter(Caller, Pick, Reason),
     Cancel(Caller, Which),
     RunNow(Caller, Which),
+    /// Another payload, another time: at once, or later with `true`.
+    Update(Caller, Which, Option<u8>, Option<bool>),
     Redrive(Caller, Vec<Which>),
     Purge(Caller, Vec<Which>),
     /// A call that was sent so many calls ago is sent again: its answer was lost, or it was on its way for long.
@@ -254,6 +256,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     let by_hand = prop_oneof![
         3 => (caller(), any_which()).prop_map(|(by, job)| Cancel(by, job)),
         2 => (caller(), which(State::Scheduled)).prop_map(|(by, job)| RunNow(by, job)),
+        2 => (caller(), any_which(), prop::option::of(0..8u8), prop::option::of(any::<bool>()))
+            .prop_map(|(by, job, payload, later)| Update(by, job, payload, later)),
         3 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Redrive(by, jobs)),
         1 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Purge(by, jobs)),
         1 => prop::bool::weighted(0.3).prop_map(Pause),

@@ -278,6 +278,17 @@ impl Model {
         passed(job.expires).then_some("it waited longer than its `expires` allows")
     }
 
+    /// How long the job has until it is out of time, ms.
+    pub(super) fn time_left(&self, job: usize) -> i64 {
+        if self.out_of_time(job).is_some() {
+            return 0;
+        }
+        let job = &self.jobs[job];
+        let ends = [job.expires, job.deadline].into_iter().flatten();
+        let ends = ends.map(|(_, at)| at.ms - self.now_ms).min();
+        ends.unwrap_or(i64::MAX)
+    }
+
     /// The job is given up.
     pub(super) fn bury(&mut self, job: usize, by: Transition, reason: &'static str, error: &str) {
         self.add_error(job, error);

@@ -136,6 +136,13 @@ impl<'a> World<'a> {
             Operation::RunNow(by, which) => {
                 self.send_new(*by, Call::RunNow(self.job(*which))).await
             }
+            Operation::Update(by, which, payload, later) => {
+                if payload.is_none() && later.is_none() {
+                    return Ok(());
+                }
+                let call = Call::Update(self.job(*which), *payload, *later);
+                self.send_new(*by, call).await
+            }
             Operation::Redrive(by, which) => {
                 self.send_new(*by, Call::Redrive(self.jobs(which))).await
             }

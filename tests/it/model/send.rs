@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream::broker::{Caller, Done};
-use millstream::{Error, NewJob, Result};
+use millstream::{Error, JobUpdate, NewJob, Result};
 
 use super::calls::Call;
 use super::operation::{Order, Pick, Wait};
@@ -93,6 +93,20 @@ impl World<'_> {
                 let moved = broker.run_now(&mut by, &self.id(*job), PATIENCE).await;
                 moved.map(|()| Reply::Done)
             }
+            Call::Update(job, payload, later) => {
+                let mut update = JobUpdate::new();
+                if let Some(payload) = payload {
+                    update = update.payload(translate::payload(*payload));
+                }
+                if let Some(later) = later {
+                    update = update.delay(if *later { LATER } else { Duration::ZERO });
+                }
+                let name = job.map_or_else(String::new, |job| self.model.jobs[job].name.clone());
+                let updated = broker
+                    .update(&mut by, &self.id(*job), &name, &update, PATIENCE)
+                    .await;
+                updated.map(|state| Reply::Was(state.expect("the name is right")))
+            }
             Call::Redrive(jobs) => {
                 let redriven = broker.redrive(&mut by, &self.ids(jobs), PATIENCE).await;
                 redriven.map(|count| Reply::Counts(vec![count]))
@@ -112,6 +126,7 @@ impl World<'_> {
                 let job = self.model.deliveries[*at].job;
                 self.model.out_of_time(job).is_some()
             }
+            Call::Update(job, ..) => job.is_some_and(|job| self.model.out_of_time(job).is_some()),
             _ => false,
         };
         if expires {

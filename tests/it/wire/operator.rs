@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use millstream::job::state::State;
-use millstream::{Error, JobId, Millstream, Result};
+use millstream::{Error, JobId, JobUpdate, Millstream, Result};
 
 use super::{Case, FAULTS, Scene, job, run_all, server};
 use crate::support::LATER;
@@ -26,6 +26,7 @@ enum Call {
     CheckWritable,
     Cancel,
     RunNow,
+    Update,
     Redrive,
     Purge,
     Prune,
@@ -35,7 +36,7 @@ enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Stats,
         Self::List,
         Self::Show,
@@ -46,6 +47,7 @@ impl Call {
         Self::CheckWritable,
         Self::Cancel,
         Self::RunNow,
+        Self::Update,
         Self::Redrive,
         Self::Purge,
         Self::Prune,
@@ -66,6 +68,7 @@ impl Call {
             Self::CheckWritable => "SET",
             Self::Cancel => "cancel",
             Self::RunNow => "run_now",
+            Self::Update => "update",
             Self::Redrive => "redrive",
             Self::Purge => "purge",
             Self::Prune => "prune",
@@ -104,6 +107,10 @@ impl Call {
             }
             Self::Cancel => inspector.cancel(&one[0]).await?.to_string(),
             Self::RunNow => inspector.run_now(&one[0]).await.map(|()| String::new())?,
+            Self::Update => {
+                let update = JobUpdate::new().payload("new");
+                inspector.update(&one[0], &update).await?.to_string()
+            }
             Self::Redrive => inspector.redrive(&stage.dead).await?.to_string(),
             Self::Purge => inspector.purge(&stage.dead).await?.to_string(),
             Self::Prune | Self::DryPrune => {
@@ -122,7 +129,7 @@ impl Call {
             Self::Stats | Self::Dead | Self::Keys | Self::DryPrune => "3",
             Self::Prune | Self::Redrive | Self::Purge => "3",
             Self::List => "4",
-            Self::Show | Self::Cancel => "scheduled",
+            Self::Show | Self::Cancel | Self::Update => "scheduled",
             Self::Completed => "0",
             Self::Queues => "true",
             Self::CheckWritable | Self::RunNow | Self::Pause | Self::Resume => "",
@@ -138,6 +145,7 @@ impl Call {
         match self {
             Self::Cancel => scheduled.is_none(),
             Self::RunNow => scheduled == Some(State::Ready),
+            Self::Update => t.scan().payloads[stage.scheduled.as_str()] == b"new",
             Self::Redrive => all_dead(Some(State::Ready)),
             Self::Purge => all_dead(None),
             Self::Prune => all_dead(None),

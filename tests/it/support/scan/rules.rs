@@ -17,6 +17,7 @@ const EVENTS: &[&str] = &[
     "dead",
     "stalled",
     "cancelled",
+    "updated",
     "redriven",
     "purged",
     "paused",

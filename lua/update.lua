@@ -1,0 +1,74 @@
+-- update: scheduled -> scheduled; ready -> ready | scheduled
+-- An operator changes a job that waits: its payload, or when it is due. One that is put back on a lane goes to its end.
+--
+-- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
+-- KEYS[2] jobs       millstream:{Q}:jobs           hash, job id -> record
+-- KEYS[3] payloads   millstream:{Q}:payloads       hash, job id -> payload
+-- KEYS[4] events     millstream:{Q}:events         stream, capped
+-- KEYS[5] producers  millstream:{Q}:producers      hash, caller -> last number and answer
+-- KEYS[6] lane       millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[7] next       millstream:{Q}:ready:next     stream that is read first
+-- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- ARGV[1] group      consumer group
+-- ARGV[2] caller     who numbers its calls
+-- ARGV[3] number     of this call, counting up
+-- ARGV[4] job_id     the job
+-- ARGV[5] wake       channel that hears of a new earliest due time and of a suspect
+-- ARGV[6] changes    JSON, what is said of it changes:
+--                    payload   true: the payload, which was written for the job name `name` and sealed with the key `sealed`, if any
+--                    delay_ms  wait from now; 0 for a job on a lane leaves it there
+-- ARGV[7] payload    the new payload
+--
+-- Returns {OK, state after}, or with nothing changed {WRONG_STATE, state}, {MISSING}, {STALE} when the job has another name;
+-- {OLD} when a later call of this caller was carried out. Cost O(log n), n = scheduled jobs.
+local scheduled, jobs, payloads, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lanes, suspects = { KEYS[6], KEYS[7], KEYS[8] }, KEYS[8]
+local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local changes, new_payload = cjson.decode(ARGV[6]), ARGV[7]
+
+local again, answer = replayed(producers, caller, number)
+if again then return { again, answer } end
+check('ZCARD', scheduled)
+check('HLEN', jobs)
+check('HLEN', payloads)
+check('XLEN', events)
+for _, lane in ipairs(lanes) do check('XLEN', lane) end
+
+local us = now_us()
+local job = found(job_id, lanes, jobs, group)
+if not job then return { MISSING } end
+if not waits(job) then return { WRONG_STATE, job.state } end
+local on_lane = job.lane ~= nil
+local payload = on_lane and job.job.payload or redis.call('HGET', payloads, job_id)
+local record = on_lane and record_of(jobs, job_id, job.job, 'ready') or job.record
+local is_json, fields = pcall(read_meta, record.meta)
+-- Of what somebody broke by hand nothing can be made.
+if not payload or not is_json or type(fields) ~= 'table' then return { WRONG_STATE, job.state } end
+if changes.name and changes.name ~= record.name then return { STALE } end
+
+if changes.payload then
+  payload, fields.sealed = new_payload, changes.sealed
+  record.meta, record.payload_bytes = cjson.encode(fields), #payload
+end
+local delay_ms = changes.delay_ms
+if delay_ms then
+  -- It waits no longer than until it is out of time, when it ends.
+  local ends_at = math.min(tonumber(fields.expires_at_ms) or math.huge, tonumber(fields.deadline_at_ms) or math.huge)
+  delay_ms = math.max(0, math.min(delay_ms, ends_at - ms_of(us)))
+end
+
+if not on_lane or (delay_ms and changes.delay_ms > 0) then
+  record.state = 'scheduled'
+  park(jobs, payloads, job_id, record, payload)
+  if delay_ms then schedule(scheduled, wake, job_id, us, delay_ms) end
+elseif changes.payload then
+  place(job.lane, suspects, wake, jobs, job_id, record, payload)
+end
+if on_lane and (record.state == 'scheduled' or changes.payload) then redis.call('XDEL', job.lane, job.entry) end
+
+local changed = {}
+if changes.payload then changed[#changed + 1] = 'payload' end
+if delay_ms then changed[#changed + 1] = 'due' end
+event(events, 'updated', job_id, table.concat(changed, ', '))
+remember(producers, caller, number, ms_of(us), record.state)
+return { OK, record.state }

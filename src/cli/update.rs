@@ -1,0 +1,82 @@
+//! `millstream jobs update`: changes a job that waits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use jiff::Timestamp;
+use millstream::inspect::Inspector;
+use millstream::job::codec::Codec;
+use millstream::{JobUpdate, QueueName};
+
+use super::args::Globals;
+use super::connect::connect;
+use super::enqueue::{moment, read_payload, until};
+use super::failure::usage;
+use super::{output, parse};
+
+/// Change a job that waits. One that runs, is dead or is finished stays as it is, and the command says so and exits 1.
+#[derive(Debug, Args)]
+#[group(id = "change", required = true, multiple = true, args = ["payload", "payload_file", "delay", "at"])]
+pub(crate) struct Update {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The job's id
+    id: String,
+    /// The new payload as text; for a job whose payload is MessagePack it is JSON, as `jobs show` writes it
+    #[arg(long, value_name = "TEXT", conflicts_with = "payload_file")]
+    payload: Option<String>,
+    /// Read the new payload from this file, or from stdin for -, byte for byte
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// Run the job no earlier than this from now: 250ms, 5s, 1h30m; 0s for as soon as it can
+    #[arg(long, value_parser = parse::retention, value_name = "DURATION", conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Run the job no earlier than this moment: 2027-01-31T09:00:00Z; a past moment is now
+    #[arg(long, value_parser = moment, value_name = "RFC3339")]
+    at: Option<Timestamp>,
+    /// Write JSON: id, state (where it is now)
+    #[arg(long)]
+    json: bool,
+}
+
+impl Update {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let mut update = JobUpdate::new();
+        if let Some(payload) = self.new_payload(&queue).await? {
+            update = update.payload(payload);
+        }
+        let at = self.at.map(|at| until(at, Timestamp::now()));
+        if let Some(delay) = self.delay.or(at) {
+            update = update.delay(delay);
+        }
+        let state = queue.update(&self.id.as_str().into(), &update).await?;
+        if self.json {
+            return output::json(&serde_json::json!({"id": self.id, "state": state}));
+        }
+        output::line(format!("{} is changed and {state}", self.id))
+    }
+
+    async fn new_payload(&self, queue: &Inspector) -> anyhow::Result<Option<Bytes>> {
+        if let Some(file) = &self.payload_file {
+            return read_payload(None, Some(file)).map(Some);
+        }
+        let Some(text) = &self.payload else {
+            return Ok(None);
+        };
+        let job = queue.show(&self.id.as_str().into()).await?;
+        if job.codec != Codec::MsgPack.name() {
+            return Ok(Some(text.clone().into()));
+        }
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+            usage(format!(
+                "--payload: job {} is written in MessagePack, so write its payload as JSON: {error}",
+                self.id
+            ))
+        })?;
+        Ok(Some(Codec::MsgPack.encode(&job.name, &value)?))
+    }
+}
