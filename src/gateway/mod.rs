@@ -23,6 +23,7 @@
 
 pub mod field;
 mod health;
+pub mod rate;
 mod server;
 pub mod signature;
 pub mod source;

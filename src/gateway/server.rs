@@ -1,5 +1,6 @@
 //! Sockets, deadlines, routes and answers. One task per connection; everything a client can make us hold has a bound.
 
+mod access;
 mod body;
 mod connection;
 mod reply;
@@ -10,18 +11,18 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use hyper::body::{Body, Incoming};
 use hyper::{HeaderMap, Method, Request, Version, header};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::health::{Health, Pool};
 use super::source::Source;
 use super::{GatewaySettings, Store};
 use crate::error::Error;
-use crate::job::JobId;
+use access::{Access, REQUEST_ID};
 use body::Intake;
 use reply::Reply;
 
@@ -146,7 +147,8 @@ impl<S: Store> Inner<S> {
         let without_body = request.body().is_end_stream();
         let mut reply = self.route(request, lane, &mut access).await;
         reply.request_read |= without_body && !reply.distrust;
-        access.status = reply.status.as_u16();
+        access.answered(&reply);
+        reply.request_id = Some(access.request_id.clone());
         reply
     }
 
@@ -199,8 +201,9 @@ impl<S: Store> Inner<S> {
         request: Request<Incoming>,
         access: &mut Access<'_>,
     ) -> Result<Reply, Reply> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let body = self.intake.read(body).await?;
+        access.bytes = body.bytes.len();
         let name = head.uri.path().rsplit('/').next().unwrap_or_default();
         let number = self.sources.verified(name, &head.headers, &body.bytes);
         let number = number.ok_or_else(Reply::unauthorized)?;
@@ -209,6 +212,10 @@ impl<S: Store> Inner<S> {
             Ok(None) => {}
             Ok(Some((member, text))) => return Ok(Reply::challenge(member, &text)),
             Err(malformed) => return Err(Reply::malformed(&malformed)),
+        }
+        source.within_rate().map_err(Reply::too_many)?;
+        if source.keeps(&REQUEST_ID) {
+            head.headers.insert(REQUEST_ID, access.request_id.clone());
         }
         let job = source.job(&head.headers, body.bytes.clone());
         let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
@@ -244,57 +251,6 @@ impl<S: Store> Inner<S> {
 fn names_its_host<B>(request: &Request<B>) -> bool {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10)
-}
-
-/// One request's line in the log. Nothing of it is taken from the request as it came, except a configured source's name.
-struct Access<'a> {
-    started: Instant,
-    method: &'static str,
-    route: &'static str,
-    source: Option<&'a str>,
-    job: Option<JobId>,
-    status: u16,
-}
-
-impl Access<'_> {
-    /// The client went away before it was answered; nginx's number for it.
-    const GONE: u16 = 499;
-
-    fn new(request: &Request<Incoming>) -> Self {
-        let method = match *request.method() {
-            Method::POST => "POST",
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::PUT => "PUT",
-            Method::DELETE => "DELETE",
-            Method::OPTIONS => "OPTIONS",
-            Method::PATCH => "PATCH",
-            _ => "other",
-        };
-        Self {
-            started: Instant::now(),
-            method,
-            route: "other",
-            source: None,
-            job: None,
-            status: Self::GONE,
-        }
-    }
-}
-
-impl Drop for Access<'_> {
-    fn drop(&mut self) {
-        let millis = self.started.elapsed().as_secs_f64() * 1e3;
-        info!(
-            method = self.method,
-            route = self.route,
-            source = self.source,
-            status = self.status,
-            duration_ms = (millis * 1e3).round() / 1e3,
-            job = self.job.as_ref().map(JobId::as_str),
-            "request"
-        );
-    }
 }
 
 /// Lets one in a second through: a trouble that every request meets is one trouble.

@@ -11,6 +11,7 @@ use hyper::header::{self, HeaderName};
 
 use super::field::Field;
 pub(crate) use super::field::Malformed;
+use super::rate::{Bucket, RateLimit};
 pub use super::signature::SchemeSettings;
 use super::signature::{self, Scheme, Secret};
 use crate::config;
@@ -64,6 +65,8 @@ pub struct SourceSettings {
     /// Headers that are stored with the job, in place of the usual ones. Default: content type and encoding, those that id, topic
     /// and group are read from, and what the scheme says about tenant and delivery.
     pub keep_headers: Option<Vec<String>>,
+    /// How many of its webhooks a gateway process takes in a time; those beyond are told to come again. Default: all.
+    pub rate: Option<RateLimit>,
 }
 
 impl SourceSettings {
@@ -82,6 +85,7 @@ impl SourceSettings {
             topic: None,
             group: Field::none(),
             keep_headers: None,
+            rate: None,
         }
     }
 }
@@ -97,6 +101,7 @@ impl fmt::Debug for SourceSettings {
             .field("topic", &self.topic)
             .field("group", &self.group)
             .field("keep_headers", &self.keep_headers)
+            .field("rate", &self.rate)
             .finish()
     }
 }
@@ -117,6 +122,8 @@ pub(crate) struct Source {
     topic: Field,
     group: Field,
     kept: Vec<HeaderName>,
+    /// Shared by all clones.
+    rate: Option<Arc<Bucket>>,
 }
 
 /// A source's secrets, and as many keys of the same kind that nobody has.
@@ -192,6 +199,8 @@ impl Source {
             }
             Some(id) => id.clone(),
         };
+        let rate = settings.rate;
+        let rate = rate.map(|rate| Bucket::new(&format!("sources.{name}"), rate));
         let topic = settings.topic.as_ref().unwrap_or(&scheme.topic).clone();
         let kept = match &settings.keep_headers {
             Some(names) => names
@@ -220,6 +229,7 @@ impl Source {
             topic,
             group: settings.group.clone(),
             kept,
+            rate: rate.transpose()?.map(Arc::new),
         })
     }
 
@@ -285,6 +295,16 @@ impl Source {
         }
         let wanted = read(challenge.member)?;
         Ok(wanted.map(|text| (challenge.member, text.into_owned())))
+    }
+
+    /// Counts a verified request; if it is one too many, says when to come again.
+    pub(crate) fn within_rate(&self) -> Result<(), Duration> {
+        self.rate.as_ref().map_or(Ok(()), |bucket| bucket.take())
+    }
+
+    /// True when this header is stored with the jobs.
+    pub(crate) fn keeps(&self, header: &HeaderName) -> bool {
+        self.kept.contains(header)
     }
 
     /// The job that a verified request becomes. The body is passed through untouched.

@@ -48,6 +48,11 @@ impl StandIn {
         }
     }
 
+    /// From now on no call is answered.
+    pub(crate) fn hang(&self) {
+        self.open.forget_permits(usize::MAX);
+    }
+
     pub(crate) fn recover(&self) {
         self.open.add_permits(1_000);
     }

@@ -279,3 +279,21 @@ async fn while_secrets_are_rotated_both_pass_and_a_third_does_not() {
     assert_eq!(stranger.status, 401);
     assert_eq!(place.stats().await.enqueued_total, 2);
 }
+
+#[tokio::test]
+async fn the_request_id_is_kept_with_the_job_where_that_is_allowed() {
+    let place = Place::new().await;
+    let inbox = place.gateway_with(Vec::new(), |settings| {
+        let mut source = shopify_source([SECRET]);
+        source.keep_headers = Some(vec!["X-Request-Id".to_owned()]);
+        settings.sources = vec![("shop".to_owned(), source)];
+    });
+    let inbox = inbox.await;
+    for given in ["sender-1", "not one\t"] {
+        let delivery = senders::shopify(given.trim(), BODY).with("X-Request-Id", given);
+        let answer = inbox.deliver(&delivery).await;
+        let job = place.job(&answer.stored().0).await;
+        assert_eq!(job.headers["x-request-id"], answer.request_id());
+        assert_eq!(answer.request_id() == given, given == "sender-1");
+    }
+}

@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "webhooks", feature = "private-redis"))]
 
+#[cfg(feature = "cli")]
+mod canary;
 mod chain;
 mod circuit;
 mod dedupe;

@@ -74,6 +74,10 @@ pub(crate) struct SourceSection {
     pub(crate) id_header: Option<String>,
     /// The headers that are stored with the job, in place of the usual ones.
     pub(crate) keep_headers: Option<Vec<String>>,
+    /// How many webhooks are taken in a time, by each gateway process.
+    #[serde(default, deserialize_with = "rate")]
+    pub(crate) rate: Option<parse::Rate>,
+    pub(crate) burst: Option<u32>,
     /// From here on for `scheme = "hmac"` alone, as in [`millstream::gateway::signature::HmacSettings`].
     pub(crate) header: Option<String>,
     pub(crate) prefix: Option<String>,
@@ -215,6 +219,7 @@ read! {
     backoff -> Backoff = optional(parse::backoff);
     max_body -> usize = optional(parse::max_body);
     size -> usize = optional(parse::size);
+    rate -> parse::Rate = optional(parse::rate);
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
     max_attempts -> u32 = number(parse::max_attempts);

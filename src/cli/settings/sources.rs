@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use millstream::QueueName;
 use millstream::gateway::field::Field;
+use millstream::gateway::rate::RateLimit;
 use millstream::gateway::signature::{HmacSettings, Scheme};
 use millstream::gateway::source::{SchemeSettings, SourceSettings};
 use millstream::gateway::{GatewaySettings, LISTEN_DEFAULT};
@@ -209,6 +210,16 @@ fn from_section(
     settings.topic.clone_from(&section.topic);
     settings.group = section.group.clone().unwrap_or_else(Field::none);
     settings.keep_headers.clone_from(&section.keep_headers);
+    settings.rate = section.rate.map(|rate| RateLimit {
+        burst: section.burst,
+        ..RateLimit::new(rate.count, rate.per)
+    });
+    if section.burst.is_some() && section.rate.is_none() {
+        let burst = at("burst");
+        return Err(usage(format!(
+            "{burst}: needs a rate, like rate = \"100/s\""
+        )));
+    }
     Ok(settings)
 }
 

@@ -257,6 +257,14 @@ fn a_bad_source_is_refused_and_its_secret_is_not_shown() {
             "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\ndedupe = \"72\"",
             "250ms",
         ),
+        (
+            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nrate = \"fast\"",
+            "600/m",
+        ),
+        (
+            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nburst = 5",
+            "needs a rate",
+        ),
     ] {
         let said = refusal(&format!("[sources.shop]\n{lines}\n"));
         assert!(

@@ -1,10 +1,13 @@
 //! Every answer that the gateway gives, in one place: people script against them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::access::REQUEST_ID;
 use crate::gateway::health::Readiness;
 use crate::gateway::source::Malformed;
 use crate::job::Enqueued;
@@ -25,6 +28,12 @@ pub(super) struct Reply {
     pub(super) request_read: bool,
     /// What comes next on this connection cannot be believed, even if this request seemed complete.
     pub(super) distrust: bool,
+    /// One word for the log and for those who count.
+    pub(super) outcome: &'static str,
+    /// Seconds until it is worth coming again, with 429.
+    retry_after: Option<u64>,
+    /// Goes back to the client, so that both sides speak of the same request.
+    pub(super) request_id: Option<HeaderValue>,
 }
 
 impl Reply {
@@ -33,13 +42,14 @@ impl Reply {
         let Enqueued { id, duplicate, .. } = enqueued;
         // A job id is made of digits, letters and dashes: nothing that JSON would escape.
         let body = format!(r#"{{"id":"{id}","duplicate":{duplicate}}}"#);
-        Self::of(StatusCode::OK, body.into())
+        let outcome = if *duplicate { "duplicate" } else { "stored" };
+        Self::of(StatusCode::OK, body.into()).called(outcome)
     }
 
     /// Somebody is there who knows the secret: what the sender wants back.
     pub(super) fn challenge(member: &str, text: &str) -> Self {
         let body = serde_json::json!({ member: text });
-        Self::of(StatusCode::OK, body.to_string().into())
+        Self::of(StatusCode::OK, body.to_string().into()).called("challenge")
     }
 
     pub(super) fn alive() -> Self {
@@ -52,7 +62,8 @@ impl Reply {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        Self::of(status, readiness.body)
+        let outcome = if readiness.ok { "ready" } else { "not_ready" };
+        Self::of(status, readiness.body).called(outcome)
     }
 
     /// The body broke off, the request is framed wrongly, or its host is unclear.
@@ -125,7 +136,17 @@ impl Reply {
             StatusCode::SERVICE_UNAVAILABLE,
             br#"{"code":"busy","message":"too many requests at once; send it again"}"#,
         )
+        .called("busy")
         .unread()
+    }
+
+    /// More than the source's rate allows. Only those who signed are told so, and only theirs count.
+    pub(super) fn too_many(wait: Duration) -> Self {
+        let body = br#"{"code":"too_many","message":"more webhooks than this source may send; send it again later"}"#;
+        Self {
+            retry_after: Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            ..Self::error(StatusCode::TOO_MANY_REQUESTS, body)
+        }
     }
 
     fn error(status: StatusCode, body: &'static [u8]) -> Self {
@@ -139,7 +160,27 @@ impl Reply {
             allow: None,
             request_read: true,
             distrust: false,
+            outcome: match status {
+                StatusCode::OK => "ok",
+                StatusCode::CREATED => "stored",
+                StatusCode::BAD_REQUEST => "bad_request",
+                StatusCode::UNAUTHORIZED => "unauthorized",
+                StatusCode::NOT_FOUND => "not_found",
+                StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+                StatusCode::REQUEST_TIMEOUT => "body_timeout",
+                StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+                StatusCode::TOO_MANY_REQUESTS => "too_many",
+                StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+                _ => "refused",
+            },
+            retry_after: None,
+            request_id: None,
         }
+    }
+
+    fn called(mut self, outcome: &'static str) -> Self {
+        self.outcome = outcome;
+        self
     }
 
     fn unread(mut self) -> Self {
@@ -154,6 +195,12 @@ impl Reply {
         headers.insert(header::CONTENT_TYPE, JSON);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(id) = self.request_id {
+            headers.insert(REQUEST_ID, id);
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

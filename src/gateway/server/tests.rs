@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::gateway::rate::RateLimit;
 use crate::gateway::stand_in::StandIn;
 use fixture::*;
 
@@ -512,59 +513,37 @@ async fn a_client_that_goes_away_mid_body_leaves_no_job_and_no_memory_charged() 
     assert_eq!(t.ask(&whole).await.status, 200);
 }
 
-#[cfg(feature = "cli")]
 #[tokio::test]
-async fn the_log_has_a_line_per_request_and_nothing_of_what_was_sent() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-
-    let t = Fixture::new().await;
-    t.ask(&delivery("canary-id", b"canary-body")).await;
-    let headers = "authorization: canary\r\nx-shopify-hmac-sha256: canary\r\n";
-    t.ask(&request("/webhooks/canary?canary=1", headers, b"canary"))
-        .await;
-    t.ask(&request("/webhooks/shop", headers, b"canary")).await;
-    t.ask(b"CANARY /canary HTTP/1.1\r\nhost: canary\r\n\r\n")
-        .await;
-    t.shutdown.cancel();
-    t.stopped().await;
-
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(
-        !log.to_lowercase().contains("canary") && !log.contains(SECRET),
-        "{log}"
-    );
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains("request method="))
-        .collect();
-    assert_eq!(lines.len(), 4, "{log}");
-    for (line, parts) in lines.iter().zip([
-        &[
-            "POST",
-            "/webhooks/{source}",
-            "source=\"shop\"",
-            "status=200",
-            "job=\"1-0\"",
-            "duration_ms=",
-        ][..],
-        &["POST", "/webhooks/{source}", "status=401"],
-        &[
-            "POST",
-            "/webhooks/{source}",
-            "source=\"shop\"",
-            "status=401",
-        ],
-        &["other", "status=404"],
-    ]) {
-        for part in parts {
-            assert!(line.contains(part), "{part} is not in {line}");
+async fn a_source_beyond_its_rate_is_told_when_to_come_again() {
+    let t = Fixture::with(StandIn::default(), |settings| {
+        let hourly = RateLimit::new(2, Duration::from_secs(3600));
+        settings.sources[0].1.rate = Some(RateLimit {
+            burst: Some(2),
+            ..hourly
+        });
+    })
+    .await;
+    // Those who did not sign do not count.
+    for _ in 0..5 {
+        assert_eq!(
+            t.ask(&request("/webhooks/shop", "", BODY)).await.status,
+            401
+        );
+    }
+    let mut client = t.client().await;
+    for (id, status) in [("d1", 200), ("d2", 200), ("d3", 429), ("d3", 429)] {
+        client.send(&delivery(id, BODY)).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, status);
+        if status == 429 {
+            assert_eq!(answer.body["code"], "too_many");
+            assert!(answer.has("retry-after: 1800"), "{answer:?}");
         }
     }
+    assert_eq!(t.store.jobs().len(), 2);
+    // Whoever did not sign learns nothing of it.
+    assert_eq!(
+        t.ask(&request("/webhooks/shop", "", BODY)).await.status,
+        401
+    );
 }

@@ -17,12 +17,29 @@ pub(crate) struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Names in lower case, without the date.
+    /// Names in lower case, without those that differ each time: date and request id.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    request_id: RequestId,
 }
 
+/// The header, if there was one. No part of what two answers have in common.
+#[derive(Clone, Debug)]
+struct RequestId(Vec<(String, String)>);
+
+impl PartialEq for RequestId {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for RequestId {}
+
 impl Answer {
+    pub(crate) fn request_id(&self) -> &str {
+        self.request_id.0.first().map_or("", |(_, id)| id)
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find_map(|(found, value)| (found == name).then_some(value.as_str()))
@@ -88,7 +105,11 @@ impl Connection {
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .filter(|(name, _)| name != "date")
             .collect();
+        let (ids, headers) = headers
+            .into_iter()
+            .partition(|(name, _)| name == "x-request-id");
         let mut answer = Answer {
+            request_id: RequestId(ids),
             status: status.unwrap().parse().unwrap(),
             headers,
             body: Vec::new(),

@@ -7,7 +7,9 @@ pub(crate) mod receiver;
 pub(crate) mod senders;
 pub(crate) mod target;
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use millstream::gateway::source::{SchemeSettings, SourceSettings};
@@ -47,14 +49,38 @@ impl Place {
         Self::on(Persistence::AofAlways).await
     }
 
+    /// One whose URL has room for a password.
+    pub(crate) async fn over_tcp() -> Self {
+        Self::with(Options {
+            tcp: true,
+            ..Options::default()
+        })
+        .await
+    }
+
     async fn on(persistence: Persistence) -> Self {
-        let redis = PrivateRedis::start(Options {
+        Self::with(Options {
             persistence,
             ..Options::default()
-        });
-        let redis = redis.unwrap();
+        })
+        .await
+    }
+
+    async fn with(options: Options) -> Self {
+        let redis = PrivateRedis::start(options).unwrap();
         let client = Millstream::connect(&redis.url()).await.unwrap();
         Self { client, redis }
+    }
+
+    /// Has Redis itself carry out a command that is answered in one line.
+    pub(crate) fn command(&self, command: &str) {
+        let mut redis = UnixStream::connect(self.redis.socket()).unwrap();
+        redis
+            .write_all(format!("{command}\r\n").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        BufReader::new(redis).read_line(&mut answer).unwrap();
+        assert!(!answer.starts_with('-'), "{command}: {answer}");
     }
 
     pub(crate) async fn gateway(&self) -> Inbox {

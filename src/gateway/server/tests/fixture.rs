@@ -85,7 +85,7 @@ pub(super) struct Client {
 #[derive(Debug, PartialEq)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// Lower-case `name: value` lines, without the date.
+    /// Lower-case `name: value` lines, without those that differ each time: date and request id.
     pub(super) headers: Vec<String>,
     pub(super) body: Value,
 }
@@ -122,8 +122,9 @@ impl Client {
                     .unwrap()
                     .parse()
                     .unwrap();
-                let headers: Vec<String> =
-                    lines.filter(|line| !line.starts_with("date:")).collect();
+                let differs =
+                    |line: &String| line.starts_with("date:") || line.starts_with("x-request-id:");
+                let headers: Vec<String> = lines.filter(|line| !differs(line)).collect();
                 let length = headers
                     .iter()
                     .find_map(|line| line.strip_prefix("content-length: "));
@@ -173,21 +174,4 @@ pub(super) fn delivery(id: &str, body: &[u8]) -> Vec<u8> {
 
 pub(super) fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").into_bytes()
-}
-
-/// Everything that is logged on this thread, as text.
-#[cfg(feature = "cli")]
-#[derive(Clone, Default)]
-pub(super) struct Log(pub(super) Arc<std::sync::Mutex<Vec<u8>>>);
-
-#[cfg(feature = "cli")]
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
