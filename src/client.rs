@@ -12,6 +12,7 @@ use crate::job::QueueName;
 use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::redis::{Address, Patience, Redis};
+use crate::schedules::Schedules;
 use crate::seal::Seal;
 use crate::worker::WorkerBuilder;
 
@@ -217,13 +218,38 @@ impl Millstream {
         Ok(Inspector::new(self.broker(name)?, payload_bytes_max))
     }
 
+    /// The schedules of the queue `name`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when the name is not allowed.
+    pub fn schedules(&self, name: &str) -> Result<Schedules> {
+        let settings = &self.inner.settings;
+        Ok(Schedules::new(
+            self.broker(name)?,
+            settings.payload_bytes_max,
+        ))
+    }
+
+    /// The names of all queues that have schedules, sorted. It looks for them as [`Millstream::queues`] does.
+    ///
+    /// # Errors
+    /// As [`Millstream::queues`].
+    pub async fn queues_with_schedules(&self) -> Result<Vec<String>> {
+        self.queues_with("cron").await
+    }
+
     /// The names of all queues that jobs were ever put into, sorted. Looks through the keys of the server in small steps,
     /// so it takes a while on one with millions of keys and disturbs nobody. On a cluster it sees one node.
     ///
     /// # Errors
     /// [`Error::Ambiguous`] or [`Error::Refused`] when Redis cannot be asked.
     pub async fn queues(&self) -> Result<Vec<String>> {
-        let (head, tail) = Keys::around_queue(&self.inner.settings.namespace, "stats");
+        self.queues_with("stats").await
+    }
+
+    /// The queues that have a key with this last part.
+    async fn queues_with(&self, suffix: &str) -> Result<Vec<String>> {
+        let (head, tail) = Keys::around_queue(&self.inner.settings.namespace, suffix);
         let patience = Patience::brief(self.inner.settings.connect_timeout);
         let mut queues = Vec::new();
         let mut cursor = "0".to_owned();

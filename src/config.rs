@@ -96,6 +96,20 @@ pub const COMPLETED_MAX: usize = 100_000;
 /// A producer that has not called for this long is forgotten. Far longer than any client goes on sending a call again.
 pub const PRODUCER_IDLE: Duration = Duration::from_secs(24 * 3600);
 
+/// Longest cron expression, bytes. The longest that lists every minute and hour is shorter.
+pub const CRON_BYTES_MAX: usize = 512;
+/// Longest id of a schedule, bytes.
+pub const SCHEDULE_ID_BYTES_MAX: usize = 200;
+/// Shortest interval of a schedule, and the resolution of cron.
+pub const EVERY_MIN: Duration = Duration::from_secs(1);
+/// Longest interval of a schedule: a year.
+pub const EVERY_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// A slot that is looked at later than this was missed, and the schedule's policy says what becomes of it. Until then it is
+/// only late, and owed: a failover of Redis or of the workers is over by then.
+pub const MISSED_AFTER: Duration = Duration::from_secs(30);
+/// Most missed slots that are made up for, and most jobs that a schedule makes in one step.
+pub const MISSED_RUNS_MAX: u32 = 100;
+
 /// Longest request body that the gateway takes, bytes.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// How long a webhook's delivery id is remembered. Senders retry for up to 48 to 75 hours.

@@ -92,6 +92,14 @@ pub enum Error {
         /// The id as given.
         job: JobId,
     },
+    /// The queue has no schedule of this id. `millstream cron list` shows those that there are.
+    #[error("no schedule {schedule:?} in queue {queue}")]
+    NoSchedule {
+        /// The queue that was searched.
+        queue: String,
+        /// The id as given.
+        schedule: String,
+    },
     /// The job is in a state from which this transition does not start. Nothing was changed.
     #[error("job {job} is {state}: it cannot be {wanted}")]
     WrongState {

@@ -144,7 +144,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits; about the last 10,000",
+        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits, fired, skipped; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(
@@ -157,6 +157,18 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "circuits",
         "zset",
         "worker and target -> until (unix ms): workers that claim nothing because their target is down; gone when none does",
+        "ZRANGE KEY 0 9 WITHSCORES",
+    ),
+    purpose(
+        "cron",
+        "hash",
+        "schedules: definition (JSON), state (JSON) and payload of each",
+        "HSCAN KEY 0 COUNT 10",
+    ),
+    purpose(
+        "cron:due",
+        "zset",
+        "schedule -> when its next slot is due (unix ms); inf while it is paused",
         "ZRANGE KEY 0 9 WITHSCORES",
     ),
     purpose(
@@ -185,6 +197,8 @@ pub(crate) struct Keys {
     pub(crate) events: Key,
     pub(crate) completed: Key,
     pub(crate) circuits: Key,
+    pub(crate) cron: Key,
+    pub(crate) cron_due: Key,
     pub(crate) upkeep: Key,
     /// Not a key but a channel: hints for workers, never relied upon.
     pub(crate) wake: Bytes,
@@ -209,6 +223,8 @@ impl Keys {
             events: key("events"),
             completed: key("completed"),
             circuits: key("circuits"),
+            cron: key("cron"),
+            cron_due: key("cron:due"),
             upkeep: key("upkeep"),
             wake: format!("{prefix}wake").into(),
             prefix,
@@ -260,6 +276,8 @@ mod tests {
             &keys.events,
             &keys.completed,
             &keys.circuits,
+            &keys.cron,
+            &keys.cron_due,
             &keys.upkeep,
         ];
         assert_eq!(named.len(), PURPOSES.len());

@@ -47,6 +47,7 @@
 //! |---|---|
 //! | put jobs in | [`Queue`], [`NewJob`] |
 //! | run them | [`WorkerBuilder`], [`Worker`], [`Context`], [`JobError`] |
+//! | run them again and again | [`schedule`] |
 //! | see and manage them | [`inspect`] |
 //! | take webhooks in, and deliver them | [`gateway`], [`deliver`] |
 //! | know the states | [`job::state`] |
@@ -81,6 +82,8 @@ mod keys;
 pub mod private_redis;
 pub mod queue;
 mod redis;
+pub mod schedule;
+mod schedules;
 mod seal;
 mod upkeep;
 pub mod worker;
@@ -102,3 +105,8 @@ pub use worker::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The same of the page on schedules.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/schedules.md")]
+struct SchedulesPage;

@@ -4,6 +4,7 @@
 //! [`crate::inspect`]. It may change in any release.
 
 mod circuit;
+mod cron;
 mod deliver;
 mod operate;
 mod produce;
@@ -25,6 +26,8 @@ use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
 use crate::seal::Seal;
 pub use circuit::CircuitEvent;
+pub use cron::{CronDue, CronPage, CronSet, Fired};
+pub(crate) use cron::{Firing, due_of};
 pub use deliver::{DeathReason, Done, Expiry};
 pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    bench, dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats,
+    bench, cron, dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats,
     workers,
 };
 
@@ -101,6 +101,9 @@ pub(crate) enum Command {
     /// List, show, redrive or purge dead jobs
     #[command(subcommand)]
     Dead(dead::Dead),
+    /// List, set, pause or remove schedules: jobs that are due again and again
+    #[command(subcommand)]
+    Cron(cron::Cron),
     /// Let no worker claim from a queue; running jobs run on
     Pause(pause::Pause),
     /// Let workers claim from a paused queue again
@@ -141,6 +144,7 @@ impl Command {
             Self::Stats(command) => command.run(globals).await,
             Self::Jobs(command) => command.run(globals).await,
             Self::Dead(command) => command.run(globals).await,
+            Self::Cron(command) => command.run(globals).await,
             Self::Pause(command) => command.run(globals).await,
             Self::Resume(command) => command.run(globals).await,
             Self::Prune(command) => command.run(globals).await,
@@ -200,6 +204,15 @@ mod tests {
             "dead redrive q --all --name n --rate 50/s --dry-run",
             "dead redrive q 1-0 2-0 --yes",
             "dead purge q --all",
+            "cron list",
+            "cron list q --runs 5 --limit 10 --json",
+            "cron set id --queue q --cron @daily --zone Europe/Bucharest --name n --payload x --missed all:5 --overlap skip --paused \
+             --group g --max-attempts 2 --timeout 1s --expires 1h --dry-run --runs 3 --json",
+            "cron set id --queue q --every 10m --name n --payload-file -",
+            "cron remove id",
+            "cron remove id --queue q",
+            "cron pause id",
+            "cron resume id",
             "pause q --namespace n --redis-url redis://h --log-format json --allow-eviction -v",
             "resume q",
             "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
@@ -279,6 +292,25 @@ mod tests {
                 "--at",
             ),
             ("jobs list q --state asleep", "asleep"),
+            ("cron set id --queue q --name n", "--cron"),
+            (
+                "cron set id --queue q --name n --every 10m --cron @daily",
+                "--cron",
+            ),
+            (
+                "cron set id --queue q --name n --every 10m --zone UTC",
+                "--cron",
+            ),
+            ("cron set id --name n --every 10m", "--queue"),
+            ("cron set id --queue q --every 10m", "--name"),
+            (
+                "cron set id --queue q --name n --every 10m --missed all:101",
+                "1 to 100",
+            ),
+            (
+                "cron set id --queue q --name n --every 10m --overlap never",
+                "allow or skip",
+            ),
             ("stats q --interval 2s", "--watch"),
             ("stats q --watch --interval 1ms", "100ms to 1h"),
             ("events q --limit 501", "--limit"),

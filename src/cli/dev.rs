@@ -71,7 +71,9 @@ impl Dev {
             queues: queues.iter().map(|queue| queue.name.to_string()).collect(),
             redis_cli: format!("redis-cli {}", server.cli_args().join(" ")),
         };
+        let schedules = settings::schedules(file.as_ref())?;
         let plan = Plan {
+            schedules,
             redis,
             queues,
             gateway: Some(gateway),

@@ -106,7 +106,7 @@ impl Events {
 fn colour(kind: &EventKind) -> Color {
     match kind {
         EventKind::Dead | EventKind::Orphaned => Color::Red,
-        EventKind::Stalled | EventKind::Paused => Color::Yellow,
+        EventKind::Stalled | EventKind::Paused | EventKind::Skipped => Color::Yellow,
         _ => Color::Reset,
     }
 }

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod connect;
+mod cron;
 mod dead;
 mod demo;
 mod dev;
@@ -24,6 +25,7 @@ mod parse;
 mod pause;
 mod process;
 mod prune;
+mod schedules;
 mod serve;
 mod settings;
 mod signals;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use millstream::gateway::field::Field;
+use millstream::schedule::{Missed, Overlap};
 use millstream::{Backoff, Durability, OnConflict, QueueName, config};
 
 /// Reads `250ms`, `5s`, `2m`, `1h30m`.
@@ -52,6 +53,16 @@ pub(crate) fn on_conflict(text: &str) -> Result<OnConflict, String> {
 
 /// Where in a request something stands.
 pub(crate) fn field(text: &str) -> Result<Field, String> {
+    text.parse().map_err(reason_of)
+}
+
+/// What becomes of a schedule's missed slots.
+pub(crate) fn missed(text: &str) -> Result<Missed, String> {
+    text.parse().map_err(reason_of)
+}
+
+/// What becomes of a schedule's slot while its last job is unfinished.
+pub(crate) fn overlap(text: &str) -> Result<Overlap, String> {
     text.parse().map_err(reason_of)
 }
 

@@ -9,11 +9,12 @@ use futures_util::future::join_all;
 use millstream::deliver::CommandHandler;
 use millstream::gateway::{Gateway, GatewaySettings, LiveSecrets};
 use millstream::{Context, Millstream, Worker, config};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::connect_to;
-use super::settings::{HandlerSettings, QueueSettings, RedisSettings};
-use super::{open_files, output, parse, signals};
+use super::settings::{HandlerSettings, QueueSettings, RedisSettings, ScheduleSettings};
+use super::{open_files, output, parse, schedules, signals};
 
 /// The log line that says that all workers of the process claim jobs and the gateway has its socket.
 pub(crate) const READY: &str = "ready";
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) gateway: Option<GatewaySettings>,
     /// How SIGHUP reads the gateway's settings again.
     pub(crate) reread: Option<Reread>,
+    pub(crate) schedules: ScheduleSettings,
     pub(crate) service: ServiceFlags,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct Process {
     gateway: Option<Gateway>,
     /// Handlers that start programs, which may outlive the attempt that started them by their grace.
     programs: Vec<CommandHandler>,
+    /// Looks after the schedules of the config file.
+    keeper: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
@@ -97,6 +101,7 @@ impl Process {
             workers: Vec::new(),
             gateway: None,
             programs: Vec::new(),
+            keeper: None,
             stop,
         };
         match process.fill(&plan, &client).await {
@@ -115,6 +120,9 @@ impl Process {
     }
 
     async fn fill(&mut self, plan: &Plan, client: &Millstream) -> anyhow::Result<()> {
+        // Before there is anybody to fire them, so that the first look finds them.
+        schedules::synchronise(client, &plan.schedules).await?;
+        self.keeper = schedules::keep(client.clone(), plan.schedules.clone());
         for queue in &plan.queues {
             if let HandlerSettings::Command(handler) = &queue.handler {
                 self.programs.push(handler.clone());
@@ -162,6 +170,9 @@ impl Process {
     }
 
     async fn drain(self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
         let drained = join_all(self.workers.into_iter().map(Worker::stop)).await;
         if !drained.is_empty() {
             let finished: usize = drained.iter().map(|drained| drained.finished).sum();

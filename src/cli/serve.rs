@@ -49,6 +49,7 @@ impl Serve {
         }
         let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
+            schedules: settings::schedules(file)?,
             redis,
             queues,
             gateway: Some(gateway),
@@ -107,6 +108,7 @@ impl Gateway {
         }
         let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
+            schedules: settings::ScheduleSettings::default(),
             redis,
             queues: Vec::new(),
             gateway: Some(gateway),
@@ -153,6 +155,7 @@ impl Worker {
             .transpose()?;
         let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;
         Plan {
+            schedules: settings::schedules(file)?,
             redis,
             queues,
             gateway,

@@ -36,6 +36,10 @@ pub enum EventKind {
     Purged,
     /// What was left of a job cannot be run: its record or its payload is gone.
     Orphaned,
+    /// A schedule's time has come, and its job was queued. Not told by schedules of more than one slot a minute.
+    Fired,
+    /// Slots of a schedule have no job: they were missed, or its last job was unfinished.
+    Skipped,
     /// No worker claims from the queue any more.
     Paused,
     /// Workers claim from the queue again.
@@ -49,7 +53,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const KNOWN: [Self; 12] = [
+    const KNOWN: [Self; 14] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
@@ -58,6 +62,8 @@ impl EventKind {
         Self::Redriven,
         Self::Purged,
         Self::Orphaned,
+        Self::Fired,
+        Self::Skipped,
         Self::Paused,
         Self::Resumed,
         Self::CircuitOpened,
@@ -75,6 +81,8 @@ impl EventKind {
             Self::Redriven => "redriven",
             Self::Purged => "purged",
             Self::Orphaned => "orphaned",
+            Self::Fired => "fired",
+            Self::Skipped => "skipped",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::CircuitOpened => "circuit_opened",

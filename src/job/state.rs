@@ -66,6 +66,7 @@ pub enum Transition {
     Redrive,
     Prune,
     Purge,
+    CronFire,
 }
 
 impl Transition {
@@ -87,6 +88,7 @@ impl Transition {
             Self::Redrive => "redrive",
             Self::Prune => "prune",
             Self::Purge => "purge",
+            Self::CronFire => "cron_fire",
         }
     }
 }
@@ -95,6 +97,7 @@ impl Transition {
 pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     (None, Transition::Enqueue, Some(State::Ready)),
     (None, Transition::Enqueue, Some(State::Scheduled)),
+    (None, Transition::CronFire, Some(State::Ready)),
     (
         Some(State::Scheduled),
         Transition::Promote,

@@ -451,7 +451,8 @@ impl Redis {
                 Patience::brief(config::COMMAND_TIMEOUT),
             )
         };
-        let failed = futures_util::future::join_all(script::ALL.map(load))
+        // One after the other into a list: an array of so many futures is more than a test's stack holds.
+        let failed = futures_util::future::join_all(script::ALL.iter().copied().map(load))
             .await
             .into_iter()
             .find_map(Result::err);

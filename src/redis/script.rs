@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 20] = [
+pub(crate) static ALL: [&Script; 25] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -67,6 +67,11 @@ pub(crate) static ALL: [&Script; 20] = [
     &PAUSE,
     &CIRCUIT,
     &STATS,
+    &CRON_SET,
+    &CRON_REMOVE,
+    &CRON_PAUSE,
+    &CRON_DUE,
+    &CRON_FIRE,
 ];
 
 pub(crate) static ENQUEUE: Script = Script::new(
@@ -448,6 +453,85 @@ pub(crate) static STATS: Script = Script::new(
         "lanes..",
     ],
     &["group"],
+);
+
+pub(crate) static CRON_SET: Script = Script::new(
+    "cron_set",
+    lua!(
+        "lib/status.lua",
+        "lib/check.lua",
+        "lib/cron.lua",
+        "cron_set.lua"
+    ),
+    &["cron", "due"],
+    &[
+        "schedule",
+        "definition",
+        "payload",
+        "timing",
+        "version",
+        "due_ms",
+        "paused",
+        "wake",
+    ],
+);
+pub(crate) static CRON_REMOVE: Script = Script::new(
+    "cron_remove",
+    lua!("lib/status.lua", "lib/check.lua", "cron_remove.lua"),
+    &["cron", "due"],
+    &["schedule"],
+);
+pub(crate) static CRON_PAUSE: Script = Script::new(
+    "cron_pause",
+    lua!(
+        "lib/status.lua",
+        "lib/check.lua",
+        "lib/cron.lua",
+        "cron_pause.lua"
+    ),
+    &["cron", "due"],
+    &["schedule", "version", "paused", "due_ms", "wake"],
+);
+pub(crate) static CRON_DUE: Script = Script::new(
+    "cron_due",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/cron.lua",
+        "cron_due.lua"
+    ),
+    &["cron", "due"],
+    &["offset", "limit"],
+);
+pub(crate) static CRON_FIRE: Script = Script::new(
+    "cron_fire",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/unfinished.lua",
+        "lib/event.lua",
+        "lib/tally.lua",
+        "lib/cron.lua",
+        "cron_fire.lua"
+    ),
+    &["cron", "due", "lane", "jobs", "stats", "events"],
+    &[
+        "schedule",
+        "version",
+        "due_ms",
+        "next_ms",
+        "overlap",
+        "name",
+        "expires_ms",
+        "deadline_ms",
+        "tells",
+        "missed",
+        "slots..",
+    ],
 );
 
 /// A call in the making: keys and arguments in the order of the script's header.

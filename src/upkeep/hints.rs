@@ -1,5 +1,5 @@
-//! Hints from other processes, so that nobody has to wait for the next look: a job has become the earliest due one, the
-//! queue was paused, a running job was cancelled, a suspect waits. Any hint may be lost; every one of them is also found by looking.
+//! Hints from other processes, so that nobody has to wait for the next look: a job has become the earliest due one, a
+//! schedule was set, the queue was paused, a running job was cancelled, a suspect waits. Any hint may be lost; every one of them is also found by looking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Hints {
     pub(crate) due: Arc<Notify>,
+    pub(crate) cron: Arc<Notify>,
     pub(crate) pause: watch::Sender<bool>,
     pub(crate) leases: Leases,
 }
@@ -55,9 +56,11 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
                         }
                     }
                     _ if hint == "due" => hints.due.notify_one(),
+                    _ if hint == "cron" => hints.cron.notify_one(),
                     _ if hint == "suspect" => hints.leases.suspect_wanted().notify_one(),
                     _ => {
                         hints.due.notify_one();
+                        hints.cron.notify_one();
                         hints.look_at_limits(&broker).await;
                     }
                 }
@@ -70,6 +73,7 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
         subscribed = subscribe(&broker).await;
         // What was said meanwhile was not heard.
         hints.due.notify_one();
+        hints.cron.notify_one();
         hints.look_at_limits(&broker).await;
     }
 }

@@ -1,6 +1,7 @@
-//! What somebody must do regularly: promote due jobs, reclaim stalled ones, prune old ones. Every worker offers; a short
+//! What somebody must do regularly: promote due jobs, reclaim stalled ones, fire schedules, prune old ones. Every worker offers; a short
 //! lock in Redis picks one, for thrift only. One file per loop; each runs until it is dropped.
 
+pub(crate) mod cron;
 pub(crate) mod hints;
 pub(crate) mod promote;
 pub(crate) mod prune;

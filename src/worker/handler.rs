@@ -94,6 +94,16 @@ impl Context {
         self.inner.meta.stalls
     }
 
+    /// The schedule that made the job, if one did.
+    pub fn schedule(&self) -> Option<&str> {
+        self.header(crate::schedule::SCHEDULE_HEADER)
+    }
+
+    /// The slot of its schedule that the job is for, RFC 3339 in UTC: the time at which it was due, however late it runs.
+    pub fn slot(&self) -> Option<&str> {
+        self.header(crate::schedule::SLOT_HEADER)
+    }
+
     /// When this attempt is cut off.
     pub fn deadline(&self) -> Instant {
         self.inner.deadline

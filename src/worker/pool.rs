@@ -220,9 +220,10 @@ impl Pool {
         if settings.strict_lease {
             upkeep.spawn(fence(broker.clone(), leases.clone(), settings.lease));
         }
-        let due = Arc::new(Notify::new());
+        let (due, cron) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let hints = upkeep::hints::Hints {
             due: Arc::clone(&due),
+            cron: Arc::clone(&cron),
             pause,
             leases: leases.clone(),
         };
@@ -260,6 +261,7 @@ impl Pool {
             settings.sweep,
             self.sweeping,
         ));
+        housekeeping.spawn(upkeep::cron::run(broker.clone(), cron, leading.clone()));
         housekeeping.spawn(upkeep::prune::run(
             broker.clone(),
             settings.retain_completed,

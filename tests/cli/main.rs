@@ -5,6 +5,7 @@ mod bench;
 mod book;
 mod bulk;
 mod commands;
+mod cron;
 mod demo;
 mod frozen;
 mod look;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Promotion};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
-use millstream::{Error, JobId, JobUpdate, Result};
+use millstream::schedule::{Schedule, Schedules};
+use millstream::{Error, JobId, JobUpdate, Millstream, NewJob, Result};
 
 use crate::support::verbs::{WORKER, plain};
 use crate::support::{Fixture, LATER, LEASE, PATIENCE, upkeeper};
@@ -157,6 +158,14 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ),
     ("retire", &["ready"]),
     ("unlock", &[UNIQUE]),
+    ("cron_set", &["cron", "cron:due"]),
+    ("cron_remove", &["cron", "cron:due"]),
+    ("cron_pause", &["cron", "cron:due"]),
+    ("cron_due", &["cron", "cron:due"]),
+    (
+        "cron_fire",
+        &["cron", "cron:due", "ready", "jobs", "stats", "events"],
+    ),
     ("pause", &["limits", "events"]),
     ("circuit", &["circuits", "events"]),
     (
@@ -182,6 +191,11 @@ struct Stage {
     running: Delivery,
     scheduled: JobId,
     dead: JobId,
+    schedules: Schedules,
+}
+
+fn tick(payload: &'static str) -> Schedule {
+    Schedule::every(Duration::from_secs(60), NewJob::raw("tick", payload))
 }
 
 impl Stage {
@@ -197,11 +211,16 @@ impl Stage {
         t.enqueue(plain()).await;
         let scheduled = t.enqueue(plain().delay(LATER)).await;
         t.make_due(&scheduled);
+        let client = Millstream::connect(&t.url).await.unwrap();
+        let schedules = client.schedules(&t.queue).unwrap();
+        schedules.set("s", tick("old")).await.unwrap();
+        t.redis(&["ZADD", &t.key("cron:due"), "60000", "s"]);
         Self {
             t,
             running,
             scheduled,
             dead,
+            schedules,
         }
     }
 
@@ -223,6 +242,7 @@ impl Stage {
             running,
             scheduled,
             dead,
+            schedules,
         } = self;
         let (broker, mut caller) = (&t.broker, t.caller());
         let by = upkeeper("upkeep");
@@ -298,6 +318,10 @@ impl Stage {
                     .unlock(&[("k".to_owned(), running.id.clone())], PATIENCE)
                     .await
             }
+            "cron_set" => schedules.set("s", tick("new")).await.map(drop),
+            "cron_remove" => schedules.remove("s").await.map(drop),
+            "cron_pause" => schedules.pause("s").await,
+            "cron_due" | "cron_fire" => schedules.fire_due().await.map(drop),
             "pause" => broker.pause(true, PATIENCE).await,
             "circuit" => {
                 let opened = Some(CircuitEvent::Opened);

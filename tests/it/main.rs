@@ -8,6 +8,7 @@ mod complete;
 mod conflict;
 mod consumers;
 mod crash;
+mod cron;
 mod dead_letter;
 mod durability;
 mod edges;

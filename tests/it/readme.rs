@@ -6,6 +6,7 @@ use fred::prelude::{Builder, Client, ClientLike, Config, Value};
 use fred::types::{ClusterHash, CustomCommand};
 use millstream::broker::{Broker, Caller, DeathReason, Patience};
 use millstream::private_redis::{Options, PrivateRedis};
+use millstream::schedule::Schedule;
 use millstream::{Millstream, NewJob};
 
 const PATIENCE: Patience = Patience::brief(Duration::from_secs(5));
@@ -32,6 +33,9 @@ async fn queue_with_something_of_everything(redis: &PrivateRedis) {
         .enqueue(NewJob::raw("once", "{}").unique("delivery-1"))
         .await
         .unwrap();
+    let hourly = Schedule::cron("@hourly", NewJob::raw("tick", "{}"));
+    let schedules = client.schedules("webhooks").unwrap();
+    schedules.set("hourly", hourly).await.unwrap();
     let claimed = broker.claim("a-worker", 2, PATIENCE).await.unwrap();
     let mut caller = Caller::new("a-worker/0");
     broker

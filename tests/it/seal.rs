@@ -179,3 +179,45 @@ async fn bytes_that_somebody_changed_in_redis_reach_no_handler() {
     );
     assert_eq!(p.t.counter("completed"), 0);
 }
+
+#[tokio::test]
+async fn a_schedule_keeps_its_payload_sealed_and_the_same_one_again_changes_nothing() {
+    use millstream::schedule::{Change, Schedule};
+    let redis = PrivateRedis::start(Default::default()).unwrap();
+    let p = holding(Fixture::on(&redis).await, &[OLD]).await;
+    let pay = || {
+        Schedule::every(
+            std::time::Duration::from_secs(60),
+            NewJob::raw("pay", PLAIN),
+        )
+    };
+    let schedules = p.client.schedules(&p.t.queue).unwrap();
+    schedules.set("pay", pay()).await.unwrap();
+    assert_eq!(
+        schedules.set("pay", pay()).await.unwrap().change,
+        Change::Unchanged
+    );
+    // With a new key in front, it is sealed anew.
+    let rotated = client(&p.t, &[NEW, OLD])
+        .await
+        .schedules(&p.t.queue)
+        .unwrap();
+    assert_eq!(
+        rotated.set("pay", pay()).await.unwrap().change,
+        Change::Changed
+    );
+    let due = (p.t.now_us() / 60_000_000 * 60_000).to_string();
+    p.t.redis(&["ZADD", &p.t.key("cron:due"), &due, "pay"]);
+    schedules.fire_due().await.unwrap();
+    assert!(!is_anywhere(&redis, &p.t, b"4111"));
+
+    let (tell, mut hear) = unbounded_channel();
+    let worker = client(&p.t, &[NEW]).await.worker(&p.t.queue).unwrap();
+    let handler = move |job: Context| {
+        let _ = tell.send(job.payload().clone());
+        std::future::ready(Ok::<(), JobError>(()))
+    };
+    let worker = worker.handle_raw("pay", handler).start().await.unwrap();
+    assert_eq!(next(&mut hear).await, PLAIN);
+    worker.stop().await;
+}

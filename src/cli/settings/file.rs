@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millstream::gateway::field::Field;
 use millstream::gateway::signature::{Algorithm, Encoding};
+use millstream::schedule::{Missed, Overlap};
 use millstream::{Backoff, QueueName};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
@@ -21,6 +22,8 @@ pub(crate) struct Sections {
     pub(crate) gateway: GatewaySection,
     pub(crate) sources: BTreeMap<String, SourceSection>,
     pub(crate) queues: BTreeMap<String, QueueSection>,
+    /// Also empty it says something: that there are none.
+    pub(crate) schedules: Option<BTreeMap<String, ScheduleSection>>,
 }
 
 /// `[redis]`
@@ -121,6 +124,39 @@ pub(crate) struct QueueSection {
     pub(crate) group_concurrency: Option<IgnoredAny>,
 }
 
+/// `[schedules.ID]`: a job that is due again and again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScheduleSection {
+    #[serde(deserialize_with = "queue")]
+    pub(crate) queue: QueueName,
+    /// Exactly one of `cron` and `every`.
+    pub(crate) cron: Option<String>,
+    /// With `cron`: the time zone that it means.
+    pub(crate) zone: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) every: Option<Duration>,
+    /// The name of its jobs.
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) payload: String,
+    #[serde(default, deserialize_with = "missed")]
+    pub(crate) missed: Option<Missed>,
+    #[serde(default, deserialize_with = "overlap")]
+    pub(crate) overlap: Option<Overlap>,
+    #[serde(default)]
+    pub(crate) paused: bool,
+    pub(crate) group: Option<String>,
+    #[serde(default, deserialize_with = "max_attempts")]
+    pub(crate) max_attempts: Option<u32>,
+    #[serde(default, deserialize_with = "timeout")]
+    pub(crate) timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "window")]
+    pub(crate) expires: Option<Duration>,
+    #[serde(default, deserialize_with = "window")]
+    pub(crate) deadline: Option<Duration>,
+}
+
 /// `handler = { … }`: exactly one of `forward` and `command`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -216,6 +252,9 @@ read! {
     lease -> Duration = optional(parse::lease);
     timeout -> Duration = optional(parse::timeout);
     retention -> Duration = optional(parse::retention);
+    window -> Duration = optional(parse::window);
+    missed -> Missed = optional(parse::missed);
+    overlap -> Overlap = optional(parse::overlap);
     backoff -> Backoff = optional(parse::backoff);
     max_body -> usize = optional(parse::max_body);
     size -> usize = optional(parse::size);

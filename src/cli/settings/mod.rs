@@ -6,6 +6,7 @@
 mod file;
 mod place;
 mod queues;
+mod schedules;
 mod secret;
 mod sources;
 
@@ -18,6 +19,7 @@ use file::Sections;
 use place::SourceText;
 
 pub(crate) use queues::{HandlerSettings, QueueFlags, QueueSettings, merge as queues};
+pub(crate) use schedules::{ORIGIN as SCHEDULE_ORIGIN, ScheduleSettings, read as schedules};
 pub(crate) use secret::Plain;
 pub(crate) use sources::{GatewayFlags, SourceFlags, health_only, merge as gateway};
 

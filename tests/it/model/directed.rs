@@ -1,6 +1,6 @@
 //! Walks that somebody chose, and what shows that a walk can fail.
 
-use millstream::job::state::{State, TRANSITIONS};
+use millstream::job::state::{State, TRANSITIONS, Transition};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestCaseError;
 
@@ -87,7 +87,9 @@ async fn every_arrow_of_the_state_machine_is_walked() {
     .await;
     let arrows = TRANSITIONS.iter().enumerate();
     let missed = arrows.filter(|(arrow, _)| !world.model.walked.contains(arrow));
-    assert_eq!(missed.collect::<Vec<_>>(), vec![]);
+    let missed: Vec<_> = missed.map(|(_, (_, by, _))| *by).collect();
+    // Schedules have a test file of their own: no walk sets one.
+    assert_eq!(missed, [Transition::CronFire]);
 }
 
 #[tokio::test]
@@ -148,6 +150,8 @@ const BROKEN: &[&[&str]] = &[
         "XADD", "events", "*", "event", "vanished", "job", "nobody", "detail", "",
     ],
     &["PERSIST", "upkeep"],
+    &["ZADD", "cron:due", "5", "nobody"],
+    &["HSET", "cron", "nobody", "{}"],
     &["SET", "stray", "key"],
     &["RPUSH", "ready:low", "a type of its own"],
 ];

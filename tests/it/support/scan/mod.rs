@@ -40,6 +40,10 @@ pub(crate) struct Scan {
     pub(crate) limits: BTreeMap<String, String>,
     /// The worker that does the upkeep.
     pub(crate) upkeeper: Option<String>,
+    /// Field -> value: what is kept of schedules.
+    pub(crate) cron: BTreeMap<String, String>,
+    /// Schedule -> when it is due.
+    pub(crate) cron_due: BTreeMap<String, String>,
     pub(crate) faults: Vec<String>,
 }
 
@@ -129,6 +133,8 @@ impl Scan {
             ("completed", StoredKey::Stream { entries, .. }) => self.history = named(entries),
             // What workers say of themselves, and no job depends on.
             ("circuits", StoredKey::Pairs(_)) => {}
+            ("cron", StoredKey::Pairs(fields)) => self.cron = texts(fields),
+            ("cron:due", StoredKey::Pairs(dues)) => self.cron_due = texts(dues),
             ("upkeep", StoredKey::Text { value, .. }) if expiry > 0 => {
                 self.upkeeper = Some(text(&value));
             }

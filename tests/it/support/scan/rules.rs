@@ -23,6 +23,8 @@ const EVENTS: &[&str] = &[
     "paused",
     "resumed",
     "orphaned",
+    "fired",
+    "skipped",
 ];
 
 impl Scan {
@@ -33,6 +35,7 @@ impl Scan {
         self.check_consumers();
         self.check_callers();
         self.check_events();
+        self.check_schedules();
         self.check_books(exceptions.unbooked);
     }
 
@@ -201,6 +204,37 @@ impl Scan {
                 (Some(end), kind) => faults.push(format!("{job} is {kind} after it was {end}")),
                 (None, "dead" | "cancelled") => drop(ended.insert(job, kind)),
                 _ => {}
+            }
+        }
+        self.faults.extend(faults);
+    }
+
+    /// A schedule has a due time, a definition, a payload and a state that names its version.
+    fn check_schedules(&mut self) {
+        let mut faults = Vec::new();
+        for id in self.cron_due.keys() {
+            if !self.cron.contains_key(id) {
+                faults.push(format!("schedule {id} is due and is not defined"));
+            }
+        }
+        for (field, value) in &self.cron {
+            // The parts of a schedule, and the mark of a sync.
+            if field.contains(' ') {
+                continue;
+            }
+            let part = |part: &str| self.cron.get(&format!("{field} {part}"));
+            let state = part("state").and_then(|state| serde_json::from_str::<Json>(state).ok());
+            let paused = state.as_ref().is_some_and(|state| state["paused"] == true);
+            let due = self.cron_due.get(field);
+            let is_sound = serde_json::from_str::<Json>(value).is_ok()
+                && part("payload").is_some()
+                && state.is_some_and(|state| state["version"].is_string())
+                && due.is_some_and(|due| !paused || due == "inf");
+            if !is_sound {
+                faults.push(format!(
+                    "schedule {field}: {value}, due {due:?}, {:?}",
+                    part("state")
+                ));
             }
         }
         self.faults.extend(faults);
