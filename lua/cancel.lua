@@ -1,4 +1,4 @@
--- cancel: scheduled | ready | running -> cancelled
+-- cancel: scheduled | held | ready | running -> cancelled
 -- Calls a job off wherever it is. A running handler learns of it through the wake channel, at the latest when it renews its lease.
 --
 -- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
@@ -10,7 +10,10 @@
 -- KEYS[7] lane       millstream:{Q}:ready          stream for the jobs that may run
 -- KEYS[8] next       millstream:{Q}:ready:next     stream that is read first
 -- KEYS[9] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[10..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
+-- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
+-- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
+-- KEYS[13..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -22,7 +25,8 @@
 local scheduled, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ready_lane, next_lane, suspects = KEYS[7], KEYS[8], KEYS[9]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local FIRST_UNIQUE = 10
+local held, groups, limits = KEYS[10], KEYS[11], KEYS[12]
+local FIRST_UNIQUE = 13
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -34,6 +38,9 @@ check('XLEN', events)
 check('XLEN', ready_lane)
 check('XLEN', next_lane)
 check('XLEN', suspects)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = ready_lane, suspects = suspects, jobs = jobs, payloads = payloads,
+})
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 
 local record = read_record(jobs, job_id)
@@ -43,7 +50,12 @@ local before
 if record and record.state == 'scheduled' then
   redis.call('ZREM', scheduled, job_id)
   redis.call('HDEL', payloads, job_id)
+  vacate(record)
   before = 'scheduled'
+elseif record and record.state == 'held' then
+  let_go(job_id, record)
+  redis.call('HDEL', payloads, job_id)
+  before = 'held'
 else
   -- On a stream: where the record says, or, having never left it, under its own id. Another job may have the same
   -- entry id on the other lane, and a job that came back has an entry id that is not its name.
@@ -54,9 +66,11 @@ else
   end
   if not string.find(entry, '^%d+%-%d+$') then return { MISSING } end
   local found = redis.call('XRANGE', lane, entry, entry)[1]
-  if found and id_of(job_of(found[2]).meta, entry) == job_id then
+  local job = found and job_of(found[2])
+  if job and id_of(job.meta, entry) == job_id then
     before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
     redis.call('XDEL', lane, entry)
+    vacate(job)
     -- Only a hint: without the right to publish, the renewal tells it.
     redis.pcall('PUBLISH', wake, 'lost ' .. entry .. ' ' .. lane)
   end
@@ -67,5 +81,6 @@ redis.call('HDEL', jobs, job_id)
 for i = FIRST_UNIQUE, #KEYS do unlock(KEYS[i], job_id) end
 tally(stats, 'cancelled', 1)
 event(events, 'cancelled', job_id, before)
+close_groups()
 remember(producers, caller, number, ms_of(now_us()), before)
 return { OK, before }

@@ -7,20 +7,25 @@
 -- KEYS[3] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[4] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[5] completed  millstream:{Q}:completed  stream, history
--- KEYS[6..] unique   millstream:{Q}:unique:*   string, id of the job that holds the key
+-- KEYS[6..] more     with `grouped` held, groups, limits, payloads, ready and suspects; then the unique keys, string, id of
+--                    the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] history    entries that the history keeps, about; 0 writes none
 -- ARGV[5] count      deliveries, 1 to 1,000
--- ARGV[6..] entries  `count` entry ids, then six for each delivery that leaves more behind than its entry:
---                    its place among the entry ids from 1, job id, number of its unique key or 0, name, attempt, took_ms
+-- ARGV[6] grouped    1 when one of the deliveries has a slot of its group
+-- ARGV[7..] entries  `count` entry ids, then seven for each delivery that leaves more behind than its entry:
+--                    its place among the entry ids from 1, job id, number of its unique key or 0, name, attempt, took_ms,
+--                    its group if it has a slot or ''
 --
 -- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
--- {OLD} when a later call of this caller was carried out. Cost O(count).
+-- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
 local lane, jobs, stats, producers, completed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local FIRST, STRIDE = 6, 6
+local has_groups = ARGV[6] == '1'
+local FIRST, STRIDE = 7, 7
+local before_unique = has_groups and 11 or 5
 local last = FIRST + count - 1
 
 local again, answer = replayed(producers, caller, number)
@@ -29,7 +34,15 @@ check('HLEN', stats)
 if last < #ARGV then
   check('HLEN', jobs)
   check('XLEN', completed)
-  for i = 6, #KEYS do check('STRLEN', KEYS[i]) end
+  for i = before_unique + 1, #KEYS do check('STRLEN', KEYS[i]) end
+end
+if has_groups then
+  check('HLEN', KEYS[9])
+  check('XLEN', KEYS[10])
+  check('XLEN', KEYS[11])
+  use_groups({
+    held = KEYS[6], groups = KEYS[7], limits = KEYS[8], payloads = KEYS[9], lane = KEYS[10], suspects = KEYS[11], jobs = jobs,
+  })
 end
 
 local lost, is_lost = {}, {}
@@ -46,18 +59,20 @@ else
 end
 
 for i = last + 1, #ARGV, STRIDE do
-  local place, job_id, unique, name, attempt, took_ms =
-    tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  if not is_lost[place] then
+  local place_of, job_id, unique, name, attempt, took_ms, slot_of =
+    tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
+  if not is_lost[place_of] then
     -- Also when the id is that of the entry: a job that came back may have got it again, on the other lane.
     redis.call('HDEL', jobs, job_id)
-    if unique > 0 then unlock(KEYS[5 + unique], job_id) end
+    if unique > 0 then unlock(KEYS[before_unique + unique], job_id) end
     if history > 0 then
       redis.call('XADD', completed, 'MAXLEN', '~', history, '*',
         'job', job_id, 'name', name, 'attempt', attempt, 'took_ms', took_ms)
     end
+    if slot_of ~= '' then leave(slot_of) end
   end
 end
+if has_groups then close_groups() end
 
 tally(stats, 'completed', count - #lost)
 if #lost > 0 then tally(stats, 'lease_lost', #lost) end

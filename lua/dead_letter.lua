@@ -9,7 +9,12 @@
 -- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[6] events     millstream:{Q}:events     stream, capped
 -- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
--- KEYS[8..] unique   millstream:{Q}:unique:*   string, id of the job that holds the key
+-- KEYS[8] held       millstream:{Q}:held       zset, jobs that wait for their group
+-- KEYS[9] groups     millstream:{Q}:groups     hash, group -> slots taken
+-- KEYS[10] limits    millstream:{Q}:limits     hash, concurrency of groups
+-- KEYS[11] ready     millstream:{Q}:ready      stream, for the next job of the group
+-- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[13..] unique  millstream:{Q}:unique:*   string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -22,6 +27,8 @@
 -- Cost O(log n), n = dead jobs.
 local lane, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
+local held, groups, limits, ready, suspects = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local FIRST_UNIQUE = 13
 local group, caller, number, entry_id, reason, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local again, answer = replayed(producers, caller, number)
@@ -31,7 +38,12 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
-for i = 8, #KEYS do check('STRLEN', KEYS[i]) end
+check('XLEN', ready)
+check('XLEN', suspects)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
+})
+for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 
 local now = ms_of(now_us())
 if reason == 'expired' then
@@ -46,15 +58,17 @@ local job = take(lane, group, entry_id)
 if not job then return { STALE } end
 
 local job_id = id_of(job.meta, entry_id)
+vacate(job)
 local record = record_of(jobs, job_id, job, 'dead')
 record.reason = reason
 add_error(record, now, job.attempt, message)
 redis.call('ZADD', dead, now, job_id)
 park(jobs, payloads, job_id, record, job.payload)
-for i = 8, #KEYS do unlock(KEYS[i], job_id) end
+for i = FIRST_UNIQUE, #KEYS do unlock(KEYS[i], job_id) end
 if reason ~= 'expired' then tally(stats, 'failed', 1) end
 tally(stats, 'dead', 1)
 event(events, 'dead', job_id, reason)
+close_groups()
 
 answer = string.format('%.0f', now)
 remember(producers, caller, number, now, answer)

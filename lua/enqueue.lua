@@ -1,4 +1,4 @@
--- enqueue: new -> ready | scheduled
+-- enqueue: new -> ready | scheduled | held
 -- Stores a batch of jobs, all or nothing. Sent again with the same caller and number it stores nothing and gives the same answer.
 --
 -- KEYS[1] lane       millstream:{Q}:ready      stream for the jobs that may run at once
@@ -9,17 +9,19 @@
 -- KEYS[6] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[7] next       millstream:{Q}:ready:next     stream that is read first
 -- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[9..] unique   millstream:{Q}:unique:*       string, id of the job that holds the key
+-- KEYS[9..] more     with `grouped` held, groups and limits; then the unique keys, string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] wake       channel that hears of a new earliest due time
--- ARGV[5..] jobs     four per job: name, payload, meta, options
+-- ARGV[5] grouped    1 when one of the jobs has a group, or may take the place of another
+-- ARGV[6..] jobs     four per job: name, payload, meta, options
 --
--- options is '' for a job that may run at once, else JSON:
+-- options is '' for a job that may run at once, '@' and the name for one of a group that has nothing else to say, else JSON:
+--   group         the job's group
 --   id            the job's id (with delay_ms, and when it may be throttled)
 --   delay_ms      wait before it may run
---   unique        number of the unique key, from 1: KEYS[8 + unique]
+--   unique        number of the unique key, from 1
 --   unique_ms     how long the key is held, at most
 --   window        true: the key outlives the job, so a finished holder still counts
 --   waiting       true: the key counts only while its holder waits
@@ -32,9 +34,10 @@
 -- scheduled one.
 local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local next_lane, suspects = KEYS[7], KEYS[8]
-local FIRST_UNIQUE = 9
-local group, caller, number, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local FIRST, STRIDE = 5, 4
+local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local FIRST_UNIQUE = has_groups and 12 or 9
+local FIRST, STRIDE = 6, 4
+local JSON = string.byte('{')
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -42,7 +45,7 @@ check('XLEN', lane)
 check('HLEN', stats)
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 for i = FIRST, #ARGV, STRIDE do
-  if ARGV[i + 3] ~= '' then
+  if string.byte(ARGV[i + 3]) == JSON then
     check('ZCARD', scheduled)
     check('HLEN', jobs)
     check('HLEN', payloads)
@@ -52,6 +55,14 @@ for i = FIRST, #ARGV, STRIDE do
   end
 end
 local us = now_us()
+if has_groups then
+  check('HLEN', jobs)
+  check('HLEN', payloads)
+  use_groups({
+    held = KEYS[9], groups = KEYS[10], limits = KEYS[11], suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
+    us = us,
+  })
+end
 local duplicates, replaced = 0, 0
 
 -- The job in the way of one with the same unique key; nil when the key is free, or when its holder no longer counts.
@@ -70,19 +81,40 @@ end
 local function file(id, name, payload, meta, options, since)
   local record = { state = 'scheduled', name = name, attempt = 1, meta = with_id(meta, id), payload_bytes = #payload }
   if since then succeed(record, since) end
+  local was = since and (since.job or since.record)
   if since and since.keeps_due then
+    local slot_of = slot_in(was.meta)
+    if slot_of and slot_of == options.group then
+      record.meta = with_slot(record.meta)
+    elseif slot_of then
+      leave(slot_of)
+    end
     park(jobs, payloads, id, record, payload)
-  elseif options.delay_ms then
+    return
+  end
+  if was then vacate(was) end
+  if options.delay_ms then
     park(jobs, payloads, id, record, payload)
     -- One that is out of time before it is due ends then.
     local ends_ms = math.min(options.expires_ms or math.huge, options.deadline_ms or math.huge)
     schedule(scheduled, wake, id, us, math.min(options.delay_ms, ends_ms))
   else
-    place(lane, suspects, wake, jobs, id, record, payload)
-    redis.call('HDEL', payloads, id)
+    place_in_turn(lane, IN_LINE, id, record, payload, true)
     redis.call('ZREM', scheduled, id)
   end
+  if since and since.state == 'held' then let_go(id, since.record) end
   if since and since.lane then redis.call('XDEL', since.lane, since.entry) end
+end
+
+local function add(name, payload, meta)
+  return redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
+end
+
+-- To the lane, or among the held.
+local function add_in_turn(of_group, name, payload, meta)
+  local entered = enter(of_group, meta)
+  if entered then return add(name, payload, entered) end
+  return hold(of_group, IN_LINE, nil, { name = name, attempt = 1, meta = meta, payload_bytes = #payload }, payload)
 end
 
 local function store(name, payload, meta, options)
@@ -117,8 +149,10 @@ local function store(name, payload, meta, options)
   local id = options.id
   if options.delay_ms then
     file(id, name, payload, meta, options)
+  elseif options.group then
+    id = add_in_turn(options.group, name, payload, meta)
   else
-    id = redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
+    id = add(name, payload, meta)
   end
   if key then redis.call('SET', key, id, 'PX', options.unique_ms) end
   return id
@@ -127,13 +161,16 @@ end
 local ids, count = {}, 0
 for i = FIRST, #ARGV, STRIDE do
   count = count + 1
-  local options = ARGV[i + 3]
+  local name, payload, meta, options = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if options == '' then
-    ids[count] = redis.call('XADD', lane, '*', 'name', ARGV[i], 'payload', ARGV[i + 1], 'attempt', '1', 'meta', ARGV[i + 2])
+    ids[count] = add(name, payload, meta)
+  elseif string.byte(options) == JSON then
+    ids[count] = store(name, payload, meta, cjson.decode(options))
   else
-    ids[count] = store(ARGV[i], ARGV[i + 1], ARGV[i + 2], cjson.decode(options))
+    ids[count] = add_in_turn(string.sub(options, 2), name, payload, meta)
   end
 end
+if has_groups then close_groups() end
 
 answer = table.concat(ids, ' ')
 tally(stats, 'enqueued', count - duplicates)

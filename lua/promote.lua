@@ -1,5 +1,6 @@
--- promote: scheduled -> ready | dead
--- Moves due jobs to the stream, the longest due first. One that is out of time goes to the dead letter.
+-- promote: scheduled -> ready | held | dead
+-- Moves due jobs to the stream, or among the held when their group has no room; the longest due first. One that is out of time
+-- goes to the dead letter.
 --
 -- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
 -- KEYS[2] lane       millstream:{Q}:ready          stream for the jobs that may run
@@ -10,6 +11,9 @@
 -- KEYS[7] stats      millstream:{Q}:stats          hash, lifetime counters
 -- KEYS[8] events     millstream:{Q}:events         stream, capped
 -- KEYS[9] lock       millstream:{Q}:upkeep         string, the worker that does the upkeep
+-- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
+-- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
 -- ARGV[1] worker     who asks
 -- ARGV[2] lock_ms    how long the asker keeps the upkeep
 -- ARGV[3] limit      jobs, 1 to 1,000
@@ -20,6 +24,7 @@
 -- worker does the upkeep. Cost O(limit log n), n = scheduled jobs.
 local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
+local held, groups, limits = KEYS[10], KEYS[11], KEYS[12]
 local worker, lock_ms, limit, wake = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 check('ZCARD', scheduled)
@@ -30,6 +35,10 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
+  stats = stats, wake = wake,
+})
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
 local us = now_us()
@@ -43,6 +52,7 @@ local function expire(job_id, record)
   local is_json, fields = pcall(cjson.decode, record.meta)
   local reason = is_json and type(fields) == 'table' and out_of_time(fields, ms_of(us))
   if not reason then return false end
+  vacate(record)
   record.state, record.reason = 'dead', 'expired'
   add_error(record, ms_of(us), record.attempt, reason)
   redis.call('ZADD', dead, ms_of(us), job_id)
@@ -60,26 +70,15 @@ for _, job_id in ipairs(due) do
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload then
     if not expire(job_id, record) then
-      place(lane, suspects, wake, jobs, job_id, record, payload)
-      redis.call('HDEL', payloads, job_id)
+      place_in_turn(lane, IN_LINE, job_id, record, payload)
       promoted = promoted + 1
     end
   else
-    -- Somebody broke or deleted the record or the payload by hand: nothing can be run. What is left is kept to be looked at.
-    tally(stats, 'orphaned', 1)
-    if record or payload then
-      record = record or { name = 'orphaned payload', attempt = 1, meta = with_id('', job_id) }
-      record.state, record.reason, record.payload_bytes = 'dead', 'orphaned', #(payload or '')
-      redis.call('ZADD', dead, ms_of(us), job_id)
-      park(jobs, payloads, job_id, record, payload or '')
-      tally(stats, 'dead', 1)
-    else
-      redis.call('HDEL', jobs, job_id)
-    end
-    event(events, 'orphaned', job_id, '')
+    bury_orphan(dead, jobs, payloads, stats, events, ms_of(us), job_id, record, payload)
   end
   redis.call('ZREM', scheduled, job_id)
 end
+close_groups()
 if #due == limit then return { OK, promoted, 0, unlocked } end
 local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 if not first[2] then return { OK, promoted, -1, unlocked } end

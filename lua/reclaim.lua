@@ -13,7 +13,11 @@
 -- KEYS[6] stats      millstream:{Q}:stats          hash, lifetime counters; swept_ms and grace_until_ms
 -- KEYS[7] events     millstream:{Q}:events         stream, capped
 -- KEYS[8] lock       millstream:{Q}:upkeep         string, the worker that does the upkeep
--- KEYS[9..] lanes    millstream:{Q}:ready*         the streams that are swept
+-- KEYS[9] held       millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[10] groups    millstream:{Q}:groups         hash, group -> slots taken
+-- KEYS[11] limits    millstream:{Q}:limits         hash, concurrency of groups
+-- KEYS[12] ready     millstream:{Q}:ready          stream, for the next job of a group
+-- KEYS[13..] lanes   millstream:{Q}:ready*         the streams that are swept
 -- ARGV[1] group      consumer group
 -- ARGV[2] worker     who asks
 -- ARGV[3] lock_ms    how long the asker keeps the upkeep
@@ -28,7 +32,8 @@
 -- unique keys belonged to jobs that died and may be released. {STANDBY} when another worker does the upkeep. Cost O(limit).
 local next_lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local stats, events, lock = KEYS[6], KEYS[7], KEYS[8]
-local FIRST_LANE = 9
+local held, groups, limits, ready = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local FIRST_LANE = 13
 local group, worker, lock_ms, lease_ms, stalls_max = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local lane_number, cursor, limit, wake = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
@@ -39,6 +44,10 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+check('XLEN', ready)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
+})
 for i = FIRST_LANE, #KEYS do check('XLEN', KEYS[i]) end
 local now = ms_of(now_us())
 local times = redis.call('HMGET', stats, 'swept_ms', 'grace_until_ms')
@@ -74,6 +83,7 @@ local function take_back(lane, entry_id)
     reclaimed = reclaimed + 1
     return
   end
+  vacate(job)
   local record = record_of(jobs, job_id, job, 'dead')
   record.reason = 'crash_loop'
   add_error(record, now, job.attempt, string.format('its worker went silent %d times', fields.stalls))
@@ -107,6 +117,7 @@ for i = FIRST_LANE + lane_number - 1, #KEYS do
     break
   end
 end
+close_groups()
 if orphaned > 0 then tally(stats, 'orphaned', orphaned) end
 if reclaimed + died > 0 then tally(stats, 'stalled', reclaimed + died) end
 if died > 0 then tally(stats, 'dead', died) end

@@ -1,4 +1,4 @@
--- redrive: dead -> ready
+-- redrive: dead -> ready | held
 -- Dead jobs get another life: all their attempts again, stalls forgotten, their errors kept.
 --
 -- KEYS[1] dead       millstream:{Q}:dead      zset, job id -> died at (unix ms)
@@ -8,6 +8,9 @@
 -- KEYS[5] stats      millstream:{Q}:stats     hash, lifetime counters
 -- KEYS[6] events     millstream:{Q}:events    stream, capped
 -- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[8] held       millstream:{Q}:held      zset, jobs that wait for their group
+-- KEYS[9] groups     millstream:{Q}:groups    hash, group -> slots taken
+-- KEYS[10] limits    millstream:{Q}:limits    hash, concurrency of groups
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3] wake       channel on which workers listen
@@ -16,7 +19,7 @@
 -- Returns {OK, redriven}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
 -- Cost O(ids log n), n = dead jobs.
 local dead, lane, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local producers = KEYS[7]
+local producers, held, groups, limits = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
 local FIRST = 4
 
@@ -28,6 +31,10 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+-- A job that begins anew is no suspect.
+use_groups({
+  held = held, groups = groups, limits = limits, suspects = lane, jobs = jobs, payloads = payloads, stats = stats, wake = wake,
+})
 
 local redriven, last = 0, nil
 for i = FIRST, #ARGV do
@@ -39,12 +46,12 @@ for i = FIRST, #ARGV do
     -- A new life is not bound by the old one's unique key and times: they were given up when the job died.
     fields.stalls, fields.unique, fields.expires_at_ms, fields.deadline_at_ms = nil, nil, nil, nil
     record.meta, record.attempt, record.reason = cjson.encode(fields), 1, nil
-    place(lane, lane, wake, jobs, job_id, record, payload)
-    redis.call('HDEL', payloads, job_id)
+    place_in_turn(lane, IN_LINE, job_id, record, payload)
     redis.call('ZREM', dead, job_id)
     redriven, last = redriven + 1, job_id
   end
 end
+close_groups()
 if redriven > 0 then
   tally(stats, 'redriven', redriven)
   event_of(events, 'redriven', last, redriven)

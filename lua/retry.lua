@@ -1,6 +1,7 @@
 -- retry: running -> scheduled
 -- The handler failed and attempts remain: park the job until its backoff has passed. Or it asked to be called later
--- (snooze): the same, but no attempt is used and no error kept. It waits no longer than until its deadline, when it ends.
+-- (snooze): the same, but no attempt is used and no error kept. It waits no longer than until its deadline, when it ends. The next
+-- job of its group gets its place.
 --
 -- KEYS[1] lane       millstream:{Q}:ready*     the stream that delivered the entry
 -- KEYS[2] scheduled  millstream:{Q}:scheduled  zset, job id -> due (unix ms)
@@ -9,6 +10,11 @@
 -- KEYS[5] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[6] events     millstream:{Q}:events     stream, capped
 -- KEYS[7] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[8] held       millstream:{Q}:held       zset, jobs that wait for their group
+-- KEYS[9] groups     millstream:{Q}:groups     hash, group -> slots taken
+-- KEYS[10] limits    millstream:{Q}:limits     hash, concurrency and order of groups
+-- KEYS[11] ready     millstream:{Q}:ready      stream, for the next job of the group
+-- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -22,6 +28,7 @@
 -- Cost O(log n), n = scheduled jobs.
 local lane, scheduled, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
+local held, groups, limits, ready, suspects = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local group, caller, number, entry_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local delay_ms, charged, message, wake = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7], ARGV[8]
 
@@ -32,6 +39,11 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+check('XLEN', ready)
+check('XLEN', suspects)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
+})
 
 local job = take(lane, group, entry_id)
 if not job then return { STALE } end
@@ -45,6 +57,8 @@ if job.meta ~= '' then job.meta = cjson.encode(fields) end
 if tonumber(fields.deadline_at_ms) then
   delay_ms = math.max(0, math.min(delay_ms, fields.deadline_at_ms - ms_of(us)))
 end
+-- Where the order of a group holds across retries, the job keeps its slot: so nobody overtakes it meanwhile.
+if fields.slot and not group_named(fields.group).blocks then vacate(job) end
 local record = record_of(jobs, job_id, job, 'scheduled')
 if charged then
   add_error(record, ms_of(us), job.attempt, message)
@@ -56,6 +70,7 @@ else
   tally(stats, 'snoozed', 1)
 end
 park(jobs, payloads, job_id, record, job.payload)
+close_groups()
 
 answer = string.format('%.0f', schedule(scheduled, wake, job_id, us, delay_ms))
 remember(producers, caller, number, ms_of(us), answer)

@@ -1,5 +1,6 @@
--- update: scheduled -> scheduled; ready -> ready | scheduled
--- An operator changes a job that waits: its payload, or when it is due. One that is put back on a lane goes to its end.
+-- update: scheduled -> scheduled; held -> held | scheduled; ready -> ready | scheduled
+-- An operator changes a job that waits: its payload, or when it is due. One that is put back on a lane goes to its end; one that is
+-- held keeps its turn.
 --
 -- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
 -- KEYS[2] jobs       millstream:{Q}:jobs           hash, job id -> record
@@ -9,6 +10,9 @@
 -- KEYS[6] lane       millstream:{Q}:ready          stream for the jobs that may run
 -- KEYS[7] next       millstream:{Q}:ready:next     stream that is read first
 -- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[9] held       millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[10] groups    millstream:{Q}:groups         hash, group -> slots taken
+-- KEYS[11] limits    millstream:{Q}:limits         hash, concurrency of groups
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -16,13 +20,14 @@
 -- ARGV[5] wake       channel that hears of a new earliest due time and of a suspect
 -- ARGV[6] changes    JSON, what is said of it changes:
 --                    payload   true: the payload, which was written for the job name `name` and sealed with the key `sealed`, if any
---                    delay_ms  wait from now; 0 for a job on a lane leaves it there
+--                    delay_ms  wait from now; 0 for a job that is ready or held leaves it there
 -- ARGV[7] payload    the new payload
 --
 -- Returns {OK, state after}, or with nothing changed {WRONG_STATE, state}, {MISSING}, {STALE} when the job has another name;
 -- {OLD} when a later call of this caller was carried out. Cost O(log n), n = scheduled jobs.
 local scheduled, jobs, payloads, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lanes, suspects = { KEYS[6], KEYS[7], KEYS[8] }, KEYS[8]
+local held, groups, limits = KEYS[9], KEYS[10], KEYS[11]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local changes, new_payload = cjson.decode(ARGV[6]), ARGV[7]
 
@@ -33,6 +38,10 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('XLEN', events)
 for _, lane in ipairs(lanes) do check('XLEN', lane) end
+use_groups({
+  held = held, groups = groups, limits = limits, lane = lanes[1], suspects = suspects, jobs = jobs, payloads = payloads,
+  wake = wake,
+})
 
 local us = now_us()
 local job = found(job_id, lanes, jobs, group)
@@ -57,14 +66,21 @@ if delay_ms then
   delay_ms = math.max(0, math.min(delay_ms, ends_at - ms_of(us)))
 end
 
-if not on_lane or (delay_ms and changes.delay_ms > 0) then
+local is_delayed = delay_ms and changes.delay_ms > 0
+if job.state == 'scheduled' or is_delayed then
   record.state = 'scheduled'
+  if job.state == 'held' then let_go(job_id, record) end
+  if on_lane then vacate(record) end
   park(jobs, payloads, job_id, record, payload)
   if delay_ms then schedule(scheduled, wake, job_id, us, delay_ms) end
+elseif job.state == 'held' then
+  park(jobs, payloads, job_id, record, payload)
 elseif changes.payload then
   place(job.lane, suspects, wake, jobs, job_id, record, payload)
 end
 if on_lane and (record.state == 'scheduled' or changes.payload) then redis.call('XDEL', job.lane, job.entry) end
+
+close_groups()
 
 local changed = {}
 if changes.payload then changed[#changed + 1] = 'payload' end

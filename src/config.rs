@@ -15,6 +15,8 @@ pub const QUEUE_NAME_BYTES_MAX: usize = 200;
 pub const JOB_NAME_BYTES_MAX: usize = 512;
 /// Longest name of a group, bytes. Shop domains, account ids and UUIDs are far shorter.
 pub const GROUP_BYTES_MAX: usize = 256;
+/// Most jobs of one group that are ready or running at once. Beyond that a limit limits nothing.
+pub const GROUP_CONCURRENCY_MAX: usize = 100_000;
 /// Largest payload, bytes. Redis holds it in memory and a read fetches many.
 pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// The limit of the limit: a larger bulk stalls Redis for everybody.

@@ -113,8 +113,14 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "held",
         "zset",
-        "jobs that wait for their group's turn",
+        "jobs that wait for their group's turn, by name: `<group> US <turn> US <job id>`, US being the byte 1F",
         "ZRANGE KEY 0 9",
+    ),
+    purpose(
+        "groups",
+        "hash",
+        "group -> how many of its jobs are ready or running, for groups with a limit",
+        "HSCAN KEY 0 COUNT 10",
     ),
     purpose(
         "jobs",
@@ -131,7 +137,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "limits",
         "hash",
-        "what an operator sets at run time: paused",
+        "what limits the queue and its groups: paused, group_concurrency, group_order, group:<group>",
         "HGETALL KEY",
     ),
     purpose("stats", "hash", "lifetime counters", "HGETALL KEY"),
@@ -144,7 +150,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits, fired, skipped; about the last 10,000",
+        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits, fired, skipped, limited; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(
@@ -189,6 +195,7 @@ pub(crate) struct Keys {
     pub(crate) scheduled: Key,
     pub(crate) dead: Key,
     pub(crate) held: Key,
+    pub(crate) groups: Key,
     pub(crate) jobs: Key,
     pub(crate) payloads: Key,
     pub(crate) limits: Key,
@@ -215,6 +222,7 @@ impl Keys {
             scheduled: key("scheduled"),
             dead: key("dead"),
             held: key("held"),
+            groups: key("groups"),
             jobs: key("jobs"),
             payloads: key("payloads"),
             limits: key("limits"),
@@ -244,6 +252,15 @@ impl Keys {
         }
     }
 
+    /// What a script needs to know whose turn it is, under the names of its header.
+    pub(crate) fn of_groups(&self) -> [(&'static str, &Key); 3] {
+        [
+            ("held", &self.held),
+            ("groups", &self.groups),
+            ("limits", &self.limits),
+        ]
+    }
+
     pub(crate) fn unique(&self, key: &str) -> Key {
         Key::from(format!("{}unique:{key}", self.prefix))
     }
@@ -268,6 +285,7 @@ mod tests {
             &keys.scheduled,
             &keys.dead,
             &keys.held,
+            &keys.groups,
             &keys.jobs,
             &keys.payloads,
             &keys.limits,

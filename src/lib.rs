@@ -89,6 +89,7 @@ mod upkeep;
 pub mod worker;
 
 pub use backoff::Backoff;
+pub use broker::GroupOrder;
 pub use client::Millstream;
 pub use error::{Error, Result};
 pub use job::durability::Durability;

@@ -25,7 +25,7 @@ local function found(job_id, lanes, jobs, group)
 end
 
 local function waits(holder)
-  return holder.state == 'scheduled' or holder.state == 'ready'
+  return holder.state == 'scheduled' or holder.state == 'held' or holder.state == 'ready'
 end
 
 -- A job that takes another's place under its id keeps what has gone wrong with it, and how often its workers went silent.

@@ -155,27 +155,40 @@ impl Broker {
     ) -> Result<Vec<EntryId>> {
         let keys = &self.keys;
         let call = Call::new(&script::COMPLETE)
-            .reserve(5 + done.len())
+            .reserve(6 + done.len())
             .key("lane", keys.lane(lane))
             .key("jobs", &keys.jobs)
             .key("stats", &keys.stats)
             .key("producers", &keys.producers)
-            .key("completed", &keys.completed)
-            .text("group", GROUP);
+            .key("completed", &keys.completed);
+        let grouped = done.iter().any(|done| done.delivery.meta.slot);
+        let call = match grouped {
+            true => call
+                .key("more", &keys.held)
+                .key("more", &keys.groups)
+                .key("more", &keys.limits)
+                .key("more", &keys.payloads)
+                .key("more", &keys.ready)
+                .key("more", &keys.suspects),
+            false => call,
+        };
         let mut call = caller
-            .sign(call)
+            .sign(call.text("group", GROUP))
             .number("history", history as i64)
-            .number("count", done.len() as i64);
+            .number("count", done.len() as i64)
+            .number("grouped", grouped.into());
         done.iter()
             .for_each(|done| call.push("entries", done.delivery.entry.bytes()));
         let mut uniques = 0;
         for (index, Done { delivery, took }) in done.iter().enumerate() {
-            if delivery.meta.id.is_none() && delivery.unique().is_none() && history == 0 {
+            let slot_of = delivery.slot_of();
+            let leaves_nothing = delivery.meta.id.is_none() && delivery.unique().is_none();
+            if leaves_nothing && history == 0 && slot_of.is_none() {
                 continue;
             }
             let unique = delivery.unique().map_or(0, |unique| {
                 uniques += 1;
-                call.push_key("unique", &keys.unique(unique));
+                call.push_key("more", &keys.unique(unique));
                 uniques
             });
             let id = Bytes::copy_from_slice(delivery.id.as_str().as_bytes());
@@ -188,6 +201,7 @@ impl Broker {
                 name,
                 numbers(delivery.attempt.into()),
                 numbers(millis(*took)),
+                Bytes::copy_from_slice(slot_of.unwrap_or_default().as_bytes()),
             ];
             row.into_iter().for_each(|item| call.push("entries", item));
         }
@@ -216,6 +230,9 @@ impl Broker {
             .key("stats", &keys.stats)
             .key("events", &keys.events)
             .key("producers", &keys.producers)
+            .keys(keys.of_groups())
+            .key("ready", &keys.ready)
+            .key("suspects", &keys.suspects)
             .text("group", GROUP);
         let call = caller
             .sign(call)
@@ -313,7 +330,10 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
-            .key("producers", &keys.producers);
+            .key("producers", &keys.producers)
+            .keys(keys.of_groups())
+            .key("ready", &keys.ready)
+            .key("suspects", &keys.suspects);
         if let Some(unique) = delivery.unique() {
             call.push_key("unique", &keys.unique(unique));
         }

@@ -6,6 +6,7 @@
 mod circuit;
 mod cron;
 mod deliver;
+mod groups;
 mod operate;
 mod produce;
 mod upkeep;
@@ -29,6 +30,7 @@ pub use circuit::CircuitEvent;
 pub use cron::{CronDue, CronPage, CronSet, Fired};
 pub(crate) use cron::{Firing, due_of};
 pub use deliver::{DeathReason, Done, Expiry};
+pub use groups::GroupOrder;
 pub use operate::Counts;
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 
@@ -151,6 +153,11 @@ impl Delivery {
     pub(crate) fn opened(&self, broker: &Broker) -> Result<Bytes> {
         let (seal, queue) = (&broker.seal, &broker.queue);
         seal.open(queue, &self.name, &self.meta, &self.payload)
+    }
+
+    /// The group of which the job has a slot.
+    pub(crate) fn slot_of(&self) -> Option<&str> {
+        self.meta.group.as_deref().filter(|_| self.meta.slot)
     }
 
     /// The unique key that is released when the job finishes.

@@ -44,7 +44,7 @@ struct Changes<'a> {
 }
 
 impl Broker {
-    /// Scheduled -> ready, ahead of the others.
+    /// Scheduled or held -> ready, ahead of the others; or held, ahead of the others of its group, when that has no room.
     pub async fn run_now(&self, caller: &mut Caller, id: &JobId, patience: Patience) -> Result<()> {
         let keys = &self.keys;
         let call = Call::new(&script::RUN_NOW)
@@ -53,7 +53,9 @@ impl Broker {
             .key("suspects", &keys.suspects)
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
-            .key("producers", &keys.producers);
+            .key("producers", &keys.producers)
+            .keys(keys.of_groups())
+            .key("stats", &keys.stats);
         let call = caller
             .sign(call)
             .text("job_id", id.as_str())
@@ -79,7 +81,8 @@ impl Broker {
             .key("producers", &keys.producers)
             .key("lane", &keys.ready)
             .key("next", &keys.next)
-            .key("suspects", &keys.suspects);
+            .key("suspects", &keys.suspects)
+            .keys(keys.of_groups());
         if let Some(unique) = unique {
             call.push_key("unique", &keys.unique(unique));
         }
@@ -91,12 +94,13 @@ impl Broker {
         self.moved(&reply, id, "cancelled")?;
         Ok(match reply.text(1)? {
             "scheduled" => State::Scheduled,
+            "held" => State::Held,
             "running" => State::Running,
             _ => State::Ready,
         })
     }
 
-    /// Changes a job that waits: scheduled -> scheduled, ready -> ready or scheduled. Returns the state after. `job`: the name that
+    /// Changes a job that waits: scheduled -> scheduled, ready -> ready or scheduled, held -> held or scheduled. Returns the state after. `job`: the name that
     /// it had when it was looked at, and what seals its payload.
     ///
     /// # Errors
@@ -132,6 +136,7 @@ impl Broker {
             .key("lane", &keys.ready)
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
+            .keys(keys.of_groups())
             .text("group", GROUP);
         let changes = serde_json::to_string(&changes).expect("plain strings and numbers");
         let call = caller
@@ -147,11 +152,12 @@ impl Broker {
         self.moved(&reply, id, "changed")?;
         Ok(Some(match reply.text(1)? {
             "scheduled" => State::Scheduled,
+            "held" => State::Held,
             _ => State::Ready,
         }))
     }
 
-    /// Dead -> ready, up to 1,000 ids. Returns how many were dead.
+    /// Dead -> ready or held, up to 1,000 ids. Returns how many were dead.
     pub async fn redrive(
         &self,
         caller: &mut Caller,
@@ -166,7 +172,8 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
-            .key("producers", &keys.producers);
+            .key("producers", &keys.producers)
+            .keys(keys.of_groups());
         let call = caller.sign(call).bytes("wake", keys.wake.clone());
         self.counted(call, ids, patience).await
     }

@@ -13,7 +13,7 @@ use crate::redis::Patience;
 use crate::redis::script::{self, Call};
 
 impl Broker {
-    /// New -> ready or scheduled. Up to 1,000 jobs, checked before; all or nothing.
+    /// New -> ready, scheduled or held. Up to 1,000 jobs, checked before; all or nothing.
     pub async fn enqueue(
         &self,
         caller: &mut Caller,
@@ -34,7 +34,7 @@ impl Broker {
     ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
-            .reserve(4 + 4 * jobs.len())
+            .reserve(5 + 4 * jobs.len())
             .key("lane", &keys.ready)
             .key("scheduled", &keys.scheduled)
             .key("jobs", &keys.jobs)
@@ -44,7 +44,18 @@ impl Broker {
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
             .text("group", GROUP);
-        call = caller.sign(call).bytes("wake", keys.wake.clone());
+        let grouped =
+            |job: &NewJob| job.meta.group.is_some() || job.on_conflict != OnConflict::Refuse;
+        let grouped = jobs.iter().any(grouped);
+        if grouped {
+            for (_, key) in keys.of_groups() {
+                call.push_key("more", key);
+            }
+        }
+        call = caller
+            .sign(call)
+            .bytes("wake", keys.wake.clone())
+            .number("grouped", grouped.into());
         let mut uniques = 0;
         for job in jobs {
             let job = &*self.seal.close(&self.queue, job)?;
@@ -54,7 +65,7 @@ impl Broker {
             let mut meta = std::borrow::Cow::Borrowed(&job.meta);
             if let Some(unique) = &job.unique {
                 uniques += 1;
-                call.push_key("unique", &keys.unique(&unique.key));
+                call.push_key("more", &keys.unique(&unique.key));
                 options.unique = Some(uniques);
                 let hold = unique
                     .window()
@@ -77,7 +88,8 @@ impl Broker {
             options.expires_ms = job.expires.map(millis);
             options.deadline_ms = job.deadline.map(millis);
             call.push("jobs", meta.to_stored().into());
-            call.push("jobs", options.to_stored().into());
+            let group = job.meta.group.as_deref();
+            call.push("jobs", options.into_stored(group).into());
         }
         let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
         let ids = reply.done()?.text(1)?;
@@ -106,7 +118,9 @@ impl Broker {
 
 /// What the enqueue script is told of a job that is more than plain; see `lua/enqueue.lua`.
 #[derive(Default, PartialEq, Serialize)]
-struct Options {
+struct Options<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,12 +141,12 @@ struct Options {
     deadline_ms: Option<u64>,
 }
 
-impl Options {
-    fn to_stored(&self) -> String {
-        if *self == Self::default() {
-            String::new()
-        } else {
-            serde_json::to_string(self).expect("plain strings and numbers")
+impl<'a> Options<'a> {
+    fn into_stored(mut self, group: Option<&'a str>) -> String {
+        if self == Self::default() {
+            return group.map_or_else(String::new, |group| format!("@{group}"));
         }
+        self.group = group;
+        serde_json::to_string(&self).expect("plain strings and numbers")
     }
 }

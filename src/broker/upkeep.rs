@@ -67,7 +67,7 @@ pub struct PruneStep {
 }
 
 impl Broker {
-    /// Scheduled -> ready, or dead if it is out of time, up to `limit` due jobs.
+    /// Scheduled -> ready or held, or dead if it is out of time, up to `limit` due jobs.
     pub async fn promote(
         &self,
         by: &Upkeeper,
@@ -85,6 +85,7 @@ impl Broker {
             .key("stats", &keys.stats)
             .key("events", &keys.events)
             .key("lock", &keys.upkeep)
+            .keys(keys.of_groups())
             .text("worker", &by.worker)
             .number("lock_ms", millis(by.lock).cast_signed())
             .number("limit", limit as i64)
@@ -120,7 +121,9 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
-            .key("lock", &keys.upkeep);
+            .key("lock", &keys.upkeep)
+            .keys(keys.of_groups())
+            .key("ready", &keys.ready);
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }

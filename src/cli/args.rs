@@ -186,6 +186,7 @@ mod tests {
              --prefetch 1 --shutdown-timeout 1s --retain-completed 1h --retain-dead 1d",
             "worker --queue q --forward http://a/ --target-concurrency 5 --refuse-private --circuit-failures 0 --circuit-pause fixed(1s)",
             "worker --queue q --command prog a b --concurrency 5",
+            "worker --queue q --command prog --group-concurrency 4 --group-order block",
             "worker --queue q --command sh --lease 3s -- -c true",
             "enqueue q --name n --payload x --delay 5s --unique k --unique-for 1h --max-attempts 2 --timeout 1s --expires 1h --deadline 2h --durability replicas:1 --json",
             "enqueue q --name n --payload-file - --at 2027-01-31T09:00:00Z --count 10",

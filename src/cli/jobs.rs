@@ -47,6 +47,7 @@ impl Jobs {
 enum Listed {
     Ready,
     Running,
+    Held,
     Scheduled,
     Dead,
 }
@@ -145,6 +146,7 @@ impl List {
             filter = filter.state(match state {
                 Listed::Ready => State::Ready,
                 Listed::Running => State::Running,
+                Listed::Held => State::Held,
                 Listed::Scheduled => State::Scheduled,
                 Listed::Dead => State::Dead,
             });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use millstream::gateway::field::Field;
 use millstream::schedule::{Missed, Overlap};
-use millstream::{Backoff, Durability, OnConflict, QueueName, config};
+use millstream::{Backoff, Durability, GroupOrder, OnConflict, QueueName, config};
 
 /// Reads `250ms`, `5s`, `2m`, `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -134,6 +134,19 @@ pub(crate) fn target_concurrency(number: u64) -> Result<usize, String> {
 /// How many failures in a row open a circuit; 0 for no circuit.
 pub(crate) fn circuit_failures(number: u64) -> Result<u32, String> {
     whole(number, 0, u64::from(config::CIRCUIT_FAILURES_MAX))
+}
+
+/// How many jobs of one group at once; 0 for no limit.
+pub(crate) fn group_concurrency(number: u64) -> Result<usize, String> {
+    whole(number, 0, config::GROUP_CONCURRENCY_MAX as u64)
+}
+
+/// What becomes of a group's order when a job has to be tried again.
+pub(crate) fn group_order(text: &str) -> Result<GroupOrder, String> {
+    [GroupOrder::Free, GroupOrder::Block]
+        .into_iter()
+        .find(|order| order.name() == text)
+        .ok_or_else(|| "write free or block".to_owned())
 }
 
 /// How many attempts in all.

@@ -48,12 +48,14 @@ pub enum EventKind {
     CircuitOpened,
     /// It claims again.
     CircuitClosed,
+    /// What limits the queue or a group was changed.
+    Limited,
     /// Something that this version has no word for.
     Other(String),
 }
 
 impl EventKind {
-    const KNOWN: [Self; 14] = [
+    const KNOWN: [Self; 15] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
@@ -68,6 +70,7 @@ impl EventKind {
         Self::Resumed,
         Self::CircuitOpened,
         Self::CircuitClosed,
+        Self::Limited,
     ];
 
     /// The word that stands in the stream.
@@ -87,6 +90,7 @@ impl EventKind {
             Self::Resumed => "resumed",
             Self::CircuitOpened => "circuit_opened",
             Self::CircuitClosed => "circuit_closed",
+            Self::Limited => "limited",
             Self::Other(name) => name,
         }
     }

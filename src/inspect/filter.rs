@@ -10,7 +10,7 @@ use crate::job::state::State;
 pub struct JobFilter {
     pub(super) state: Option<State>,
     name: Option<String>,
-    group: Option<String>,
+    pub(super) group: Option<String>,
     error: Option<String>,
     reason: Option<String>,
     pub(super) older_than: Option<Duration>,

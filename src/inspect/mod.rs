@@ -79,7 +79,7 @@ impl Inspector {
         })
     }
 
-    /// Up to `limit` jobs in `state` (all unfinished and dead ones for `None`), oldest first.
+    /// Up to `limit` jobs in `state` (all unfinished and dead ones for `None`), oldest first; held ones group by group.
     ///
     /// # Errors
     /// As [`Inspector::stats`].
@@ -160,10 +160,10 @@ impl Inspector {
         }
     }
 
-    /// Makes a scheduled job ready at once, ahead of the others.
+    /// Makes a scheduled or held job ready at once, ahead of the others. When its group has no room it comes next in its group.
     ///
     /// # Errors
-    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] unless the job is scheduled.
+    /// [`crate::Error::NotFound`], [`crate::Error::WrongState`] unless the job is scheduled or held.
     pub async fn run_now(&self, id: &JobId) -> Result<()> {
         let mut slot = self.callers.take().await;
         match self.broker.run_now(slot.caller(), id, PATIENCE).await {

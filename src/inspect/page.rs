@@ -42,7 +42,14 @@ pub(super) enum Spot {
         state: State,
         after: Option<Row>,
     },
+    /// Behind this member of the zset.
+    Held {
+        after: Option<String>,
+    },
 }
+
+/// Between the group, the turn and the id of a held job.
+const HELD_SEPARATOR: char = '\u{1f}';
 
 impl Spot {
     /// Every place, from its beginning, in the order of a listing.
@@ -54,6 +61,7 @@ impl Spot {
                 places.push(Self::Lane { state, lane, after });
             }
         }
+        places.push(Self::Held { after: None });
         for state in [State::Scheduled, State::Dead] {
             places.push(Self::Parked { state, after: None });
         }
@@ -63,6 +71,7 @@ impl Spot {
     fn state(&self) -> State {
         match self {
             Self::Lane { state, .. } | Self::Parked { state, .. } => *state,
+            Self::Held { .. } => State::Held,
         }
     }
 
@@ -77,6 +86,7 @@ impl Spot {
                 state: *state,
                 after: None,
             },
+            Self::Held { .. } => Self::Held { after: None },
         }
     }
 
@@ -95,7 +105,7 @@ impl Spot {
     }
 }
 
-/// `ready.1.1700000000000-0`, `dead.1700000000000.<job id>`; without the last parts, the beginning of the place.
+/// `ready.1.1700000000000-0`, `dead.1700000000000.<job id>`, `held.<turn>.<job id>.<group>`; without the last parts, the beginning of the place.
 impl fmt::Display for Spot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.state())?;
@@ -108,6 +118,19 @@ impl fmt::Display for Spot {
                 Some((ms, id)) => write!(f, ".{ms}.{id}"),
                 None => Ok(()),
             },
+            Self::Held { after } => {
+                let parts = |member: &String| {
+                    let mut parts = member.splitn(3, HELD_SEPARATOR).map(str::to_owned);
+                    Some((parts.next()?, parts.next()?, parts.next()?))
+                };
+                // The group comes last: it may have dots. A job that is held from the beginning on has one in its id.
+                match after.as_ref().and_then(parts) {
+                    Some((group, turn, id)) => {
+                        write!(f, ".{turn}.{}.{group}", id.replace('.', "_"))
+                    }
+                    None => Ok(()),
+                }
+            }
         }
     }
 }
@@ -133,6 +156,13 @@ impl FromStr for Spot {
                 let after = Some((ms.parse().map_err(drop)?, id.into()));
                 Ok(Self::Parked { state, after })
             }
+            (Self::Held { .. }, None, None) => Ok(Self::Held { after: None }),
+            (Self::Held { .. }, Some(turn), Some(rest)) => {
+                let (id, group) = rest.split_once('.').ok_or(())?;
+                let parts = [group, turn, &id.replace('_', ".")];
+                let after = Some(parts.join(HELD_SEPARATOR.encode_utf8(&mut [0; 4])));
+                Ok(Self::Held { after })
+            }
             _ => Err(()),
         }
     }
@@ -148,7 +178,7 @@ struct Look {
 
 impl Inspector {
     /// Up to `limit` jobs that fit `filter`, behind `after`: the cursor of an earlier page or job, `None` for the beginning.
-    /// Running jobs come first, then ready, scheduled and dead ones, each oldest first.
+    /// Running jobs come first, then ready, held, scheduled and dead ones, each oldest first; held ones group by group.
     ///
     /// A page may be short, or even empty, because few of the jobs that were looked at fit; the listing ends where `next` is
     /// `None`. A job that moves while the pages are read may be on two of them, or on none.
@@ -177,7 +207,7 @@ impl Inspector {
             if !filter.reads_jobs() {
                 count = count.min(limit - jobs.len());
             }
-            let look = self.look(from, count).await?;
+            let look = self.look(from, filter, count).await?;
             looked += look.looked;
             step = (PAGE_BYTES * look.looked.max(1) / look.bytes.max(1)).clamp(1, PAGE);
             let mut rest = look.rest;
@@ -197,7 +227,7 @@ impl Inspector {
         Ok(JobPage { jobs, next })
     }
 
-    async fn look(&self, spot: &Spot, count: usize) -> Result<Look> {
+    async fn look(&self, spot: &Spot, filter: &JobFilter, count: usize) -> Result<Look> {
         match spot {
             Spot::Lane { state, lane, after } if *state == State::Running => {
                 self.look_at_running(*lane, *after, count).await
@@ -205,6 +235,10 @@ impl Inspector {
             Spot::Lane { lane, after, .. } => self.look_at_ready(*lane, *after, count).await,
             Spot::Parked { state, after } => {
                 self.look_at_parked(*state, after.as_ref(), count).await
+            }
+            Spot::Held { after } => {
+                let group = filter.group.as_deref();
+                self.look_at_held(group, after.as_deref(), count).await
             }
         }
     }
@@ -275,6 +309,48 @@ impl Inspector {
             rest,
             looked,
             bytes,
+        })
+    }
+
+    /// Held jobs of one group or all, in the order of their turns.
+    async fn look_at_held(
+        &self,
+        group: Option<&str>,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Look> {
+        let first = group.map_or("-".to_owned(), |group| format!("[{group}{HELD_SEPARATOR}"));
+        let from = after.map_or(first, |member| format!("({member}"));
+        // What follows the separator in the order of the bytes.
+        let until = group.map_or("+".to_owned(), |group| format!("({group} "));
+        let range = [from, until, "BYLEX".into(), "LIMIT".into(), "0".into()];
+        let mut args = vec![of(&self.broker.keys.held)];
+        args.extend(range.into_iter().map(Value::from));
+        args.push(count.to_string().into());
+        let members = list(self.ask("ZRANGE", args).await?);
+        let members: Vec<&str> = members.iter().filter_map(text_of).collect();
+        let id = |member: &&str| member.rsplit(HELD_SEPARATOR).next().map(JobId::from);
+        let rows: Vec<Row> = members
+            .iter()
+            .filter_map(|member| Some((0, id(member)?)))
+            .collect();
+        let spot = |member: &str| Spot::Held {
+            after: Some(member.to_owned()),
+        };
+        let views = self.parked_views(State::Held, &rows).await?;
+        let jobs = views.into_iter().filter_map(|((_, id), view)| {
+            let is_it = |member: &&&str| member.rsplit(HELD_SEPARATOR).next() == Some(id.as_str());
+            let member = members.iter().find(is_it)?;
+            Some(at(spot(member), view))
+        });
+        Ok(Look {
+            jobs: jobs.collect(),
+            rest: members
+                .last()
+                .filter(|_| members.len() == count)
+                .map(|last| spot(last)),
+            looked: members.len(),
+            bytes: 0,
         })
     }
 
@@ -421,6 +497,9 @@ mod tests {
             state: State::Dead,
             after: Some((17, "0190.a-b".into())),
         });
+        spots.push(Spot::Held {
+            after: Some("shop.example\u{1f}50000000000000017\u{1f}1764200000.17".into()),
+        });
         for spot in spots {
             assert_eq!(spot.to_string().parse(), Ok(spot.clone()), "{spot}");
         }
@@ -432,7 +511,7 @@ mod tests {
             "ready.0.x",
             "dead.x.1-0",
             "dead.1",
-            "held",
+            "held.x",
         ] {
             assert_eq!(bad.parse::<Spot>(), Err(()), "{bad}");
         }

@@ -84,19 +84,19 @@ impl Inspector {
         if let Some(record) = &record
             && let Some(state) = parked_state(&record.state)
         {
-            let (zset, payloads) = match state {
-                State::Dead => (&self.broker.keys.dead, &self.broker.keys.payloads),
-                _ => (&self.broker.keys.scheduled, &self.broker.keys.payloads),
+            let at = match state {
+                State::Held => None,
+                _ => {
+                    let zset = match state {
+                        State::Dead => &self.broker.keys.dead,
+                        _ => &self.broker.keys.scheduled,
+                    };
+                    let args = vec![of(zset), id.as_str().into()];
+                    number_of(&self.ask("ZSCORE", args).await?)
+                }
             };
-            let at = number_of(
-                &self
-                    .ask("ZSCORE", vec![of(zset), id.as_str().into()])
-                    .await?,
-            );
-            let payload = bytes_of(
-                self.ask("HGET", vec![of(payloads), id.as_str().into()])
-                    .await?,
-            );
+            let args = vec![of(&self.broker.keys.payloads), id.as_str().into()];
+            let payload = bytes_of(self.ask("HGET", args).await?);
             let mut view = parked_view(
                 id.clone(),
                 state,
@@ -355,6 +355,7 @@ fn parked_state(state: &str) -> Option<State> {
     match state {
         "scheduled" => Some(State::Scheduled),
         "dead" => Some(State::Dead),
+        "held" => Some(State::Held),
         _ => None,
     }
 }

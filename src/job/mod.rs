@@ -298,7 +298,8 @@ impl NewJob {
         self
     }
 
-    /// Whom the job is for: a tenant, a shop. Handlers see it, and operators find jobs by it.
+    /// Whom the job is for: a tenant, a shop. Handlers see it, operators find jobs by it, and where groups are limited (see
+    /// [`crate::worker::WorkerBuilder::group_concurrency`]) the jobs of one group wait for each other and not for those of others.
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.meta.group = Some(group.into());
@@ -475,6 +476,9 @@ pub(crate) struct Meta {
     pub(crate) unique_waiting: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// The job counts among those of its group that are ready or running; written by the scripts.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) slot: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -64,6 +64,7 @@ pub enum Transition {
     Cancel,
     Update,
     Redrive,
+    Admit,
     Prune,
     Purge,
     CronFire,
@@ -86,6 +87,7 @@ impl Transition {
             Self::Cancel => "cancel",
             Self::Update => "update",
             Self::Redrive => "redrive",
+            Self::Admit => "admit",
             Self::Prune => "prune",
             Self::Purge => "purge",
             Self::CronFire => "cron_fire",
@@ -98,6 +100,7 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     (None, Transition::Enqueue, Some(State::Ready)),
     (None, Transition::Enqueue, Some(State::Scheduled)),
     (None, Transition::CronFire, Some(State::Ready)),
+    (None, Transition::Enqueue, Some(State::Held)),
     (
         Some(State::Scheduled),
         Transition::Promote,
@@ -110,9 +113,23 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     ),
     (
         Some(State::Scheduled),
+        Transition::Promote,
+        Some(State::Held),
+    ),
+    // Whatever settles or cancels a job also admits the next one of its group.
+    (Some(State::Held), Transition::Admit, Some(State::Ready)),
+    (
+        Some(State::Scheduled),
         Transition::RunNow,
         Some(State::Ready),
     ),
+    (
+        Some(State::Scheduled),
+        Transition::RunNow,
+        Some(State::Held),
+    ),
+    (Some(State::Held), Transition::RunNow, Some(State::Ready)),
+    (Some(State::Held), Transition::RunNow, Some(State::Held)),
     (Some(State::Ready), Transition::Claim, Some(State::Running)),
     (
         Some(State::Running),
@@ -151,6 +168,11 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
         Some(State::Cancelled),
     ),
     (
+        Some(State::Held),
+        Transition::Cancel,
+        Some(State::Cancelled),
+    ),
+    (
         Some(State::Ready),
         Transition::Cancel,
         Some(State::Cancelled),
@@ -165,6 +187,12 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
         Transition::Update,
         Some(State::Scheduled),
     ),
+    (Some(State::Held), Transition::Update, Some(State::Held)),
+    (
+        Some(State::Held),
+        Transition::Update,
+        Some(State::Scheduled),
+    ),
     (Some(State::Ready), Transition::Update, Some(State::Ready)),
     (
         Some(State::Ready),
@@ -172,6 +200,7 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
         Some(State::Scheduled),
     ),
     (Some(State::Dead), Transition::Redrive, Some(State::Ready)),
+    (Some(State::Dead), Transition::Redrive, Some(State::Held)),
     (Some(State::Completed), Transition::Prune, None),
     (Some(State::Dead), Transition::Prune, None),
     (Some(State::Dead), Transition::Purge, None),

@@ -368,7 +368,9 @@ impl Redis {
         let (mut by_text, mut perhaps_done, mut pause) = (false, false, Duration::from_millis(10));
         loop {
             let left = patience.total.saturating_sub(began.elapsed());
-            let error = match self.send_within(left, request, by_text).await {
+            // On the heap: what the client keeps during a call is large, and would be in everyone who calls.
+            let sent = Box::pin(self.send_within(left, request, by_text));
+            let error = match sent.await {
                 Ok(value) => {
                     self.inner.unanswered.store(0, Ordering::Relaxed);
                     return Ok(value);

@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 25] = [
+pub(crate) static ALL: [&Script; 27] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -64,6 +64,8 @@ pub(crate) static ALL: [&Script; 25] = [
     &PRUNE,
     &RETIRE,
     &UNLOCK,
+    &ADMIT,
+    &LIMIT,
     &PAUSE,
     &CIRCUIT,
     &STATS,
@@ -85,6 +87,7 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "lib/record.lua",
         "lib/settle.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "lib/schedule.lua",
         "lib/waiting.lua",
         "lib/tally.lua",
@@ -99,9 +102,9 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "producers",
         "next",
         "suspects",
-        "unique..",
+        "more..",
     ],
-    &["group", "caller", "number", "wake", "jobs.."],
+    &["group", "caller", "number", "wake", "grouped", "jobs.."],
 );
 pub(crate) static CLAIM: Script = Script::new(
     "claim",
@@ -122,19 +125,24 @@ pub(crate) static COMPLETE: Script = Script::new(
         "lib/clock.lua",
         "lib/check.lua",
         "lib/replay.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
         "lib/unique.lua",
         "lib/tally.lua",
         "complete.lua"
     ),
+    &["lane", "jobs", "stats", "producers", "completed", "more.."],
     &[
-        "lane",
-        "jobs",
-        "stats",
-        "producers",
-        "completed",
-        "unique..",
+        "group",
+        "caller",
+        "number",
+        "history",
+        "count",
+        "grouped",
+        "entries..",
     ],
-    &["group", "caller", "number", "history", "count", "entries.."],
 );
 pub(crate) static RETRY: Script = Script::new(
     "retry",
@@ -145,6 +153,8 @@ pub(crate) static RETRY: Script = Script::new(
         "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
         "lib/schedule.lua",
         "lib/settle.lua",
         "lib/event.lua",
@@ -159,6 +169,11 @@ pub(crate) static RETRY: Script = Script::new(
         "stats",
         "events",
         "producers",
+        "held",
+        "groups",
+        "limits",
+        "ready",
+        "suspects",
     ],
     &[
         "group", "caller", "number", "entry_id", "delay_ms", "charged", "error", "wake",
@@ -190,6 +205,8 @@ pub(crate) static DEAD_LETTER: Script = Script::new(
         "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
         "lib/settle.lua",
         "lib/unique.lua",
         "lib/event.lua",
@@ -205,6 +222,11 @@ pub(crate) static DEAD_LETTER: Script = Script::new(
         "stats",
         "events",
         "producers",
+        "held",
+        "groups",
+        "limits",
+        "ready",
+        "suspects",
         "unique..",
     ],
     &["group", "caller", "number", "entry_id", "reason", "error"],
@@ -218,6 +240,7 @@ pub(crate) static RECLAIM: Script = Script::new(
         "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "lib/settle.lua",
         "lib/event.lua",
         "lib/upkeep.lua",
@@ -225,7 +248,8 @@ pub(crate) static RECLAIM: Script = Script::new(
         "reclaim.lua"
     ),
     &[
-        "next", "suspects", "dead", "jobs", "payloads", "stats", "events", "lock", "lanes..",
+        "next", "suspects", "dead", "jobs", "payloads", "stats", "events", "lock", "held",
+        "groups", "limits", "ready", "lanes..",
     ],
     &[
         "group", "worker", "lock_ms", "lease_ms", "stalls", "lane", "cursor", "limit", "wake",
@@ -240,10 +264,12 @@ pub(crate) static PROMOTE: Script = Script::new(
         "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "lib/event.lua",
         "lib/upkeep.lua",
         "lib/tally.lua",
         "lib/expiry.lua",
+        "lib/orphan.lua",
         "promote.lua"
     ),
     &[
@@ -256,6 +282,9 @@ pub(crate) static PROMOTE: Script = Script::new(
         "stats",
         "events",
         "lock",
+        "held",
+        "groups",
+        "limits",
     ],
     &["worker", "lock_ms", "limit", "wake"],
 );
@@ -266,8 +295,10 @@ pub(crate) static RUN_NOW: Script = Script::new(
         "lib/clock.lua",
         "lib/check.lua",
         "lib/replay.lua",
+        "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "run_now.lua"
     ),
     &[
@@ -277,6 +308,10 @@ pub(crate) static RUN_NOW: Script = Script::new(
         "jobs",
         "payloads",
         "producers",
+        "held",
+        "groups",
+        "limits",
+        "stats",
     ],
     &["caller", "number", "job_id", "wake"],
 );
@@ -289,6 +324,8 @@ pub(crate) static CANCEL: Script = Script::new(
         "lib/replay.lua",
         "lib/meta.lua",
         "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
         "lib/settle.lua",
         "lib/unique.lua",
         "lib/event.lua",
@@ -305,6 +342,9 @@ pub(crate) static CANCEL: Script = Script::new(
         "lane",
         "next",
         "suspects",
+        "held",
+        "groups",
+        "limits",
         "unique..",
     ],
     &["group", "caller", "number", "job_id", "wake"],
@@ -320,6 +360,7 @@ pub(crate) static UPDATE: Script = Script::new(
         "lib/record.lua",
         "lib/settle.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "lib/schedule.lua",
         "lib/waiting.lua",
         "lib/event.lua",
@@ -334,6 +375,9 @@ pub(crate) static UPDATE: Script = Script::new(
         "lane",
         "next",
         "suspects",
+        "held",
+        "groups",
+        "limits",
     ],
     &[
         "group", "caller", "number", "job_id", "wake", "changes", "payload",
@@ -349,6 +393,7 @@ pub(crate) static REDRIVE: Script = Script::new(
         "lib/meta.lua",
         "lib/record.lua",
         "lib/place.lua",
+        "lib/groups.lua",
         "lib/event.lua",
         "lib/tally.lua",
         "redrive.lua"
@@ -361,6 +406,9 @@ pub(crate) static REDRIVE: Script = Script::new(
         "stats",
         "events",
         "producers",
+        "held",
+        "groups",
+        "limits",
     ],
     &["caller", "number", "wake", "ids.."],
 );
@@ -411,6 +459,38 @@ pub(crate) static UNLOCK: Script = Script::new(
     ),
     &["unique.."],
     &["ids.."],
+);
+pub(crate) static ADMIT: Script = Script::new(
+    "admit",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
+        "lib/event.lua",
+        "lib/tally.lua",
+        "lib/orphan.lua",
+        "admit.lua"
+    ),
+    &[
+        "held", "groups", "limits", "lane", "suspects", "dead", "jobs", "payloads", "stats",
+        "events",
+    ],
+    &["from", "limit"],
+);
+pub(crate) static LIMIT: Script = Script::new(
+    "limit",
+    lua!(
+        "lib/status.lua",
+        "lib/check.lua",
+        "lib/event.lua",
+        "limit.lua"
+    ),
+    &["limits", "events"],
+    &["group", "wake", "settings.."],
 );
 pub(crate) static PAUSE: Script = Script::new(
     "pause",
@@ -558,6 +638,14 @@ impl Call {
 
     pub(crate) fn key(mut self, name: &str, key: &Key) -> Self {
         self.push_key(name, key);
+        self
+    }
+
+    /// Several at once.
+    pub(crate) fn keys<const N: usize>(mut self, keys: [(&str, &Key); N]) -> Self {
+        for (name, key) in keys {
+            self.push_key(name, key);
+        }
         self
     }
 
@@ -712,6 +800,9 @@ mod tests {
                     };
                     assert!(used, "{} never uses {by_number} {name}", script.name);
                 }
+                if names.last().is_some_and(|name| name.ends_with("..")) {
+                    continue;
+                }
                 let beyond = format!("{list}[{}]", names.len() + 1);
                 assert!(
                     !body.contains(&beyond),
@@ -727,6 +818,7 @@ mod tests {
         let state = |name: &str| match name {
             "new" | "gone" => None,
             "scheduled" => Some(State::Scheduled),
+            "held" => Some(State::Held),
             "ready" => Some(State::Ready),
             "running" => Some(State::Running),
             "completed" => Some(State::Completed),

@@ -2,6 +2,7 @@
 //! lock in Redis picks one, for thrift only. One file per loop; each runs until it is dropped.
 
 pub(crate) mod cron;
+pub(crate) mod groups;
 pub(crate) mod hints;
 pub(crate) mod promote;
 pub(crate) mod prune;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::STEP;
+use super::{STEP, groups};
 use crate::broker::{Broker, Sweep, Upkeeper};
 use crate::error::Result;
 use crate::redis::jittered;
@@ -21,6 +21,7 @@ pub(crate) async fn run(
     pulse: Pulse,
 ) {
     let mut forget = tokio::time::interval(FORGET_EVERY);
+    let mut group = None;
     loop {
         // Between 80 and 100 % of the period, so that a hundred workers do not ask in the same moment.
         tokio::time::sleep(sweep.mul_f64(0.6) + jittered(sweep.mul_f64(0.4))).await;
@@ -31,6 +32,9 @@ pub(crate) async fn run(
         }
         match swept {
             Ok(true) => {
+                if let Err(error) = groups::step(&broker, &mut group).await {
+                    tracing::warn!(queue = %broker.queue, %error, "cannot admit held jobs; trying again");
+                }
                 let now = futures_util::FutureExt::now_or_never(forget.tick()).is_some();
                 if now
                     && let Err(error) = broker.retire(None, FORGET_IDLE.max(lease * 10), STEP).await

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::broker::Broker;
+use crate::broker::{Broker, GroupOrder};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::QueueName;
@@ -35,6 +35,10 @@ pub use health::WorkerHealth;
 pub(crate) struct Settings {
     pub(crate) concurrency: usize,
     pub(crate) prefetch: usize,
+    /// `None` leaves what another worker or an operator has set, 0 means without limit.
+    pub(crate) group_concurrency: Option<usize>,
+    /// `None` leaves what another worker has set.
+    pub(crate) group_order: Option<GroupOrder>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
@@ -69,11 +73,32 @@ impl std::fmt::Debug for WorkerBuilder {
     }
 }
 
+impl Settings {
+    /// What of it limits the queue, as it is kept in Redis.
+    pub(crate) fn limits(&self) -> Vec<(&'static str, String)> {
+        let concurrency = self.group_concurrency.map(|jobs| match jobs {
+            0 => String::new(),
+            jobs => jobs.to_string(),
+        });
+        let order = self.group_order.map(|order| match order {
+            GroupOrder::Free => String::new(),
+            GroupOrder::Block => order.name().to_owned(),
+        });
+        let limits = [("group_concurrency", concurrency), ("group_order", order)];
+        let given = limits.into_iter();
+        given
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+}
+
 impl WorkerBuilder {
     pub(crate) fn new(broker: Broker, connect_timeout: Duration) -> Self {
         let settings = Settings {
             concurrency: config::CONCURRENCY_DEFAULT,
             prefetch: 0,
+            group_concurrency: None,
+            group_order: None,
             max_attempts: config::MAX_ATTEMPTS_DEFAULT,
             backoff: Backoff::default(),
             timeout: config::TIMEOUT_DEFAULT,
@@ -107,6 +132,24 @@ impl WorkerBuilder {
     #[must_use]
     pub fn prefetch(mut self, jobs: usize) -> Self {
         self.prefetch = Some(jobs);
+        self
+    }
+
+    /// Jobs of one group (see [`crate::NewJob::group`]) that may be ready or running at once, over all workers of the queue: 1 to
+    /// 100,000, or 0 for no limit. The others wait until one of them is finished, so that no group starves the others; with 1 they
+    /// run one after the other, in the order in which they came. It is kept in Redis and counts for the whole queue from the start
+    /// of this worker on; a worker without the setting leaves it as it is. Default: no limit. An operator may give a group its own.
+    #[must_use]
+    pub fn group_concurrency(mut self, jobs: usize) -> Self {
+        self.settings.group_concurrency = Some(jobs);
+        self
+    }
+
+    /// Whether a job that waits for a retry lets the next one of its group pass. Kept in Redis like
+    /// [`WorkerBuilder::group_concurrency`]. Default: [`GroupOrder::Free`], it does.
+    #[must_use]
+    pub fn group_order(mut self, order: GroupOrder) -> Self {
+        self.settings.group_order = Some(order);
         self
     }
 
@@ -252,6 +295,12 @@ impl WorkerBuilder {
             config::CONCURRENCY_MAX,
         )?;
         count("prefetch", settings.prefetch, 0, config::CONCURRENCY_MAX)?;
+        count(
+            "group_concurrency",
+            settings.group_concurrency.unwrap_or_default(),
+            0,
+            config::GROUP_CONCURRENCY_MAX,
+        )?;
         count(
             "max_attempts",
             settings.max_attempts as usize,

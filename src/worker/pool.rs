@@ -125,6 +125,12 @@ impl Pool {
         broker
             .create_groups(Patience::brief(settings.connect_timeout))
             .await?;
+        let limits = settings.limits();
+        let patience = Patience::brief(settings.connect_timeout);
+        if !limits.is_empty() && broker.limit(None, &limits, patience).await? > 0 {
+            tracing::info!(queue = %broker.queue, ?limits, "the queue has new limits");
+            upkeep::groups::admit(&broker, None).await?;
+        }
         let listener = upkeep::hints::subscribe(&broker).await;
         // Before the first read, which asks no script and so would not be held back by one.
         let paused = broker

@@ -24,6 +24,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "producers",
             "ready:next",
             "ready:suspect",
+            "held",
+            "groups",
+            "limits",
             UNIQUE,
         ],
     ),
@@ -31,7 +34,19 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ("extend", &["ready"]),
     (
         "complete",
-        &["ready", "jobs", "stats", "producers", "completed", UNIQUE],
+        &[
+            "ready",
+            "jobs",
+            "stats",
+            "producers",
+            "completed",
+            "held",
+            "groups",
+            "limits",
+            "payloads",
+            "ready:suspect",
+            UNIQUE,
+        ],
     ),
     (
         "retry",
@@ -43,6 +58,10 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "stats",
             "events",
             "producers",
+            "held",
+            "groups",
+            "limits",
+            "ready:suspect",
         ],
     ),
     (
@@ -66,6 +85,10 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "stats",
             "events",
             "producers",
+            "held",
+            "groups",
+            "limits",
+            "ready:suspect",
             UNIQUE,
         ],
     ),
@@ -80,6 +103,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "stats",
             "events",
             "upkeep",
+            "held",
+            "groups",
+            "limits",
             "ready",
         ],
     ),
@@ -95,6 +121,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "stats",
             "events",
             "upkeep",
+            "held",
+            "groups",
+            "limits",
         ],
     ),
     (
@@ -106,6 +135,10 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "jobs",
             "payloads",
             "producers",
+            "held",
+            "groups",
+            "limits",
+            "stats",
         ],
     ),
     (
@@ -120,6 +153,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready",
             "ready:next",
             "ready:suspect",
+            "held",
+            "groups",
+            "limits",
             UNIQUE,
         ],
     ),
@@ -134,6 +170,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready",
             "ready:next",
             "ready:suspect",
+            "held",
+            "groups",
+            "limits",
         ],
     ),
     (
@@ -146,6 +185,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "stats",
             "events",
             "producers",
+            "held",
+            "groups",
+            "limits",
         ],
     ),
     (
@@ -166,6 +208,22 @@ const SCRIPTS: &[(&str, &[&str])] = &[
         "cron_fire",
         &["cron", "cron:due", "ready", "jobs", "stats", "events"],
     ),
+    (
+        "admit",
+        &[
+            "held",
+            "groups",
+            "limits",
+            "ready",
+            "ready:suspect",
+            "dead",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+        ],
+    ),
+    ("limit", &["limits", "events"]),
     ("pause", &["limits", "events"]),
     ("circuit", &["circuits", "events"]),
     (
@@ -201,11 +259,13 @@ fn tick(payload: &'static str) -> Schedule {
 impl Stage {
     async fn set() -> Self {
         let t = Fixture::new().await;
+        t.limit_groups(1).await;
         let done = t.running(plain()).await;
         t.complete_keeping(&[&done], 100).await;
         let dead = t.dead(plain()).await;
         let back = t.running(plain()).await;
-        let running = t.running(plain().unique("k")).await;
+        let running = t.running(plain().unique("k").group("g")).await;
+        t.enqueue(plain().group("g")).await;
         t.let_lease_lapse(&running);
         t.release(&back).await;
         t.enqueue(plain()).await;
@@ -248,7 +308,11 @@ impl Stage {
         let by = upkeeper("upkeep");
         match script {
             "enqueue" => {
-                let jobs = [plain(), plain().delay(LATER), plain().unique("k")];
+                let jobs = [
+                    plain(),
+                    plain().delay(LATER),
+                    plain().unique("k").group("g"),
+                ];
                 broker.enqueue(&mut caller, &jobs, PATIENCE).await.map(drop)
             }
             "claim" => broker.claim(WORKER, 10, PATIENCE).await.map(drop),
@@ -322,6 +386,11 @@ impl Stage {
             "cron_remove" => schedules.remove("s").await.map(drop),
             "cron_pause" => schedules.pause("s").await,
             "cron_due" | "cron_fire" => schedules.fire_due().await.map(drop),
+            "admit" => broker.admit(None, 100, PATIENCE).await.map(drop),
+            "limit" => {
+                let settings = [("group_concurrency", "2".to_owned())];
+                broker.limit(None, &settings, PATIENCE).await.map(drop)
+            }
             "pause" => broker.pause(true, PATIENCE).await,
             "circuit" => {
                 let opened = Some(CircuitEvent::Opened);
@@ -352,13 +421,21 @@ fn every_script_is_in_the_list() {
             .lines()
             .filter(|line| line.starts_with("-- KEYS["))
             .count();
-        // Behind one line of the header there may be several lanes; those of a sweep are named one by one as well.
-        let lanes = match name {
+        // Behind one line of the header there may be several lanes, or what only jobs of a group need. A lane that has a line of
+        // its own as well is named once here.
+        let more = match name {
             "claim" => 1,
             "stats" => 2,
+            "enqueue" => 3,
+            "complete" => 5,
+            "retry" | "dead_letter" | "reclaim" => -1,
             _ => 0,
         };
-        assert_eq!(keys.len(), documented + lanes, "keys of {name}");
+        assert_eq!(
+            keys.len() as i64,
+            documented as i64 + more,
+            "keys of {name}"
+        );
     }
 }
 
@@ -527,6 +604,7 @@ async fn an_operators_hint_that_may_not_be_published_stops_no_script_half_way() 
     let was = t.broker.cancel(caller, &scheduled, None, PATIENCE).await;
     assert_eq!(was.unwrap(), State::Ready);
     t.broker.pause(true, PATIENCE).await.unwrap();
+    t.limit_groups(1).await;
 
     t.assert_every_job_has_one_home();
     t.assert_stats_agree().await;

@@ -15,6 +15,7 @@ mod edges;
 mod enqueue;
 mod expiry;
 mod extend;
+mod groups;
 mod half_applied;
 mod ids;
 mod library;

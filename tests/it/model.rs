@@ -25,6 +25,7 @@ mod reference;
 mod run;
 mod send;
 mod translate;
+mod turns;
 mod view;
 
 use std::cell::RefCell;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use millstream::gateway::field::Field;
 use millstream::gateway::signature::{Algorithm, Encoding};
 use millstream::schedule::{Missed, Overlap};
-use millstream::{Backoff, QueueName};
-use serde::de::{Error as _, IgnoredAny};
+use millstream::{Backoff, GroupOrder, QueueName};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::cli::parse;
@@ -120,8 +120,9 @@ pub(crate) struct QueueSection {
     pub(crate) retain_dead: Option<Duration>,
     /// Keys that seal the payloads, the newest first.
     pub(crate) encrypt_with: Option<SecretTexts>,
-    /// Of a later version; refused by name.
-    pub(crate) group_concurrency: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "group_concurrency")]
+    pub(crate) group_concurrency: Option<usize>,
+    pub(crate) group_order: Option<GroupOrder>,
 }
 
 /// `[schedules.ID]`: a job that is due again and again.
@@ -261,6 +262,7 @@ read! {
     rate -> parse::Rate = optional(parse::rate);
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
+    group_concurrency -> usize = number(parse::group_concurrency);
     max_attempts -> u32 = number(parse::max_attempts);
     target_concurrency -> usize = number(parse::target_concurrency);
     circuit_failures -> u32 = number(parse::circuit_failures);

@@ -45,7 +45,6 @@ impl ConfigFile {
             toml::from_str(&place.text).map_err(|error| place.refusal(error))?;
         let file = Self { place, sections };
         file.check_names()?;
-        file.refuse_groups()?;
         Ok(file)
     }
 
@@ -53,22 +52,6 @@ impl ConfigFile {
         for name in self.sections.queues.keys() {
             super::parse::queue(name)
                 .map_err(|reason| format!("{}: {reason}", self.place.at(&["queues", name])))?;
-        }
-        Ok(())
-    }
-
-    /// Groups are part of the file's contract and not of this version. To pass over them would start without the limit that was asked for.
-    fn refuse_groups(&self) -> Result<(), String> {
-        let refuse = |key: &[&str]| {
-            Err(format!(
-                "{}: groups are not available in this version; remove the key",
-                self.place.at(key)
-            ))
-        };
-        for (name, queue) in &self.sections.queues {
-            if queue.group_concurrency.is_some() {
-                return refuse(&["queues", name, "group_concurrency"]);
-            }
         }
         Ok(())
     }

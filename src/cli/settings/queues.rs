@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use millstream::deliver::{CommandHandler, CommandSettings, Forward, ForwardSettings};
-use millstream::{Backoff, Circuit, QueueName, SharedLimit, WorkerBuilder};
+use millstream::{Backoff, Circuit, GroupOrder, QueueName, SharedLimit, WorkerBuilder};
 
 use super::ConfigFile;
 use super::file::{HandlerSection, QueueSection, SecretTexts};
@@ -65,6 +65,12 @@ pub(crate) struct QueueFlags {
     /// Jobs fetched ahead of free slots [default: as many as the concurrency, at most 100]
     #[arg(long, value_parser = |text: &str| number(text, parse::prefetch), value_name = "N")]
     pub(crate) prefetch: Option<usize>,
+    /// Jobs of one group (a tenant) ready or running at once, over all workers; 0 for no limit [default: as it is, at first none]
+    #[arg(long, value_parser = |text: &str| number(text, parse::group_concurrency), value_name = "N")]
+    pub(crate) group_concurrency: Option<usize>,
+    /// Whether a job that waits for a retry lets the next of its group pass (free) or not (block) [default: as it is, at first free]
+    #[arg(long, value_parser = parse::group_order, value_name = "ORDER")]
+    pub(crate) group_order: Option<GroupOrder>,
     /// Attempts of a failing job, the first included [default: 10]
     #[arg(long, value_parser = |text: &str| number(text, parse::max_attempts), value_name = "N")]
     pub(crate) max_attempts: Option<u32>,
@@ -95,6 +101,8 @@ pub(crate) struct QueueSettings {
     pub(crate) handler: HandlerSettings,
     pub(crate) concurrency: Option<usize>,
     pub(crate) prefetch: Option<usize>,
+    pub(crate) group_concurrency: Option<usize>,
+    pub(crate) group_order: Option<GroupOrder>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) timeout: Option<Duration>,
@@ -155,6 +163,8 @@ impl QueueSettings {
             handler,
             concurrency: None,
             prefetch: None,
+            group_concurrency: None,
+            group_order: None,
             max_attempts: None,
             backoff: None,
             timeout: None,
@@ -174,6 +184,10 @@ impl QueueSettings {
         Self {
             concurrency: flags.concurrency.or(section.and_then(|s| s.concurrency)),
             prefetch: flags.prefetch.or(section.and_then(|s| s.prefetch)),
+            group_concurrency: flags
+                .group_concurrency
+                .or(section.and_then(|s| s.group_concurrency)),
+            group_order: flags.group_order.or(section.and_then(|s| s.group_order)),
             max_attempts: flags.max_attempts.or(section.and_then(|s| s.max_attempts)),
             backoff: flags.backoff.or(section.and_then(|s| s.backoff)),
             timeout: flags.timeout.or(section.and_then(|s| s.timeout)),
@@ -194,6 +208,12 @@ impl QueueSettings {
         }
         if let Some(jobs) = self.prefetch {
             worker = worker.prefetch(jobs);
+        }
+        if let Some(jobs) = self.group_concurrency {
+            worker = worker.group_concurrency(jobs);
+        }
+        if let Some(order) = self.group_order {
+            worker = worker.group_order(order);
         }
         if let Some(attempts) = self.max_attempts {
             worker = worker.max_attempts(attempts);

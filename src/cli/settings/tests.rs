@@ -94,7 +94,8 @@ fn a_bad_value_is_refused_with_its_line_and_key() {
         ("max_attempts = 0", "max_attempts", "1 to 1000000"),
         ("retain_dead = \"500000d\"", "retain_dead", "10years"),
         ("colour = \"red\"", "colour", "concurrency"),
-        ("group_concurrency = 4", "group_concurrency", "remove"),
+        ("group_concurrency = -1", "group_concurrency", "0 to 100000"),
+        ("group_order = \"strict\"", "group_order", "block"),
     ] {
         let said = refusal(&format!("{QUEUE}{line}\n"));
         for part in ["mill.toml:3", key, fix] {

@@ -7,6 +7,7 @@ use millstream::job::state::{State, Transition};
 use super::operation::{Conflict, Order, Reason, Until, Wait};
 use super::reference::{Answer, Job, LastCall, Model, Moment, Reply, Stored};
 use super::translate;
+use super::turns::{IN_FRONT, IN_LINE};
 
 /// A call that a caller numbers, so that it may be sent again.
 #[derive(Clone, Debug)]
@@ -66,11 +67,12 @@ impl Model {
 
     fn enqueue(&mut self, orders: &[Order], ids: &[JobId]) -> (Reply, Option<Answer>) {
         let mut ids = ids.iter().cloned();
-        let mut reply = Vec::new();
+        let (mut reply, mut left) = (Vec::new(), Vec::new());
         for order in orders {
             let id = ids.next().unwrap_or_else(|| "unnamed".into());
-            reply.push(self.enqueue_one(order, id));
+            reply.push(self.enqueue_one(order, id, &mut left));
         }
+        self.admit_next(&left);
         let text = reply.iter().map(|(id, kind)| match kind {
             Stored::New => id.to_string(),
             Stored::Duplicate => format!("={id}"),
@@ -88,12 +90,12 @@ impl Model {
         let counts = match until {
             Until::Window => true,
             Until::Finished => !matches!(state, None | Some(State::Dead)),
-            Until::Waiting => matches!(state, Some(State::Scheduled | State::Ready)),
+            Until::Waiting => matches!(state, Some(State::Scheduled | State::Held | State::Ready)),
         };
         counts.then_some(holder)
     }
 
-    fn enqueue_one(&mut self, order: &Order, id: JobId) -> (JobId, Stored) {
+    fn enqueue_one(&mut self, order: &Order, id: JobId, left: &mut Vec<String>) -> (JobId, Stored) {
         let key = order
             .unique
             .map(|(key, until)| (translate::key(key), until));
@@ -110,10 +112,10 @@ impl Model {
         if let Some(holder) = self.in_the_way(order) {
             let (key, _) = key.as_ref().expect("something is in the way");
             let (at, state) = (self.jobs[holder].id.clone(), self.jobs[holder].state);
-            let waits = matches!(state, Some(State::Scheduled | State::Ready));
+            let waits = matches!(state, Some(State::Scheduled | State::Held | State::Ready));
             match translate::conflict(order) {
                 Conflict::Throttle if state == Some(State::Scheduled) => {
-                    self.replace(holder, order, None);
+                    self.replace(holder, order, None, left);
                     return (at, Stored::Replaced);
                 }
                 Conflict::Throttle => {
@@ -125,7 +127,7 @@ impl Model {
                     let until = Moment::later(self.now_ms, hold);
                     self.uniques.insert(key.clone(), (holder, until));
                     let wait = wait.map(|wait| wait.min(ends));
-                    self.replace(holder, order, Some(wait));
+                    self.replace(holder, order, Some(wait), left);
                     return (at, Stored::Replaced);
                 }
                 _ => return (at, Stored::Duplicate),
@@ -139,9 +141,8 @@ impl Model {
         if wait.is_some() {
             self.go(number, Transition::Enqueue, Some(State::Scheduled));
         } else {
-            self.go(number, Transition::Enqueue, Some(State::Ready));
-            self.place(number, Lane::Ready);
-            self.jobs[number].left = false;
+            self.place_in_turn(number, Transition::Enqueue, Lane::Ready, IN_LINE);
+            self.jobs[number].left = self.jobs[number].state == Some(State::Held);
         }
         if let Some((key, _)) = key {
             let until = Moment::later(self.now_ms, hold);
@@ -170,6 +171,9 @@ impl Model {
                 let after = translate::deadline(wait).as_millis() as i64;
                 (wait, Moment::later(self.now_ms, after))
             }),
+            group: order.group.map(translate::group),
+            slot: false,
+            turn: String::new(),
             meta: translate::meta(order),
             left: false,
             errors: Vec::new(),
@@ -179,10 +183,22 @@ impl Model {
     }
 
     /// A waiting job becomes what `order` says and keeps its id, its errors and its stalls. `wait`: `None` leaves its due time.
-    fn replace(&mut self, holder: usize, order: &Order, wait: Option<Option<i64>>) {
+    fn replace(
+        &mut self,
+        holder: usize,
+        order: &Order,
+        wait: Option<Option<i64>>,
+        left: &mut Vec<String>,
+    ) {
         let old = self.jobs[holder].clone();
         let new = self.job(order, old.id.clone());
+        // Whoever waits on for his time keeps his place in the group.
+        let slot = old.slot && wait.is_none() && old.group == new.group;
+        if !slot {
+            self.vacate(holder, left);
+        }
         self.jobs[holder] = Job {
+            slot,
             state: old.state,
             stalls: old.stalls,
             left: true,
@@ -199,10 +215,7 @@ impl Model {
                 self.jobs[holder].since = Moment::later(self.now_ms, wait);
                 State::Scheduled
             }
-            None => {
-                self.place(holder, Lane::Ready);
-                State::Ready
-            }
+            None => self.turn(holder, Lane::Ready, IN_LINE),
         };
         self.jobs[holder].state = Some(to);
     }
@@ -213,7 +226,7 @@ impl Model {
         deliveries: &[usize],
         keep: bool,
     ) -> (Reply, Option<Answer>) {
-        let mut lost = Vec::new();
+        let (mut lost, mut left) = (Vec::new(), Vec::new());
         for &delivery in deliveries {
             let held = self.deliveries[delivery].clone();
             assert_eq!(held.lane, lane, "one call settles one lane");
@@ -222,6 +235,7 @@ impl Model {
                 continue;
             };
             self.go(job, Transition::Complete, Some(State::Completed));
+            self.vacate(job, &mut left);
             self.unlock(held.unique.as_ref(), job);
             self.count("completed", 1);
             if keep {
@@ -234,6 +248,7 @@ impl Model {
                 self.history.push(row);
             }
         }
+        self.admit_next(&left);
         self.count("lease_lost", lost.len());
         let answer = Answer::Text(joined(&lost));
         (Reply::Lost(lost), Some(answer))
@@ -263,6 +278,11 @@ impl Model {
         let parked = &mut self.jobs[job];
         // It has started in time; expiry is about the wait before that.
         (parked.left, parked.since, parked.expires) = (true, since, None);
+        if !self.blocks {
+            let mut left = Vec::new();
+            self.vacate(job, &mut left);
+            self.admit_next(&left);
+        }
         (Reply::Done, Some(Answer::Moment(job)))
     }
 
@@ -282,6 +302,9 @@ impl Model {
         let error = out_of_time.filter(|_| reason == Reason::Expired);
         let error = error.unwrap_or(translate::ERROR);
         self.bury(job, Transition::DeadLetter, why, error);
+        let mut left = Vec::new();
+        self.vacate(job, &mut left);
+        self.admit_next(&left);
         self.unlock(held.unique.as_ref(), job);
         (Reply::Done, Some(Answer::Moment(job)))
     }
@@ -309,8 +332,11 @@ impl Model {
             return (Reply::WrongState("dead".to_owned()), None);
         }
         self.go(job, Transition::Cancel, Some(State::Cancelled));
+        let mut left = Vec::new();
+        self.vacate(job, &mut left);
         let lanes = self.lanes.values_mut();
         lanes.for_each(|lane| lane.retain(|place| place.job != job));
+        self.admit_next(&left);
         self.unlock(key, job);
         self.count("cancelled", 1);
         let id = self.jobs[job].id.to_string();
@@ -323,9 +349,8 @@ impl Model {
 
     fn run_now(&mut self, job: Option<usize>) -> (Reply, Option<Answer>) {
         let refusal = match job.and_then(|job| Some((job, self.jobs[job].state?))) {
-            Some((job, State::Scheduled)) => {
-                self.go(job, Transition::RunNow, Some(State::Ready));
-                self.place(job, Lane::Next);
+            Some((job, State::Scheduled | State::Held)) => {
+                self.place_in_turn(job, Transition::RunNow, Lane::Next, IN_FRONT);
                 return (Reply::Done, Some(Answer::Text(String::new())));
             }
             Some((_, State::Dead)) => Reply::WrongState("dead".to_owned()),
@@ -344,18 +369,22 @@ impl Model {
         let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
             return (Reply::NotFound, None);
         };
-        if !matches!(before, State::Scheduled | State::Ready) {
+        if !matches!(before, State::Scheduled | State::Held | State::Ready) {
             return (Reply::WrongState(before.name().to_owned()), None);
         }
         if let Some(payload) = payload {
             self.jobs[job].payload = translate::payload(payload);
         }
         let on_lane = before == State::Ready;
-        let after = match (on_lane, later) {
-            (true, None | Some(false)) => State::Ready,
-            _ => State::Scheduled,
+        let after = match later {
+            None | Some(false) => before,
+            Some(true) => State::Scheduled,
         };
         self.go(job, Transition::Update, Some(after));
+        let mut left = Vec::new();
+        if on_lane && after == State::Scheduled {
+            self.vacate(job, &mut left);
+        }
         if on_lane && (after == State::Scheduled || payload.is_some()) {
             let lane = Lane::ALL
                 .into_iter()
@@ -367,6 +396,7 @@ impl Model {
                 self.place(job, lane);
             }
         }
+        self.admit_next(&left);
         if let Some(later) = later.filter(|_| after == State::Scheduled) {
             let wait = if later { translate::LATER_MS } else { 0 };
             let wait = wait.min(self.time_left(job)).max(0);
@@ -386,11 +416,10 @@ impl Model {
             if self.jobs[job].state != Some(State::Dead) {
                 continue;
             }
-            self.go(job, Transition::Redrive, Some(State::Ready));
             let alive = &mut self.jobs[job];
             (alive.attempt, alive.stalls, alive.reason) = (1, 0, None);
             (alive.unique, alive.expires, alive.deadline) = (None, None, None);
-            self.place(job, Lane::Ready);
+            self.place_in_turn(job, Transition::Redrive, Lane::Ready, IN_LINE);
             redriven.push(job);
         }
         self.moved("redriven", &redriven)

@@ -7,6 +7,7 @@ use millstream::job::state::{State, Transition};
 use super::operation::Age;
 use super::reference::{Job, Model, Moment, Place, Reply};
 use super::translate;
+use super::turns::IN_LINE;
 
 /// When somebody last swept, if nobody has for long.
 pub(super) const LONG_AGO: Moment = Moment::at(1);
@@ -27,6 +28,7 @@ impl Model {
             return Reply::Standby;
         }
         let (mut reclaimed, mut dead, mut unlock) = (0, 0, Vec::new());
+        let mut left = Vec::new();
         for lane in Lane::ALL {
             if self.grace.is_some() {
                 continue;
@@ -36,7 +38,7 @@ impl Model {
             let lapsed: Vec<_> = lapsed.filter_map(|place| place.delivery).collect();
             for delivery in lapsed {
                 let job = self.take(delivery).expect("it was there");
-                if !self.stall(job) {
+                if !self.stall(job, &mut left) {
                     reclaimed += 1;
                     continue;
                 }
@@ -45,6 +47,7 @@ impl Model {
                 unlock.extend(job.unique.clone().map(|key| (key, job.id.clone())));
             }
         }
+        self.admit_next(&left);
         Reply::Swept(reclaimed, dead, unlock)
     }
 
@@ -72,18 +75,19 @@ impl Model {
             .collect();
         due.sort_unstable();
         due.truncate(limit);
-        let (mut promoted, mut unlock) = (0, Vec::new());
+        let (mut promoted, mut unlock, mut left) = (0, Vec::new(), Vec::new());
         for (_, id, job) in &due {
             let job = *job;
             if let Some(reason) = self.out_of_time(job) {
                 self.bury(job, Transition::Promote, "expired", reason);
+                self.vacate(job, &mut left);
                 unlock.extend(self.jobs[job].unique.clone().map(|key| (key, id.clone())));
                 continue;
             }
-            self.go(job, Transition::Promote, Some(State::Ready));
-            self.place(job, Lane::Ready);
+            self.place_in_turn(job, Transition::Promote, Lane::Ready, IN_LINE);
             promoted += 1;
         }
+        self.admit_next(&left);
         let mut jobs = self.jobs.iter();
         let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {
             _ if due.len() == limit => "now",

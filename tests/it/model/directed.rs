@@ -21,6 +21,16 @@ const EXPIRING: Order = Order {
     ..DELAYED
 };
 
+const TENANT: Order = Order {
+    group: Some(0),
+    ..PLAIN
+};
+
+const TENANT_DELAYED: Order = Order {
+    delayed: true,
+    ..TENANT
+};
+
 const fn unique(key: u8) -> Order {
     Order {
         unique: Some((key, Until::Finished)),
@@ -81,6 +91,28 @@ async fn every_arrow_of_the_state_machine_is_walked() {
             ClaimSuspect(0),
             Crash(0),
             Sweep(0, true),
+            Limit(None, 1),
+            Enqueue(
+                0,
+                vec![TENANT, TENANT, TENANT, TENANT_DELAYED, TENANT_DELAYED],
+            ),
+            RunNow(0, Which::In(State::Scheduled, 0)),
+            RunNow(0, Which::In(State::Held, 0)),
+            Enqueue(0, vec![TENANT]),
+            Update(0, Which::In(State::Held, 0), Some(1), None),
+            Update(0, Which::In(State::Held, 0), None, Some(true)),
+            MakeDue(0),
+            Promote(0, 3),
+            Cancel(0, Which::In(State::Held, 0)),
+            Cancel(0, Which::In(State::Held, 0)),
+            Cancel(0, Which::In(State::Held, 0)),
+            Limit(None, 2),
+            RunNow(0, Which::In(State::Held, 0)),
+            Admit,
+            Enqueue(0, vec![TENANT]),
+            Claim(0, 1),
+            DeadLetter(0, first(), Reason::Refused),
+            Redrive(0, vec![Which::In(State::Dead, 1)]),
             Prune([Age::All; 3]),
         ],
     )
@@ -146,6 +178,17 @@ const BROKEN: &[&[&str]] = &[
     &["SET", "unique:key 0", "nobody", "PX", "100000"],
     &["SET", "unique:key 1", "nobody", "PX", "100000"],
     &["HSET", "producers", "caller-0", "no number"],
+    &["HINCRBY", "groups", "shop", "1"],
+    &["DEL", "groups"],
+    &["HSET", "groups", "nobody", "0"],
+    &["DEL", "held"],
+    &[
+        "ZADD",
+        "held",
+        "0",
+        "shop 1\u{1f}50000000000000009\u{1f}nobody",
+    ],
+    &["HSET", "limits", "group_concurrency", "9"],
     &[
         "XADD", "events", "*", "event", "vanished", "job", "nobody", "detail", "",
     ],
@@ -177,6 +220,8 @@ async fn a_change_that_no_transition_made_is_noticed() {
             0,
             vec![PLAIN, PLAIN, PLAIN, PLAIN, unique(0), PLAIN, DELAYED],
         ),
+        Limit(None, 1),
+        Enqueue(1, vec![TENANT, TENANT]),
         Claim(0, 5),
         Complete(1, vec![Pick::Live(0)], true),
         Retry(0, Pick::Live(0)),

@@ -55,6 +55,12 @@ pub(super) enum Operation {
     /// History, dead jobs, callers.
     Prune([Age; 3]),
     Pause(bool),
+    /// So many jobs of a group at once (of all groups for `None`); 0 takes the limit away.
+    Limit(Option<u8>, u8),
+    /// What has room is admitted.
+    Admit,
+    /// Whether groups keep their order across retries.
+    Block(bool),
     /// Forgets a worker that leaves, or everyone who was idle for so long.
     Retire(Option<Worker>, Age),
 }
@@ -67,6 +73,7 @@ pub(super) const CALLERS: u8 = 3;
 pub(super) const WORKERS: u8 = 3;
 const UPKEEPERS: u8 = 2;
 const KEYS: u8 = 3;
+pub(super) const GROUPS: u8 = 3;
 
 /// A job to be enqueued.
 #[derive(Clone, Debug)]
@@ -80,6 +87,7 @@ pub(super) struct Order {
     pub(super) deadline: Option<Wait>,
     pub(super) max_attempts: Option<u32>,
     pub(super) header: bool,
+    pub(super) group: Option<u8>,
 }
 
 /// Nothing but defaults.
@@ -93,6 +101,7 @@ pub(super) const PLAIN: Order = Order {
     deadline: None,
     max_attempts: None,
     header: false,
+    group: None,
 };
 
 /// How long a unique key is held.
@@ -202,13 +211,30 @@ fn story() -> impl Strategy<Value = Vec<Operation>> {
         ]
     };
     let (debounce, throttle) = (burst(&debounced), burst(&throttled));
+    let tenant = |payload| Order {
+        group: Some(0),
+        payload,
+        ..PLAIN
+    };
+    let turns = vec![
+        Limit(None, 1),
+        Enqueue(0, vec![tenant(0), tenant(1), tenant(2), tenant(3)]),
+        Block(true),
+        Claim(0, 4),
+        Retry(0, first()),
+        MakeDue(0),
+        Promote(0, 3),
+        Claim(0, 4),
+        Complete(0, vec![first()], false),
+        RunNow(0, Which::In(State::Held, 1)),
+    ];
     let repeat = vec![
         Enqueue(0, vec![window()]),
         Claim(0, 4),
         Complete(0, vec![first(), Pick::Live(1)], false),
         Enqueue(1, vec![window()]),
     ];
-    let stories = vec![crash, failure, repeat, debounce, throttle];
+    let stories = vec![crash, failure, repeat, turns, debounce, throttle];
     prop::sample::select(stories).prop_flat_map(|story| {
         let steps = story.len();
         prop::sample::subsequence(story, steps - 1..=steps)
@@ -258,9 +284,13 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (caller(), which(State::Scheduled)).prop_map(|(by, job)| RunNow(by, job)),
         2 => (caller(), any_which(), prop::option::of(0..8u8), prop::option::of(any::<bool>()))
             .prop_map(|(by, job, payload, later)| Update(by, job, payload, later)),
+        1 => (caller(), which(State::Held)).prop_map(|(by, job)| RunNow(by, job)),
         3 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Redrive(by, jobs)),
         1 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Purge(by, jobs)),
         1 => prop::bool::weighted(0.3).prop_map(Pause),
+        1 => (prop::option::weighted(0.6, 0..GROUPS), 0..4u8).prop_map(|(group, most)| Limit(group, most)),
+        1 => Just(Admit),
+        1 => any::<bool>().prop_map(Block),
     ];
     prop_oneof![12 => work, 6 => upkeep, 3 => by_hand]
 }
@@ -289,6 +319,7 @@ fn order() -> impl Strategy<Value = Order> {
         prop::option::weighted(0.1, wait()),
         prop::option::weighted(0.2, 1..5u32),
         rare(),
+        prop::option::weighted(0.6, 0..GROUPS),
     )
         .prop_map(
             |(
@@ -301,6 +332,7 @@ fn order() -> impl Strategy<Value = Order> {
                 deadline,
                 max_attempts,
                 header,
+                group,
             )| Order {
                 name,
                 payload,
@@ -311,6 +343,7 @@ fn order() -> impl Strategy<Value = Order> {
                 deadline,
                 max_attempts,
                 header,
+                group,
             },
         )
 }
@@ -336,6 +369,7 @@ fn which(state: State) -> impl Strategy<Value = Which> {
 fn any_which() -> impl Strategy<Value = Which> {
     prop_oneof![
         which(State::Scheduled),
+        which(State::Held),
         which(State::Ready),
         which(State::Running),
         which(State::Dead),

@@ -16,6 +16,12 @@ pub(super) struct Picture {
     pub(super) scheduled: BTreeMap<String, i64>,
     /// Job -> died at.
     pub(super) dead: BTreeMap<String, i64>,
+    /// Group and job, in the order of the turns.
+    pub(super) held: Vec<(String, String)>,
+    /// Group -> slots taken.
+    pub(super) groups: BTreeMap<String, i64>,
+    /// All limits but the pause.
+    pub(super) limits: BTreeMap<String, String>,
     pub(super) records: BTreeMap<String, Record>,
     pub(super) payloads: BTreeMap<String, Vec<u8>>,
     /// Unique key -> the job that holds it, and until when.
@@ -64,6 +70,7 @@ impl Picture {
             for home in homes {
                 let Some((lane, entry)) = &home.at else {
                     let parked = match home.state.name() {
+                        "held" => continue,
                         "scheduled" => &mut picture.scheduled,
                         _ => &mut picture.dead,
                     };
@@ -92,6 +99,10 @@ impl Picture {
         picture.records = records
             .map(|(job, json)| (job.clone(), record(json)))
             .collect();
+        picture.held.clone_from(&scan.held);
+        picture.groups.clone_from(&scan.groups);
+        picture.limits.clone_from(&scan.limits);
+        picture.limits.remove("paused");
         picture.payloads.clone_from(&scan.payloads);
         let uniques = scan.uniques.iter().zip(scan.unique_until.values());
         picture.uniques = uniques
@@ -130,6 +141,9 @@ impl Picture {
         }
         look("scheduled", &self.scheduled, &found.scheduled);
         look("dead", &self.dead, &found.dead);
+        look("held", &self.held, &found.held);
+        look("groups", &self.groups, &found.groups);
+        look("limits", &self.limits, &found.limits);
         for job in self.records.keys().chain(found.records.keys()) {
             let (expected, found) = (self.records.get(job), found.records.get(job));
             look(&format!("record of {job}"), &expected, &found);

@@ -67,6 +67,11 @@ pub(super) struct Job {
     pub(super) unique: Option<String>,
     pub(super) expires: Option<(Wait, Moment)>,
     pub(super) deadline: Option<(Wait, Moment)>,
+    pub(super) group: Option<String>,
+    /// It counts among those of its group that are ready or running.
+    pub(super) slot: bool,
+    /// Its place among the held.
+    pub(super) turn: String,
     /// The rest of its meta, which no transition touches.
     pub(super) meta: Json,
     /// It has a record and carries its id: it has been off the streams, or on another lane.
@@ -173,6 +178,10 @@ pub(super) struct Model {
     pub(super) events: Vec<[String; 3]>,
     pub(super) callers: BTreeMap<String, LastCall>,
     pub(super) paused: bool,
+    /// Most jobs of a group at once; of all groups for `None`.
+    pub(super) limits: BTreeMap<Option<String>, usize>,
+    /// A job that is to be tried again keeps its slot.
+    pub(super) blocks: bool,
     pub(super) upkeeper: Option<String>,
     /// When somebody last asked to sweep.
     pub(super) swept: Option<Moment>,
@@ -302,13 +311,14 @@ impl Model {
     }
 
     /// Takes the job from a worker that went silent; `true` when it went silent once too often.
-    pub(super) fn stall(&mut self, job: usize) -> bool {
+    pub(super) fn stall(&mut self, job: usize, left: &mut Vec<String>) -> bool {
         self.count("stalled", 1);
         self.jobs[job].stalls += 1;
         let stalls = self.jobs[job].stalls;
         if stalls >= STALLS_MAX {
             let error = format!("its worker went silent {stalls} times");
             self.bury(job, Transition::Reclaim, "crash_loop", &error);
+            self.vacate(job, left);
             return true;
         }
         self.go(job, Transition::Reclaim, Some(State::Ready));

@@ -189,6 +189,21 @@ impl<'a> World<'a> {
                 self.model.tell(kind, "", String::new());
                 self.compare(Reply::Done, Reply::Done).await
             }
+            Operation::Limit(group, most) => self.limit(group.map(translate::group), *most).await,
+            Operation::Admit => {
+                let admitted = broker.admit(None, 1000, PATIENCE).await;
+                let (admitted, next) = admitted.map_err(failed)?;
+                assert_eq!(next, None, "no walk has that many jobs");
+                let expected = Reply::Counts(vec![self.model.admit()]);
+                self.compare(Reply::Counts(vec![admitted]), expected).await
+            }
+            Operation::Block(blocks) => {
+                let order = if *blocks { "block" } else { "" };
+                let was = std::mem::replace(&mut self.model.blocks, *blocks);
+                let told = self.set_limit(None, "group_order", order).await?;
+                self.compare(told, Reply::Counts(vec![u64::from(was != *blocks)]))
+                    .await
+            }
             Operation::Retire(who, idle) => self.retire(who.map(worker).as_deref(), *idle).await,
             other => {
                 self.happen(other);
@@ -282,6 +297,41 @@ impl<'a> World<'a> {
             }
         };
         let expected = self.model.sweep(worker);
+        self.compare(told, expected).await
+    }
+
+    async fn set_limit(
+        &mut self,
+        group: Option<&str>,
+        setting: &str,
+        value: &str,
+    ) -> std::result::Result<Reply, String> {
+        let settings = [(setting, value.to_owned())];
+        let changed = self.t.broker.limit(group, &settings, PATIENCE).await;
+        let changed = changed.map_err(failed)?;
+        if changed > 0 {
+            let value = if value.is_empty() { "none" } else { value };
+            let of = group.map_or("queue".to_owned(), |group| format!("group {group}"));
+            self.model
+                .tell("limited", "", format!("{of}: {setting} {value}"));
+        }
+        Ok(Reply::Counts(vec![changed]))
+    }
+
+    async fn limit(&mut self, group: Option<String>, most: u8) -> Verdict {
+        let name = match group {
+            Some(_) => "concurrency",
+            None => "group_concurrency",
+        };
+        let most = Some(usize::from(most)).filter(|most| *most > 0);
+        let value = most.map(|most| most.to_string()).unwrap_or_default();
+        let told = self.set_limit(group.as_deref(), name, &value).await?;
+        let limits = &mut self.model.limits;
+        let was = match most {
+            Some(most) => limits.insert(group, most),
+            None => limits.remove(&group),
+        };
+        let expected = Reply::Counts(vec![u64::from(was != most)]);
         self.compare(told, expected).await
     }
 

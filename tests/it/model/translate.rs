@@ -37,6 +37,11 @@ pub(super) fn payload(number: u8) -> Vec<u8> {
     }
 }
 
+/// Names of which one is the beginning of another, so that neither may be taken for the other.
+pub(super) fn group(number: u8) -> String {
+    ["shop", "shop 1", "größe"][usize::from(number)].to_owned()
+}
+
 pub(super) fn key(number: u8) -> String {
     format!("key {number}")
 }
@@ -92,6 +97,9 @@ pub(super) fn meta(order: &Order) -> Json {
     if matches!(order.unique, Some((_, Until::Waiting))) {
         meta["unique_waiting"] = json!(true);
     }
+    if let Some(number) = order.group {
+        meta["group"] = json!(group(number));
+    }
     if order.header {
         meta["headers"] = json!({ "x-header": "ü\u{1}" });
     }
@@ -132,6 +140,9 @@ pub(super) fn new_job(order: &Order) -> NewJob {
     }
     if let Some(attempts) = order.max_attempts {
         job = job.max_attempts(attempts);
+    }
+    if let Some(number) = order.group {
+        job = job.group(group(number));
     }
     if order.header {
         job = job.header("x-header", "ü\u{1}");

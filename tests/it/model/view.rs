@@ -1,11 +1,15 @@
 //! How the reference looks from outside: the picture that Redis must give, and the times that it takes from there.
 
+use std::collections::BTreeMap;
+
 use millstream::broker::Lane;
 use millstream::job::state::State;
 use serde_json::{Value as Json, json};
 
+use super::operation::GROUPS;
 use super::picture::{Entry, Picture, Record};
 use super::reference::{Answer, Job, Model, lane_name, lane_number};
+use super::translate;
 
 impl Model {
     /// Takes over the times that Redis chose, where they can be right.
@@ -83,11 +87,19 @@ impl Model {
                 picture.lanes.insert(lane_name(lane).to_owned(), entries);
             }
         }
+        let mut held = BTreeMap::new();
         for job in &self.jobs {
             let id = || job.id.to_string();
             let parked = match job.state {
                 Some(State::Scheduled) => &mut picture.scheduled,
                 Some(State::Dead) => &mut picture.dead,
+                Some(State::Held) => {
+                    let group = job.group.clone().expect("only with a group");
+                    held.insert((group, job.turn.clone()), id());
+                    picture.records.insert(id(), job.record("held"));
+                    picture.payloads.insert(id(), job.payload.clone());
+                    continue;
+                }
                 Some(_) if job.left => {
                     picture.records.insert(id(), job.record("ready"));
                     continue;
@@ -98,6 +110,28 @@ impl Model {
             let state = job.state.map_or("", State::name);
             picture.records.insert(id(), job.record(state));
             picture.payloads.insert(id(), job.payload.clone());
+        }
+        let held = held.into_iter();
+        picture.held = held.map(|((group, _), job)| (group, job)).collect();
+        for group in (0..GROUPS).map(translate::group) {
+            let slots = self.slots(&group) as i64;
+            if slots > 0 {
+                picture.groups.insert(group, slots);
+            }
+        }
+        for (group, most) in &self.limits {
+            let limit = match group {
+                None => ("group_concurrency".to_owned(), most.to_string()),
+                Some(group) => (
+                    format!("group:{group}"),
+                    format!(r#"{{"concurrency":{most}}}"#),
+                ),
+            };
+            picture.limits.insert(limit.0, limit.1);
+        }
+        if self.blocks {
+            let order = ("group_order".to_owned(), "block".to_owned());
+            picture.limits.insert(order.0, order.1);
         }
         let uniques = self.uniques.iter().map(|(key, (job, until))| {
             let holder = self.jobs[*job].id.to_string();
@@ -141,6 +175,9 @@ impl Job {
         }
         if let Some((_, at)) = self.deadline {
             meta["deadline_at_ms"] = json!(at.ms);
+        }
+        if self.slot {
+            meta["slot"] = json!(true);
         }
         if self.stalls > 0 {
             meta["stalls"] = json!(self.stalls);

@@ -49,14 +49,21 @@ impl Fixture {
         let homes = || scan.homes.values().flatten();
         let found = |state| homes().filter(|home| home.state == state).count() as u64;
         assert_eq!(
-            (told.ready, told.running, told.scheduled, told.dead),
-            (
+            [
+                told.ready,
+                told.running,
+                told.scheduled,
+                told.held,
+                told.dead
+            ],
+            [
                 found(State::Ready),
                 found(State::Running),
                 found(State::Scheduled),
+                found(State::Held),
                 found(State::Dead)
-            ),
-            "ready, running, scheduled, dead as told and as found"
+            ],
+            "ready, running, scheduled, held, dead as told and as found"
         );
     }
 }

@@ -113,6 +113,38 @@ impl Fixture {
             .expect("a settlement")
     }
 
+    /// So many jobs of each group at once, from now on.
+    pub(crate) async fn limit_groups(&self, concurrency: usize) {
+        self.limit(None, "group_concurrency", &concurrency.to_string())
+            .await;
+    }
+
+    /// Sets a limit of the queue or of one group.
+    pub(crate) async fn limit(&self, group: Option<&str>, setting: &str, value: &str) {
+        let settings = [(setting, value.to_owned())];
+        let limited = self.broker.limit(group, &settings, PATIENCE).await;
+        limited.expect("a limit");
+    }
+
+    /// Admits what has room, in all groups; returns how many jobs.
+    pub(crate) async fn admit(&self) -> u64 {
+        let (admitted, next) = self
+            .broker
+            .admit(None, 1000, PATIENCE)
+            .await
+            .expect("admit");
+        assert_eq!(next, None, "more groups than in any test");
+        admitted
+    }
+
+    /// How many jobs of the group count as ready or running.
+    pub(crate) fn slots_of(&self, group: &str) -> i64 {
+        match self.redis(&["HGET", &self.key("groups"), group]) {
+            Value::Nil => 0,
+            count => count.int(),
+        }
+    }
+
     pub(crate) async fn retry(
         &self,
         delivery: &Delivery,

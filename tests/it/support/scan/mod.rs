@@ -38,6 +38,10 @@ pub(crate) struct Scan {
     /// Caller -> number, time and answer of its last call.
     pub(crate) callers: BTreeMap<String, String>,
     pub(crate) limits: BTreeMap<String, String>,
+    /// Group -> how many of its jobs are said to have a slot.
+    pub(crate) groups: BTreeMap<String, i64>,
+    /// Held jobs in the order of their turns: group and job.
+    pub(crate) held: Vec<(String, String)>,
     /// The worker that does the upkeep.
     pub(crate) upkeeper: Option<String>,
     /// Field -> value: what is kept of schedules.
@@ -68,6 +72,8 @@ pub(crate) struct Exceptions {
     pub(crate) unbooked: i64,
     /// Unique keys that may be held without a job that claims them.
     pub(crate) windows: BTreeSet<String>,
+    /// A limit was changed, and nobody has admitted since who may go now.
+    pub(crate) unfilled: bool,
 }
 
 impl Scan {
@@ -112,6 +118,15 @@ impl Scan {
             ) => self.take_lane(&suffix, entries, groups),
             ("scheduled", StoredKey::Pairs(ids)) => self.take_parked(State::Scheduled, ids),
             ("dead", StoredKey::Pairs(ids)) => self.take_parked(State::Dead, ids),
+            ("held", StoredKey::Pairs(members)) => self.take_held(members),
+            ("groups", StoredKey::Pairs(groups)) => {
+                for (group, slots) in texts(groups) {
+                    match slots.parse() {
+                        Ok(slots) if slots > 0 => drop(self.groups.insert(group, slots)),
+                        _ => self.fault(format!("group {group}: {slots} slots")),
+                    }
+                }
+            }
             ("jobs", StoredKey::Pairs(records)) => self.take_records(records),
             ("payloads", StoredKey::Pairs(payloads)) => {
                 let payloads = payloads.into_iter();
@@ -197,6 +212,30 @@ impl Scan {
                 score: text(&score).parse::<f64>().expect("a score") as i64,
             };
             self.settle_in(text(&id), home);
+        }
+    }
+
+    /// `<group> US <turn> US <job id>`, in the order of the bytes.
+    fn take_held(&mut self, members: BTreeMap<Vec<u8>, Vec<u8>>) {
+        for (member, score) in members {
+            let member = text(&member);
+            let parts: Vec<&str> = member.split('\u{1f}').collect();
+            let [group, turn, id] = parts[..] else {
+                self.fault(format!("held: {member:?} has not three parts"));
+                continue;
+            };
+            if text(&score) != "0" || turn.len() != 17 || turn.parse::<u64>().is_err() {
+                self.fault(format!("held: {member:?} with score {}", text(&score)));
+            }
+            self.held.push((group.to_owned(), id.to_owned()));
+            let home = Home {
+                state: State::Held,
+                at: None,
+                consumer: None,
+                fields: vec![turn.as_bytes().to_vec()],
+                score: 0,
+            };
+            self.settle_in(id.to_owned(), home);
         }
     }
 

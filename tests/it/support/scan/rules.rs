@@ -25,6 +25,7 @@ const EVENTS: &[&str] = &[
     "orphaned",
     "fired",
     "skipped",
+    "limited",
 ];
 
 impl Scan {
@@ -32,6 +33,7 @@ impl Scan {
         self.check_records();
         self.check_budgets();
         self.check_uniques(exceptions);
+        self.check_groups(exceptions.unfilled);
         self.check_consumers();
         self.check_callers();
         self.check_events();
@@ -142,6 +144,52 @@ impl Scan {
                 faults.push(format!(
                     "{key:?} is held for {holder}, which does not claim it"
                 ));
+            }
+        }
+        self.faults.extend(faults);
+    }
+
+    /// The slots of a group that are counted are those that its jobs have: ready or running ones, and in a group that keeps its
+    /// order those that wait for a retry. A job is held in its own group, and only while that is full.
+    fn check_groups(&mut self, unfilled: bool) {
+        let mut slots: BTreeMap<String, i64> = BTreeMap::new();
+        let mut faults = Vec::new();
+        for (id, homes) in &self.homes {
+            let (meta, home) = (self.meta_of(id), &homes[0]);
+            let group = meta["group"].as_str().unwrap_or_default();
+            let has_slot = meta["slot"] == true;
+            match home.state {
+                State::Held => {
+                    let turn = String::from_utf8_lossy(&home.fields[0]);
+                    let record = self.records.get(id);
+                    let told = record.and_then(|record| record["turn"].as_str());
+                    let here = (group.to_owned(), id.clone());
+                    if told != Some(&*turn) || !self.held.contains(&here) || has_slot {
+                        faults.push(format!("{id} is held at {turn}, its record: {record:?}"));
+                    }
+                }
+                State::Dead if has_slot => faults.push(format!("{id} is dead and has a slot")),
+                _ => {}
+            }
+            if has_slot {
+                *slots.entry(group.to_owned()).or_default() += 1;
+            }
+        }
+        if slots != self.groups {
+            faults.push(format!(
+                "slots {:?} are counted, {slots:?} found",
+                self.groups
+            ));
+        }
+        let number = |text: &String| text.parse::<i64>().ok();
+        let of_all = self.limits.get("group_concurrency").and_then(number);
+        for (group, id) in &self.held {
+            let own = self.limits.get(&format!("group:{group}"));
+            let own = own.and_then(|own| serde_json::from_str::<Json>(own).ok());
+            let own = own.and_then(|own| own["concurrency"].as_i64());
+            let taken = slots.get(group).copied().unwrap_or_default();
+            if !unfilled && own.or(of_all).is_none_or(|most| taken < most) {
+                faults.push(format!("{id} is held, and its group {group} has room"));
             }
         }
         self.faults.extend(faults);

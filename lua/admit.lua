@@ -1,0 +1,64 @@
+-- admit: held -> ready
+-- Gives held jobs the room that their groups have, group by group. Whoever settles a job does so for its own group; this is for
+-- limits that were changed, and for jobs whose record or payload somebody broke by hand: nobody else passes over those.
+--
+-- KEYS[1] held      millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[2] groups    millstream:{Q}:groups         hash, group -> slots taken
+-- KEYS[3] limits    millstream:{Q}:limits         hash, concurrency of groups
+-- KEYS[4] lane      millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[5] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[6] dead      millstream:{Q}:dead           zset, job id -> died at (unix ms)
+-- KEYS[7] jobs      millstream:{Q}:jobs           hash, job id -> record
+-- KEYS[8] payloads  millstream:{Q}:payloads       hash, job id -> payload
+-- KEYS[9] stats     millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[10] events   millstream:{Q}:events         stream, capped
+-- ARGV[1] from      group to begin with, or '' for the first
+-- ARGV[2] limit     groups and jobs together, 1 to 1,000
+--
+-- Returns {OK, admitted, next}: the group to go on with, '' at the end. Cost O(limit log n), n = held jobs.
+local held, groups, limits, lane, suspects, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local jobs, payloads, stats, events = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local from, limit = ARGV[1], tonumber(ARGV[2])
+-- Broken jobs that are looked for at the head of a group; those behind them come later.
+local BROKEN_MAX = 10
+
+check('XLEN', lane)
+check('XLEN', suspects)
+check('ZCARD', dead)
+check('HLEN', jobs)
+check('HLEN', payloads)
+check('HLEN', stats)
+check('XLEN', events)
+use_groups({
+  held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
+})
+local now = ms_of(now_us())
+
+local function bury_broken(group)
+  for _, member in ipairs(held_of(group, BROKEN_MAX)) do
+    local job_id = string.match(member, US .. '%d+' .. US .. '(.*)$')
+    local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
+    if record and payload then return end
+    redis.call('ZREM', held, member)
+    bury_orphan(dead, jobs, payloads, stats, events, now, job_id, record, payload)
+  end
+end
+
+-- The first group at or behind `bound`, in the order of their bytes.
+local function group_from(bound)
+  local first = redis.call('ZRANGEBYLEX', held, bound, '+', 'LIMIT', 0, 1)[1]
+  return first and string.match(first, '^(.-)' .. US)
+end
+
+local admitted = 0
+local name = group_from(from == '' and '-' or '[' .. from .. US)
+while name and limit > 0 do
+  local group = group_named(name)
+  bury_broken(group)
+  local more = admit_held(group, limit)
+  admitted, limit = admitted + more, limit - more - 1
+  -- Out of budget: the same group may have more room.
+  if limit > 0 then name = group_from('[' .. name .. ' ') end
+end
+close_groups()
+return { OK, admitted, name or '' }

@@ -1,0 +1,199 @@
+-- groups: jobs of a group (a tenant, a shop) take turns. A limited group has as many slots as its concurrency. A job takes one
+-- when it becomes ready and says so in its meta ("slot"); it gives it up when it leaves the lanes. Without a free slot a job is
+-- held. Jobs of a group that is not limited have no slot and are not counted: what nobody uses costs nothing.
+-- held: zset, lexical, "<group> US <turn> US <job id>"; the turns of a group rise
+-- groups: hash, group -> slots taken; no field at 0
+-- limits: hash, group_concurrency and group_order for all groups, group:<group> -> JSON {concurrency}
+local US = '\31'
+-- A turn is one of these and a number that rises, so that texts are in the order of the numbers.
+local IN_FRONT, IN_LINE = '0', '5'
+-- Jobs that one call admits to a group beyond the slots that it freed itself: a raised limit is filled in steps.
+local ADMIT_MORE = 100
+local UNLIMITED = math.huge
+
+-- The keys in use, what this call knows of each group, the groups in the order in which they came up,
+-- and those that a job has left in the order in which it did.
+local turns, groups_seen, groups_in_order, groups_left = nil, {}, {}, {}
+
+-- To be called before the first write. Looks at the keys that only groups need; the script looks at the others.
+local function use_groups(keys)
+  turns = keys
+  -- The channel has its name from the same prefix as the keys.
+  turns.wake = string.gsub(keys.held, 'held$', 'wake')
+  local held = looked_at(keys.held, redis.pcall('ZCARD', keys.held))
+  check('HLEN', keys.groups)
+  local limits = looked_at(keys.limits, redis.pcall('HLEN', keys.limits))
+  -- On most queues nothing is limited, and then nobody asks further.
+  turns.quiet = held == 0 and limits == 0
+  turns.any_held = held > 0
+end
+
+local function group_named(name)
+  local group = groups_seen[name]
+  if group then return group end
+  local set = redis.call('HMGET', turns.limits, 'group_concurrency', 'group_order', 'group:' .. name)
+  local own = {}
+  if set[3] then
+    local is_json, fields = pcall(cjson.decode, set[3])
+    if is_json and type(fields) == 'table' then own = fields end
+  end
+  group = {
+    name = name,
+    max = tonumber(own.concurrency) or tonumber(set[1]) or UNLIMITED,
+    blocks = set[2] == 'block',
+    taken = tonumber(redis.call('HGET', turns.groups, name)) or 0,
+    left = 0,
+  }
+  group.before = group.taken
+  groups_seen[name] = group
+  groups_in_order[#groups_in_order + 1] = group
+  return group
+end
+
+-- The first held jobs of the group, up to `limit`: members of `held`.
+local function held_of(group, limit)
+  return redis.call('ZRANGEBYLEX', turns.held, '[' .. group.name .. US, '(' .. group.name .. ' ', 'LIMIT', 0, limit)
+end
+
+local function has_held(group)
+  -- Asked for once; who is held by this call says so.
+  if group.any_held == nil then group.any_held = turns.any_held and #held_of(group, 1) > 0 end
+  return group.any_held
+end
+
+local function with_slot(meta)
+  return '{"slot":true,' .. string.sub(meta, 2)
+end
+
+-- The meta with which a job of the group may go to a lane now; nil when it has to wait for its turn.
+local function enter(name, meta)
+  if turns.quiet then return meta end
+  local group = group_named(name)
+  -- Nobody overtakes those who wait, not even when there is room for all of them.
+  if has_held(group) or group.taken >= group.max then return nil end
+  if group.max == UNLIMITED then return meta end
+  group.taken = group.taken + 1
+  return with_slot(meta)
+end
+
+local function next_turn(kind)
+  local number = redis.pcall('HINCRBY', turns.stats, 'held', 1)
+  if type(number) == 'table' then
+    number = 1
+    redis.call('HSET', turns.stats, 'held', number)
+  end
+  return kind .. string.format('%016.0f', number)
+end
+
+-- Lets a job wait for its group. Without `payload` the one that is stored stays. Without `job_id` it is new and gets a name,
+-- which is no entry's.
+local function hold(name, kind, job_id, record, payload)
+  local turn = next_turn(kind)
+  if not job_id then
+    job_id = string.format('%.0f.%s', turns.us, string.match(turn, '^.0*(%d+)$'))
+    record.meta = '{"id":"' .. job_id .. '",' .. string.sub(record.meta, 2)
+  end
+  record.state, record.turn, record.lane, record.entry = 'held', turn, nil, nil
+  if payload then redis.call('HSET', turns.payloads, job_id, payload) end
+  write_record(turns.jobs, job_id, record)
+  redis.call('ZADD', turns.held, 0, name .. US .. turn .. US .. job_id)
+  group_named(name).any_held = true
+  return job_id
+end
+
+-- What is stored of a job with a group, nil for one without. Looked for as text first: JSON is dear.
+local function grouped(meta)
+  if not string.find(meta, '"group":', 1, true) then return nil end
+  local is_json, fields = pcall(cjson.decode, meta)
+  if not is_json or type(fields) ~= 'table' or type(fields.group) ~= 'string' then return nil end
+  -- Such a name is no producer's.
+  if string.find(fields.group, US, 1, true) then return nil end
+  return fields
+end
+
+-- Puts a job that is off the streams on `lane`, or among the held when it is not its turn. `is_new`: this payload is not the one
+-- that is stored.
+local function place_in_turn(lane, kind, job_id, record, payload, is_new)
+  local fields = not turns.quiet and grouped(record.meta)
+  if fields and not fields.slot then
+    local meta = enter(fields.group, record.meta)
+    if not meta then
+      hold(fields.group, kind, job_id, record, is_new and payload)
+      return false
+    end
+    record.meta = meta
+  end
+  place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
+  redis.call('HDEL', turns.payloads, job_id)
+  return true
+end
+
+-- A held job waits no longer.
+local function let_go(job_id, record)
+  local fields = grouped(record.meta)
+  if fields and type(record.turn) == 'string' then
+    redis.call('ZREM', turns.held, fields.group .. US .. record.turn .. US .. job_id)
+  end
+  record.turn = nil
+end
+
+-- A job of the group leaves the lanes, and had a slot.
+local function leave(name)
+  local group = group_named(name)
+  group.taken = math.max(0, group.taken - 1)
+  if group.left == 0 then groups_left[#groups_left + 1] = group end
+  group.left = group.left + 1
+end
+
+-- The group of which a job has a slot.
+local function slot_in(meta)
+  local fields = grouped(meta)
+  return fields and fields.slot and fields.group
+end
+
+-- Takes its slot from a job that leaves the lanes.
+local function vacate(job)
+  local fields = grouped(job.meta)
+  if not fields or not fields.slot then return end
+  fields.slot = nil
+  job.meta = cjson.encode(fields)
+  leave(fields.group)
+end
+
+-- Held -> ready, as far as the group has room. A job whose record or payload is broken is left to `admit`, which buries it.
+local function admit_held(group, more)
+  local room = math.min(group.max - group.taken, more)
+  if not turns.any_held or room <= 0 then return 0 end
+  local admitted = 0
+  for _, member in ipairs(held_of(group, room)) do
+    local job_id = string.match(member, US .. '%d+' .. US .. '(.*)$')
+    local record, payload = read_record(turns.jobs, job_id), redis.call('HGET', turns.payloads, job_id)
+    if record and payload then
+      if group.max < UNLIMITED then
+        group.taken = group.taken + 1
+        record.meta = with_slot(record.meta)
+      end
+      record.turn = nil
+      place(turns.lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
+      redis.call('HDEL', turns.payloads, job_id)
+      redis.call('ZREM', turns.held, member)
+      admitted = admitted + 1
+    end
+  end
+  return admitted
+end
+
+-- Writes down how many slots are taken, once freed slots have gone to those who wait. Every script that had to do with groups
+-- ends with this.
+local function close_groups()
+  for _, group in ipairs(groups_left) do admit_held(group, group.left + ADMIT_MORE) end
+  for _, group in ipairs(groups_in_order) do
+    if group.taken ~= group.before then
+      if group.taken > 0 then
+        redis.call('HSET', turns.groups, group.name, group.taken)
+      else
+        redis.call('HDEL', turns.groups, group.name)
+      end
+    end
+  end
+end
