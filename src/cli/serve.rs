@@ -30,7 +30,7 @@ impl Serve {
         let reread = gateway_reader(globals, self.gateway, self.source, self.queue.queue.clone());
         let gateway = reread()?;
         let queues = settings::queues(&self.queue, file, Plain::Refused)?;
-        if gateway.sources.is_empty() && queues.is_empty() {
+        if gateway.sources.is_empty() && gateway.tokens.is_empty() && queues.is_empty() {
             return Err(usage(
                 "nothing to serve: give --config FILE, or --source NAME --scheme S --secret env:VAR --queue Q --forward URL",
             ));
@@ -81,7 +81,7 @@ fn gateway_reader(
     })
 }
 
-/// The gateway alone: takes webhooks and stores them.
+/// The gateway alone: takes webhooks, and jobs from who has a token, and stores them.
 #[derive(Debug, Args)]
 pub(crate) struct Gateway {
     #[command(flatten)]
@@ -101,9 +101,10 @@ impl Gateway {
         let file = file.as_ref();
         let reread = gateway_reader(globals, self.gateway, self.source, self.queue.clone());
         let gateway = reread()?;
-        if gateway.sources.is_empty() {
+        if gateway.sources.is_empty() && gateway.tokens.is_empty() {
             return Err(usage(
-                "no source of webhooks: give --config FILE with [sources.NAME], or --source NAME --scheme S --secret env:VAR --queue Q",
+                "nobody to take webhooks or jobs from: give --config FILE with [sources.NAME] or [tokens.NAME], or --source NAME \
+                 --scheme S --secret env:VAR --queue Q, or --token env:VAR",
             ));
         }
         let redis = RedisSettings::merge(globals, file).with_keys(file, Plain::Refused)?;

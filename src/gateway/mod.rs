@@ -1,7 +1,8 @@
 //! HTTP in: takes signed webhooks, answers once their job is stored, and says whether this process is alive and ready.
 //!
-//! [`signature`] knows how senders sign, [`field`] where in a request something stands, [`source`] what job a request becomes, `health` what the probes are told, `server` sockets,
-//! deadlines and answers. What a job is and how it is stored is left to [`crate::Queue`].
+//! [`signature`] knows how senders sign, [`field`] where in a request something stands, [`source`] what job a request becomes; [`api`]
+//! takes jobs from programs that have a token, `health` knows what the probes are told, `server` sockets, deadlines and answers. What a
+//! job is and how it is stored is left to [`crate::Queue`].
 //!
 //! ```no_run
 //! # async fn example() -> millstream::Result<()> {
@@ -21,6 +22,7 @@
 //! # }
 //! ```
 
+pub mod api;
 pub mod field;
 mod health;
 pub mod rate;
@@ -30,9 +32,10 @@ pub mod source;
 #[cfg(test)]
 mod stand_in;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -41,9 +44,11 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Millstream;
 use crate::config;
 use crate::error::{Error, Result};
-use crate::job::{Enqueued, NewJob};
+use crate::job::durability::Durability;
+use crate::job::{Enqueued, NewJob, QueueName};
 use crate::queue::Queue;
 use crate::worker::{CircuitState, WorkerHealth};
+use api::tokens::{TokenSettings, Tokens};
 use health::Pool;
 use server::Server;
 use source::{Source, SourceSettings};
@@ -78,6 +83,8 @@ pub struct GatewaySettings {
     pub max_body: usize,
     /// The senders by name: `POST /webhooks/{name}`.
     pub sources: Vec<(String, SourceSettings)>,
+    /// Who may put jobs into queues, by name: `POST /queues/{queue}/jobs`. Default: nobody.
+    pub tokens: Vec<(String, TokenSettings)>,
     /// How long a client may take over a request's headers, and be idle between two requests. Default 10 s.
     pub header_timeout: Duration,
     /// How long a client may take over a request's body. Default 10 s.
@@ -111,6 +118,7 @@ impl GatewaySettings {
             listen,
             max_body: config::BODY_BYTES_MAX_DEFAULT,
             sources: Vec::new(),
+            tokens: Vec::new(),
             header_timeout: HEADER_TIMEOUT_DEFAULT,
             body_timeout: BODY_TIMEOUT_DEFAULT,
             body_rate_min: BODY_RATE_MIN_DEFAULT,
@@ -130,8 +138,8 @@ impl GatewaySettings {
         self.checked().map(drop)
     }
 
-    /// The sources, once everything was checked.
-    fn checked(&self) -> Result<Vec<Source>> {
+    /// The sources and the tokens, once everything was checked.
+    fn checked(&self) -> Result<(Vec<Source>, Tokens)> {
         for (name, value, max) in [
             ("max_body", self.max_body, config::PAYLOAD_BYTES_MAX_MAX),
             ("max_connections", self.connections_max, CONNECTIONS_MAX),
@@ -190,9 +198,10 @@ impl GatewaySettings {
             }
         }
         let sources = self.sources.iter();
-        sources
+        let sources = sources
             .map(|(name, settings)| Source::new(name, settings))
-            .collect()
+            .collect::<Result<_>>()?;
+        Ok((sources, Tokens::new(&self.tokens)?))
     }
 }
 
@@ -215,7 +224,7 @@ impl Gateway {
         client: Millstream,
         workers: Vec<WorkerHealth>,
     ) -> Result<Self> {
-        let sources = settings.checked()?;
+        let (sources, tokens) = settings.checked()?;
         let queues = sources
             .iter()
             .map(|source| client.queue(source.queue().as_str()));
@@ -238,13 +247,14 @@ impl Gateway {
         })?;
         let secrets = LiveSecrets {
             sources: sources.clone(),
+            tokens: tokens.clone(),
         };
-        let server = Server::new(
-            &settings,
-            sources,
-            Redis { client, queues },
-            pools.collect(),
-        );
+        let redis = Redis {
+            client,
+            queues,
+            named: Mutex::default(),
+        };
+        let server = Server::new(&settings, sources, tokens, redis, pools.collect());
         Ok(Self {
             listener,
             address,
@@ -281,11 +291,12 @@ impl Gateway {
 #[derive(Clone, Debug)]
 pub struct LiveSecrets {
     sources: Vec<Source>,
+    tokens: Tokens,
 }
 
 impl LiveSecrets {
-    /// Takes over the secrets of `settings`, all of them or none, and nothing else of it. Says which sources of the running
-    /// gateway were not found there and keep theirs.
+    /// Takes over the secrets and the tokens of `settings`, all of them or none, and nothing else of it. Says which sources of the
+    /// running gateway were not found there and keep their secrets.
     ///
     /// # Errors
     /// [`Error::Setting`] names the setting at fault; everything stays as it was.
@@ -300,6 +311,7 @@ impl LiveSecrets {
                 None => missing.push(source.name().to_owned()),
             }
         }
+        self.tokens.replace(self.tokens.read(&settings.tokens)?);
         for (source, keyring) in read {
             source.rekey(keyring);
         }
@@ -316,25 +328,75 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
         })
 }
 
-/// The two things that the gateway asks of what is behind it.
+/// What the gateway asks of what is behind it.
 pub(crate) trait Store: Send + Sync + 'static {
     /// Stores the job of the source with this number; `Ok` means that it is stored.
     fn store(&self, source: usize, job: NewJob) -> impl Future<Output = Result<Enqueued>> + Send;
+
+    /// Stores `jobs` in the queue of this name, whole or not at all; `Ok` means that they are stored.
+    fn store_in(
+        &self,
+        queue: &QueueName,
+        jobs: Vec<NewJob>,
+        durability: Durability,
+    ) -> impl Future<Output = Result<Vec<Enqueued>>> + Send;
 
     /// Asks whether jobs could be stored now.
     fn check_writable(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// What is behind the gateway: one queue per source, in the order of the sources.
+/// Queues that are kept open for programs; each above plain durability has a connection of its own.
+const OPEN_QUEUES_MAX: usize = 64;
+
+/// What is behind the gateway.
 #[derive(Debug)]
 struct Redis {
     client: Millstream,
+    /// One per source, in the order of the sources.
     queues: Vec<Queue>,
+    /// Those that programs have named, so that calls of many requests travel together.
+    named: Mutex<HashMap<(QueueName, Durability), Queue>>,
+}
+
+impl Redis {
+    fn named(&self, queue: &QueueName, durability: Durability) -> Result<Queue> {
+        // Nothing panics while it is held, and a map of queues stays valid anyway.
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (queue.clone(), durability);
+        if let Some(queue) = named.get(&key) {
+            return Ok(queue.clone());
+        }
+        let opened = self.client.queue(queue.as_str())?;
+        let opened = match durability {
+            Durability::Memory => opened,
+            more => opened.with_durability(more),
+        };
+        if named.len() >= OPEN_QUEUES_MAX {
+            // Whoever is at work with one has it still; the next request opens it again.
+            named.clear();
+        }
+        named.insert(key, opened.clone());
+        Ok(opened)
+    }
 }
 
 impl Store for Redis {
     async fn store(&self, source: usize, job: NewJob) -> Result<Enqueued> {
         self.queues[source].enqueue(job).await
+    }
+
+    async fn store_in(
+        &self,
+        queue: &QueueName,
+        jobs: Vec<NewJob>,
+        durability: Durability,
+    ) -> Result<Vec<Enqueued>> {
+        let queue = self.named(queue, durability)?;
+        match <[NewJob; 1]>::try_from(jobs) {
+            // One by itself travels with those of other requests.
+            Ok([job]) => Ok(vec![queue.enqueue(job).await?]),
+            Err(jobs) => queue.enqueue_all(jobs).await,
+        }
     }
 
     async fn check_writable(&self, timeout: Duration) -> Result<()> {

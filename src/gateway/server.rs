@@ -18,10 +18,13 @@ use hyper::{HeaderMap, Method, Request, Version, header};
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::api::tokens::Tokens;
+use super::api::{self, Api, Batch};
 use super::health::{Health, Pool};
 use super::source::Source;
 use super::{GatewaySettings, Store};
 use crate::error::Error;
+use crate::job::QueueName;
 use access::{Access, REQUEST_ID};
 use body::Intake;
 use reply::Reply;
@@ -46,6 +49,7 @@ struct Inner<S> {
     store: Arc<S>,
     health: Health<S>,
     sources: Sources,
+    api: Api,
     limits: Limits,
     intake: Intake,
     troubles: Seldom,
@@ -116,6 +120,7 @@ impl<S: Store> Server<S> {
     pub(crate) fn new(
         settings: &GatewaySettings,
         sources: Vec<Source>,
+        tokens: Tokens,
         store: S,
         pools: Vec<Pool>,
     ) -> Self {
@@ -124,6 +129,7 @@ impl<S: Store> Server<S> {
             health: Health::new(store.clone(), pools),
             store,
             sources: Sources::new(sources),
+            api: Api::new(tokens),
             limits: Limits {
                 header_timeout: settings.header_timeout,
                 write_timeout: settings.write_timeout,
@@ -191,7 +197,57 @@ impl<S: Store> Inner<S> {
                     .await
                     .unwrap_or_else(|refusal| refusal)
             }
+            (method, [Some("queues"), Some(queue), Some("jobs")]) if segments.next().is_none() => {
+                access.route = "/queues/{queue}/jobs";
+                if *method != Method::POST {
+                    return Reply::method_not_allowed("POST");
+                }
+                // Before the body is asked for: strangers cannot make us hold one.
+                match self.api.admit(queue, request.headers()) {
+                    Ok(queue) => self
+                        .enqueue(&queue, request, access)
+                        .await
+                        .unwrap_or_else(|refusal| refusal),
+                    Err(refusal) => Reply::refused_unread(&refusal),
+                }
+            }
+            (method, [Some("openapi.json"), None, None]) => {
+                access.route = "/openapi.json";
+                match *method {
+                    Method::GET | Method::HEAD => Reply::json(self.api.description.clone()),
+                    _ => Reply::method_not_allowed("GET, HEAD"),
+                }
+            }
             _ => Reply::not_found(),
+        }
+    }
+
+    /// Takes the jobs of a program in: read, make jobs, store all of them, and only then say yes.
+    async fn enqueue(
+        &self,
+        queue: &QueueName,
+        request: Request<Incoming>,
+        access: &mut Access<'_>,
+    ) -> Result<Reply, Reply> {
+        let body = self.intake.read(request.into_body()).await?;
+        access.bytes = body.bytes.len();
+        let batch = Batch::read(&body.bytes, jiff::Timestamp::now());
+        let batch = batch.map_err(|refusal| Reply::refused(&refusal))?;
+        let list = batch.is_list();
+        let stored = self.store.store_in(queue, batch.jobs, batch.durability);
+        match in_time(stored).await {
+            Ok(enqueued) => {
+                if let [one] = enqueued.as_slice() {
+                    access.job = Some(one.id.clone());
+                }
+                Ok(Reply::created(Batch::answer(list, &enqueued)))
+            }
+            Err(error) => {
+                if self.troubles.now() {
+                    warn!(%error, "jobs of a program could not be stored");
+                }
+                Err(Reply::refused(&api::not_stored(&error)))
+            }
         }
     }
 
@@ -219,18 +275,13 @@ impl<S: Store> Inner<S> {
         }
         let job = source.job(&head.headers, body.bytes.clone());
         let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
-        match timeout(STORE_TIMEOUT, self.store.store(number, job)).await {
-            Ok(Ok(enqueued)) => {
+        match in_time(self.store.store(number, job)).await {
+            Ok(enqueued) => {
                 let reply = Reply::stored(&enqueued);
                 access.job = Some(enqueued.id);
                 Ok(reply)
             }
-            Ok(Err(error)) => Err(self.not_stored(&error)),
-            Err(_) => Err(self.not_stored(&Error::Ambiguous {
-                operation: "enqueue",
-                waited: STORE_TIMEOUT,
-                reason: "no answer".to_owned(),
-            })),
+            Err(error) => Err(self.not_stored(&error)),
         }
     }
 
@@ -245,6 +296,17 @@ impl<S: Store> Inner<S> {
             _ => Reply::unavailable(),
         }
     }
+}
+
+/// What came of storing, within the time that a sender waits.
+async fn in_time<T>(stored: impl Future<Output = crate::Result<T>>) -> crate::Result<T> {
+    timeout(STORE_TIMEOUT, stored).await.unwrap_or_else(|_| {
+        Err(Error::Ambiguous {
+            operation: "enqueue",
+            waited: STORE_TIMEOUT,
+            reason: "no answer".to_owned(),
+        })
+    })
 }
 
 /// HTTP/1.1 asks for exactly one Host header. With two, a proxy in front and the gateway could each believe another.

@@ -20,8 +20,9 @@ use crate::error::{Error, Result};
 pub use generic::{HmacSettings, TOLERANCE_MAX};
 use presets::Challenge;
 pub use presets::SchemeSettings;
+use secret::Keyed;
 pub use secret::{Algorithm, Encoding, Secret};
-use secret::{Keyed, Tag};
+pub(super) use secret::{Compare, Tag};
 
 /// How far a signed timestamp may be from the clock of this machine: what Standard Webhooks and Stripe use.
 pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);

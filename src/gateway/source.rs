@@ -31,7 +31,7 @@ pub const DELIVERY_ID_BYTES_MAX: usize = 256;
 const CHALLENGE_BYTES_MAX: usize = 4 << 10;
 
 /// Headers that must not be stored, because they are secrets or belong to one connection only.
-const NEVER_KEPT: &[HeaderName] = &[
+pub(super) const NEVER_KEPT: &[HeaderName] = &[
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     header::COOKIE,

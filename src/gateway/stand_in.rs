@@ -8,7 +8,8 @@ use tokio::sync::Semaphore;
 
 use super::Store;
 use crate::error::{Error, Result};
-use crate::job::{Enqueued, JobId, NewJob};
+use crate::job::durability::Durability;
+use crate::job::{Enqueued, JobId, NewJob, QueueName};
 
 #[derive(Debug)]
 pub(crate) struct StandIn {
@@ -128,6 +129,19 @@ impl Store for StandIn {
             duplicate: held.is_some(),
             replaced: false,
         })
+    }
+
+    async fn store_in(
+        &self,
+        _: &QueueName,
+        jobs: Vec<NewJob>,
+        _: Durability,
+    ) -> Result<Vec<Enqueued>> {
+        let mut stored = Vec::new();
+        for job in jobs {
+            stored.push(self.store(usize::MAX, job).await?);
+        }
+        Ok(stored)
     }
 
     async fn check_writable(&self, _timeout: Duration) -> Result<()> {

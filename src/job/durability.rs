@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::error::{Error, Result};
 
 /// Where a job is when its enqueue returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// In the memory of the Redis that answered. What survives a crash is decided by its persistence settings.
     #[default]

@@ -503,6 +503,11 @@ fn the_example_files_can_be_served() {
                 .command(&[&args[..], &["--stop-with-stdin"]].concat())
                 .env("SHOPIFY_SECRET", "secret")
                 .env("BILLING_SECRET", "secret")
+                .env("APP_TOKEN", "0123456789abcdef")
+                .env(
+                    "WEBHOOKS_KEY",
+                    "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+                )
                 .env("FORWARD_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3")
                 .stdin(Stdio::null())
                 .output()

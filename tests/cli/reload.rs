@@ -1,70 +1,35 @@
 //! SIGHUP: the gateway reads its secrets again while it serves.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{ChildStderr, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream::gateway::signature::Scheme;
-use serde_json::Value;
 
-use crate::support::{Cli, PATIENCE, Process};
-
-/// A gateway whose log is read line by line.
-struct Served {
-    process: Process,
-    log: BufReader<ChildStderr>,
-    address: String,
-}
+use crate::support::{Cli, PATIENCE, Served};
 
 impl Served {
-    fn start(cli: &Cli) -> Self {
-        let args = ["gateway", "--config", "mill.toml", "--log-format", "json"];
-        let mut command = cli.command(&args);
-        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let mut served = Self {
-            process: Process(child),
-            log,
-            address: String::new(),
-        };
-        let listens = served.line("the gateway listens");
-        served.address = listens["address"].as_str().unwrap().to_owned();
-        served
-    }
-
-    /// The next line of the log that says this.
-    fn line(&mut self, says: &str) -> Value {
-        let mut seen = String::new();
-        loop {
-            let from = seen.len();
-            assert!(
-                self.log.read_line(&mut seen).unwrap() > 0,
-                "{says:?} is not in {seen}"
-            );
-            let line: Value = serde_json::from_str(&seen[from..]).unwrap();
-            if line["message"].as_str().unwrap().contains(says) {
-                return line;
-            }
-        }
-    }
-
-    /// The status that a Shopify webhook gets which is signed by `secret`.
     fn status(&self, secret: &str) -> u16 {
-        let scheme = Scheme::shopify();
-        let signature = scheme.sign(&scheme.secret("s", secret).unwrap(), "", 0, b"{}");
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(
-            stream,
-            "POST /webhooks/shop HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\
-             x-shopify-hmac-sha256: {signature}\r\n\r\n{{}}"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.split(' ').nth(1).unwrap().parse().unwrap()
+        status(&self.address, secret)
     }
+}
+
+/// The status that a Shopify webhook gets which is signed by `secret`.
+fn status(address: &str, secret: &str) -> u16 {
+    let scheme = Scheme::shopify();
+    let signature = scheme.sign(&scheme.secret("s", secret).unwrap(), "", 0, b"{}");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "POST /webhooks/shop HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\
+         x-shopify-hmac-sha256: {signature}\r\n\r\n{{}}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -81,7 +46,7 @@ fn sighup_takes_new_secrets_over_and_a_bad_one_keeps_the_old_and_says_so() {
     };
     write("one", "hunter1\n");
     config("[\"file:one\"]");
-    let mut served = Served::start(&cli);
+    let mut served = Served::start(&cli, "gateway", &[]);
     assert_eq!(
         (served.status("hunter1"), served.status("hunter2")),
         (200, 401)
@@ -125,4 +90,39 @@ fn sighup_takes_new_secrets_over_and_a_bad_one_keeps_the_old_and_says_so() {
     }
     served.process.signal("TERM");
     assert_eq!(served.process.wait(PATIENCE), Some(0));
+}
+
+#[test]
+fn no_request_is_dropped_while_secrets_are_read_again() {
+    let cli = Cli::new();
+    let config = "[gateway]\nlisten = \"127.0.0.1:0\"\n[sources.shop]\nscheme = \"shopify\"\nqueue = \"q\"\n\
+        secrets = [\"file:new\", \"file:old\"]\n";
+    let write = |name: &str, text: &str| std::fs::write(cli.dir.path().join(name), text).unwrap();
+    write("mill.toml", config);
+    write("old", "hunter1");
+    write("new", "hunter2");
+    let mut served = Served::start(&cli, "gateway", &[]);
+    let over = Arc::new(AtomicBool::new(false));
+    let (address, stop) = (served.address.clone(), over.clone());
+    let sender = std::thread::spawn(move || {
+        let mut statuses = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            statuses.push(status(&address, "hunter1"));
+        }
+        statuses
+    });
+
+    for turn in 0..20 {
+        write("new", &format!("hunter2-{turn}"));
+        served.process.signal("HUP");
+        served.line("the secrets were read again");
+        assert_eq!(served.status(&format!("hunter2-{turn}")), 200);
+    }
+    over.store(true, Ordering::Relaxed);
+
+    let statuses = sender.join().unwrap();
+    assert!(
+        !statuses.is_empty() && statuses.iter().all(|status| *status == 200),
+        "{statuses:?}"
+    );
 }

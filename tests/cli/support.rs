@@ -1,6 +1,7 @@
 //! A private Redis, and the `millstream` binary against it.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use millstream::private_redis::{Options, PrivateRedis};
@@ -111,6 +112,49 @@ pub(crate) fn bare(args: &[&str]) -> Command {
     }
     command.args(args);
     command
+}
+
+/// A gateway with the settings of `mill.toml`, whose log is read line by line.
+pub(crate) struct Served {
+    pub(crate) process: Process,
+    log: BufReader<ChildStderr>,
+    pub(crate) address: String,
+}
+
+impl Served {
+    /// `command` is `gateway` or `serve`.
+    pub(crate) fn start(cli: &Cli, command: &str, env: &[(&str, &str)]) -> Self {
+        let args = [command, "--config", "mill.toml", "--log-format", "json"];
+        let mut command = cli.command(&args);
+        command.envs(env.iter().copied());
+        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut served = Self {
+            process: Process(child),
+            log,
+            address: String::new(),
+        };
+        let listens = served.line("the gateway listens");
+        served.address = listens["address"].as_str().unwrap().to_owned();
+        served
+    }
+
+    /// The next line of the log that says this.
+    pub(crate) fn line(&mut self, says: &str) -> Value {
+        let mut seen = String::new();
+        loop {
+            let from = seen.len();
+            assert!(
+                self.log.read_line(&mut seen).unwrap() > 0,
+                "{says:?} is not in {seen}"
+            );
+            let line: Value = serde_json::from_str(&seen[from..]).unwrap();
+            if line["message"].as_str().unwrap().contains(says) {
+                return line;
+            }
+        }
+    }
 }
 
 /// A process that is killed when the test ends, however it ends.

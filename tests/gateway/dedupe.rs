@@ -1,7 +1,12 @@
 //! A delivery id makes one job, however often and wherever it arrives.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use futures_util::future::join_all;
-use millstream::Context;
+use millstream::private_redis::PrivateRedis;
+use millstream::{Context, NewJob};
 
 use crate::support::senders::{self, BODY, Delivery};
 use crate::support::{Place, QUEUE, eventually};
@@ -103,4 +108,44 @@ async fn without_a_delivery_id_every_request_is_a_job() {
     assert_ne!(first, second);
     assert!(!one && !two);
     assert_eq!(place.stats().await.ready, 2);
+}
+
+/// Memory that Redis uses, bytes.
+fn used_memory(redis: &PrivateRedis) -> usize {
+    let mut stream = UnixStream::connect(redis.socket()).unwrap();
+    stream.write_all(b"INFO memory\r\nQUIT\r\n").unwrap();
+    let mut info = String::new();
+    stream.read_to_string(&mut info).unwrap();
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    line.unwrap().parse().unwrap()
+}
+
+/// The figure of docs/webhooks.md. Two queues of the same jobs, of which one remembers the delivery ids.
+#[tokio::test]
+async fn what_remembering_costs() {
+    const DELIVERIES: usize = 1 << 16;
+    let place = Place::new().await;
+    let mut grown = Vec::new();
+    for (queue, remembers) in [("forgetful", false), ("webhooks", true)] {
+        let queue = place.client.queue(queue).unwrap();
+        let before = used_memory(&place.redis);
+        for _ in 0..DELIVERIES / 1_000 {
+            let jobs = (0..1_000).map(|_| {
+                let job = NewJob::raw("shop/orders/create", "{}");
+                let key = format!("shop/{}", uuid::Uuid::new_v4());
+                if remembers {
+                    job.unique_for(key, Duration::from_secs(72 * 3600))
+                } else {
+                    job
+                }
+            });
+            queue.enqueue_all(jobs.collect()).await.unwrap();
+        }
+        grown.push(used_memory(&place.redis) - before);
+    }
+    let bytes = (grown[1] - grown[0]) / (DELIVERIES / 1_000 * 1_000);
+    println!("a remembered delivery takes {bytes} bytes of Redis memory");
+    assert!((150..=240).contains(&bytes), "{bytes}");
 }

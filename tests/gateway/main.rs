@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "webhooks", feature = "private-redis"))]
 
+mod api;
 #[cfg(feature = "cli")]
 mod canary;
 mod chain;

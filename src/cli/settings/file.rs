@@ -21,6 +21,7 @@ pub(crate) struct Sections {
     pub(crate) redis: RedisSection,
     pub(crate) gateway: GatewaySection,
     pub(crate) sources: BTreeMap<String, SourceSection>,
+    pub(crate) tokens: BTreeMap<String, TokenSection>,
     pub(crate) queues: BTreeMap<String, QueueSection>,
     /// Also empty it says something: that there are none.
     pub(crate) schedules: Option<BTreeMap<String, ScheduleSection>>,
@@ -93,6 +94,15 @@ pub(crate) struct SourceSection {
     #[serde(default, deserialize_with = "duration")]
     pub(crate) tolerance: Option<Duration>,
     pub(crate) signed: Option<String>,
+}
+
+/// `[tokens.NAME]`: who may put jobs into queues, at `POST /queues/{queue}/jobs`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenSection {
+    pub(crate) secrets: SecretTexts,
+    /// The queues that they are good for; `*` is all.
+    pub(crate) queues: Vec<String>,
 }
 
 /// `[queues.NAME]`: what this process does with a queue's jobs.

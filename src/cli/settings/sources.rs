@@ -1,4 +1,4 @@
-//! The gateway: where it listens and whose webhooks it takes.
+//! The gateway: where it listens, whose webhooks it takes, and who may put jobs in.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use millstream::QueueName;
+use millstream::gateway::api::tokens::TokenSettings;
 use millstream::gateway::field::Field;
 use millstream::gateway::rate::RateLimit;
 use millstream::gateway::signature::{HmacSettings, Scheme};
@@ -33,6 +34,10 @@ pub(crate) struct GatewayFlags {
     /// looks elsewhere first [default: 0s]
     #[arg(long, env = "MILLSTREAM_DRAIN", value_parser = parse::shutdown_timeout, value_name = "DURATION")]
     pub(crate) drain: Option<Duration>,
+    /// Take jobs at POST /queues/QUEUE/jobs from who has this bearer token, for all queues: env:NAME or file:/path. Several: any of
+    /// them passes. Tokens for some queues are written into a config file, as [tokens.NAME] [default: nobody may]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Vec<String>,
 }
 
 /// One source without a config file.
@@ -96,6 +101,7 @@ pub(crate) fn merge(
         sources.insert(name.clone(), from_flags(source, queue, plain)?);
     }
     settings.sources = sources.into_iter().collect();
+    settings.tokens = tokens(flags, file, plain)?;
     match file {
         Some(file) => settings
             .validate()
@@ -118,6 +124,36 @@ fn limits(settings: &mut GatewaySettings, section: &GatewaySection) {
     if let Some(connections) = section.max_connections {
         settings.connections_max = connections;
     }
+}
+
+/// Who may put jobs in.
+fn tokens(
+    flags: &GatewayFlags,
+    file: Option<&ConfigFile>,
+    plain: Plain,
+) -> anyhow::Result<Vec<(String, TokenSettings)>> {
+    let resolved = |place: &str, references: &[String]| -> anyhow::Result<Vec<String>> {
+        let references = references.iter().enumerate();
+        let resolve = |(at, reference): (usize, &String)| {
+            secret::resolve(reference, plain)
+                .map_err(|reason| usage(format!("{place}[{at}]: {reason}")))
+        };
+        references.map(resolve).collect()
+    };
+    let mut tokens = Vec::new();
+    if let Some(file) = file {
+        for (name, section) in &file.sections.tokens {
+            let place = file.place.at(&["tokens", name, "secrets"]);
+            let secrets = resolved(&place, &section.secrets.0)?;
+            let queues = section.queues.iter().map(String::as_str);
+            tokens.push((name.clone(), TokenSettings::new(secrets, queues)));
+        }
+    }
+    if !flags.token.is_empty() {
+        let secrets = resolved("--token", &flags.token)?;
+        tokens.push(("--token".to_owned(), TokenSettings::new(secrets, ["*"])));
+    }
+    Ok(tokens)
 }
 
 fn address(setting: &str, text: &str) -> anyhow::Result<SocketAddr> {

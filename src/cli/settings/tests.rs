@@ -278,6 +278,42 @@ fn a_bad_source_is_refused_and_its_secret_is_not_shown() {
 }
 
 #[test]
+fn a_bad_token_is_refused_and_not_shown() {
+    for (lines, fix) in [
+        (
+            "secrets = [\"hunter2hunter2hunter2\"]\nqueues = [\"q\"]",
+            "env:NAME",
+        ),
+        (
+            "secrets = [\"env:MILLSTREAM_TEST_NO_SUCH\"]\nqueues = [\"q\"]",
+            "MILLSTREAM_TEST_NO_SUCH",
+        ),
+        ("secrets = []\nqueues = [\"q\"]", "at least one"),
+        ("secrets = [\"env:PATH\"]", "queues"),
+        ("secrets = [\"env:PATH\"]\nqueues = []", "\"*\""),
+        ("secrets = [\"env:PATH\"]\nqueues = [\"a{b}\"]", "a{b}"),
+        (
+            "secrets = [\"env:PATH\"]\nqueues = [\"q\"]\ncolour = 1",
+            "colour",
+        ),
+    ] {
+        let said = refusal(&format!("[tokens.app]\n{lines}\n"));
+        assert!(
+            said.contains("mill.toml") && said.contains(fix),
+            "{lines}: {said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    let short = "[tokens.app]\nsecrets = [\"hunter2\"]\nqueues = [\"*\"]\n";
+    let said = serve(short, Plain::Allowed).unwrap_err();
+    assert!(
+        said.contains("tokens.app.secrets[0]") && said.contains("16 to 512"),
+        "{said}"
+    );
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_secret_that_is_no_base64_is_refused_where_it_must_be() {
     let text =
         "[sources.shop]\nscheme = \"standard\"\nsecrets = [\"whsec_hunter2!\"]\nqueue = \"q\"\n";

@@ -8,6 +8,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::access::REQUEST_ID;
+use crate::gateway::api::Refusal;
 use crate::gateway::health::Readiness;
 use crate::gateway::source::Malformed;
 use crate::job::Enqueued;
@@ -15,6 +16,7 @@ use crate::job::Enqueued;
 /// When to come again after a 503, seconds. Senders wait longer by themselves as failures go on.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// An answer before it is HTTP.
@@ -34,6 +36,8 @@ pub(super) struct Reply {
     retry_after: Option<u64>,
     /// Goes back to the client, so that both sides speak of the same request.
     pub(super) request_id: Option<HeaderValue>,
+    /// Asks for a bearer token, with 401.
+    challenge: bool,
 }
 
 impl Reply {
@@ -50,6 +54,29 @@ impl Reply {
     pub(super) fn challenge(member: &str, text: &str) -> Self {
         let body = serde_json::json!({ member: text });
         Self::of(StatusCode::OK, body.to_string().into()).called("challenge")
+    }
+
+    /// All jobs of a request are stored.
+    pub(super) fn created(body: Bytes) -> Self {
+        Self::of(StatusCode::CREATED, body)
+    }
+
+    /// Why no job of a request is stored.
+    pub(super) fn refused(refusal: &Refusal) -> Self {
+        Self::of(refusal.status, refusal.body()).called(refusal.code)
+    }
+
+    /// The same, before the body was read.
+    pub(super) fn refused_unread(refusal: &Refusal) -> Self {
+        Self {
+            challenge: refusal.status == StatusCode::UNAUTHORIZED,
+            ..Self::refused(refusal).unread()
+        }
+    }
+
+    /// What is asked for.
+    pub(super) fn json(body: Bytes) -> Self {
+        Self::of(StatusCode::OK, body)
     }
 
     pub(super) fn alive() -> Self {
@@ -175,6 +202,7 @@ impl Reply {
             },
             retry_after: None,
             request_id: None,
+            challenge: false,
         }
     }
 
@@ -201,6 +229,9 @@ impl Reply {
         }
         if let Some(id) = self.request_id {
             headers.insert(REQUEST_ID, id);
+        }
+        if self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, BEARER);
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

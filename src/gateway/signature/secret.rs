@@ -63,11 +63,14 @@ impl Secret {
 
     /// A key that nobody has, of the same kind: work done with it takes as long as with this one.
     pub(in crate::gateway) fn stranger(&self) -> Self {
-        let algorithm = match self.0 {
+        Self::random(match self.0 {
             Keyed::Sha256(_) => Algorithm::Sha256,
             Keyed::Sha512(_) => Algorithm::Sha512,
             Keyed::Sha1(_) => Algorithm::Sha1,
-        };
+        })
+    }
+
+    fn random(algorithm: Algorithm) -> Self {
         let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
         Self::new(algorithm, &[*a.as_bytes(), *b.as_bytes()].concat())
     }
@@ -76,6 +79,36 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(hidden)")
+    }
+}
+
+/// Compares what came in with what is known, and takes as long whatever of it is right: not the texts are compared, but what a key
+/// of this process makes of them.
+#[derive(Clone, Debug)]
+pub(in crate::gateway) struct Compare(Secret);
+
+impl Compare {
+    pub(in crate::gateway) fn new() -> Self {
+        Self(Secret::random(Algorithm::Sha256))
+    }
+
+    /// What is kept of a text in order to compare others with it.
+    pub(in crate::gateway) fn tag(&self, text: &[u8]) -> Tag {
+        let mut mac = self.0.0.clone();
+        mac.update(text);
+        let mut tag = Tag::WRONG;
+        tag.length = mac.with_tag(|bytes| {
+            tag.bytes[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        });
+        tag.readable = true;
+        tag
+    }
+
+    pub(in crate::gateway) fn equal(&self, text: &[u8], tag: &Tag) -> bool {
+        let mut mac = self.0.0.clone();
+        mac.update(text);
+        mac.equals(tag)
     }
 }
 
@@ -117,7 +150,7 @@ impl Keyed {
 }
 
 /// A signature as it came in.
-pub(super) struct Tag {
+pub(in crate::gateway) struct Tag {
     bytes: [u8; TAG_BYTES_MAX],
     length: usize,
     /// False when the text was no hex or base64: such a tag equals nothing, and is compared all the same.

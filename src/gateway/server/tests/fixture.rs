@@ -41,8 +41,8 @@ impl Fixture {
         let shop = SourceSettings::new(SchemeSettings::Shopify, [SECRET], "webhooks");
         settings.sources = vec![("shop".to_owned(), shop)];
         change(&mut settings);
-        let sources = settings.checked().unwrap();
-        let server = Server::new(&settings, sources, store, Vec::new());
+        let (sources, tokens) = settings.checked().unwrap();
+        let server = Server::new(&settings, sources, tokens, store, Vec::new());
         let inner = server.inner.clone();
         let store = inner.store.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
