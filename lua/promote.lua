@@ -19,9 +19,10 @@
 -- ARGV[3] limit      jobs, 1 to 1,000
 -- ARGV[4] wake       channel that hears of a suspect
 --
--- Returns {OK, promoted, due_in_us, {unique key name, job id ...}}: microseconds until the next job is due, 0 when more are due
--- now, -1 when none is scheduled. The named unique keys belonged to jobs that died and may be released. {STANDBY} when another
--- worker does the upkeep. Cost O(limit log n), n = scheduled jobs.
+-- Returns {OK, promoted, due_in_us, {unique key name, job id ...}, late_us, expired}: microseconds until the next job is due, 0
+-- when more are due now, -1 when none is scheduled. The named unique keys belonged to jobs that died and may be released. For how
+-- long the first of the jobs had been due; how many were out of time. {STANDBY} when another worker does the upkeep.
+-- Cost O(limit log n), n = scheduled jobs.
 local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
 local held, groups, limits = KEYS[10], KEYS[11], KEYS[12]
@@ -43,7 +44,9 @@ if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
 local us = now_us()
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', ms_of(us), 'LIMIT', 0, limit)
-local promoted, unlocked = 0, {}
+local promoted, expired, unlocked = 0, 0, {}
+local late_us = 0
+if due[1] then late_us = math.max(0, us - tonumber(redis.call('ZSCORE', scheduled, due[1])) * 1000) end
 
 -- Ends a job whose time is over; false when it may run.
 local function expire(job_id, record)
@@ -58,6 +61,7 @@ local function expire(job_id, record)
   redis.call('ZADD', dead, ms_of(us), job_id)
   write_record(jobs, job_id, record)
   tally(stats, 'dead', 1)
+  expired = expired + 1
   event(events, 'dead', job_id, 'expired')
   if type(fields.unique) == 'string' then
     unlocked[#unlocked + 1] = fields.unique
@@ -79,7 +83,7 @@ for _, job_id in ipairs(due) do
   redis.call('ZREM', scheduled, job_id)
 end
 close_groups()
-if #due == limit then return { OK, promoted, 0, unlocked } end
+if #due == limit then return { OK, promoted, 0, unlocked, late_us, expired } end
 local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-if not first[2] then return { OK, promoted, -1, unlocked } end
-return { OK, promoted, math.max(0, tonumber(first[2]) * 1000 - us), unlocked }
+if not first[2] then return { OK, promoted, -1, unlocked, late_us, expired } end
+return { OK, promoted, math.max(0, tonumber(first[2]) * 1000 - us), unlocked, late_us, expired }

@@ -10,8 +10,9 @@
 -- KEYS[7..] lanes    millstream:{Q}:ready*     streams
 -- ARGV[1] group      consumer group
 --
--- Returns {OK, ready, running, scheduled, dead, held, paused, oldest_ready_ms, {counter, value ...}, {circuit ...}};
--- oldest_ready_ms is -1 when no job is ready; of the open circuits 100 are told. Cost O(lanes + log circuits).
+-- Returns {OK, ready, running, scheduled, dead, held, paused, oldest_ready_ms, {counter, value ...}, {circuit ...}, overdue_ms,
+-- swept_ago_ms}; oldest_ready_ms is -1 when no job is ready, swept_ago_ms when no worker ever looked for silent ones. Of the open
+-- circuits 100 are told. Cost O(lanes + log circuits).
 local scheduled, dead, held, limits, stats, circuits = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local FIRST_LANE = 7
 local group = ARGV[1]
@@ -44,8 +45,11 @@ for lane = FIRST_LANE, #KEYS do
     oldest = math.max(oldest or 0, now - added)
   end
 end
+local first_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+local swept = tonumber(redis.call('HGET', stats, 'swept_ms'))
 return {
   OK, math.max(0, ready), running, redis.call('ZCARD', scheduled), redis.call('ZCARD', dead), redis.call('ZCARD', held),
   redis.call('HEXISTS', limits, 'paused'), oldest or -1, redis.call('HGETALL', stats),
   redis.call('ZRANGE', circuits, now, '+inf', 'BYSCORE', 'LIMIT', 0, 100),
+  math.max(0, now - (tonumber(first_due) or now)), swept and math.max(0, now - swept) or -1,
 }

@@ -143,6 +143,7 @@ impl Builder {
     /// [`Error::Unfit`]: too old, or it would evict jobs.
     pub async fn connect(self) -> Result<Millstream> {
         self.check()?;
+        crate::metrics::describe();
         let address = Address::parse(&self.url)?;
         let redis = Redis::connect(&address, self.connect_timeout).await?;
         let server = redis.check_server(self.allow_eviction).await?;

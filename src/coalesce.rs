@@ -16,6 +16,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
 use crate::job::{Enqueued, NewJob};
+use crate::metrics::handles::Producing;
 use crate::queue::chunk_len;
 use crate::redis::{Patience, Redis};
 
@@ -33,6 +34,7 @@ pub(crate) struct Coalescer {
     callers: Callers,
     backlog: Arc<Backlog>,
     gathered: Mutex<Gathered>,
+    counted: Producing,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,7 @@ impl Coalescer {
             &uuid::Uuid::now_v7().simple().to_string(),
             config::ENQUEUES_IN_FLIGHT,
         );
+        let counted = Producing::new(&broker.queue);
         Self {
             broker,
             patience,
@@ -64,6 +67,7 @@ impl Coalescer {
             callers,
             backlog: Arc::new(Backlog::new()),
             gathered: Mutex::default(),
+            counted,
         }
     }
 
@@ -74,6 +78,7 @@ impl Coalescer {
 
     async fn send(&self, slot: &mut Slot, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
         let sent = self.send_once(slot, jobs).await;
+        self.counted.sent(&sent);
         if !matches!(
             sent,
             Err(Error::Ambiguous { .. } | Error::Unreachable { .. })

@@ -52,6 +52,7 @@
 //! | take webhooks in, and deliver them | [`gateway`], [`deliver`] |
 //! | know the states | [`job::state`] |
 //! | know every default | [`config`] |
+//! | count and measure | [`metrics`](mod@metrics) |
 //! | test against a real server | [`private_redis`] |
 //!
 //! Inside, calls go one way: `cli → gateway | queue | worker | upkeep | inspect → broker → redis → keys, job`.
@@ -78,6 +79,7 @@ pub mod gateway;
 pub mod inspect;
 pub mod job;
 mod keys;
+pub mod metrics;
 #[cfg(feature = "private-redis")]
 pub mod private_redis;
 pub mod queue;

@@ -32,7 +32,7 @@ pub enum DeathReason {
 }
 
 impl DeathReason {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Attempts => "attempts",
             Self::Refused => "refused",

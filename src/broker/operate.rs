@@ -28,6 +28,10 @@ pub struct Counts {
     pub counters: HashMap<String, u64>,
     /// Workers that claim nothing, and the targets that are down.
     pub open_circuits: Vec<(String, String)>,
+    /// How long the most overdue scheduled job has been due.
+    pub overdue: Duration,
+    /// Since when no worker has looked for silent ones; `None` when none ever did.
+    pub swept_ago: Option<Duration>,
 }
 
 /// What the update script is told; see `lua/update.lua`.
@@ -262,6 +266,10 @@ impl Broker {
                     Some((worker.to_owned(), target.to_owned()))
                 })
                 .collect(),
+            overdue: Duration::from_millis(reply.count(10)?),
+            swept_ago: u64::try_from(reply.number(11)?)
+                .ok()
+                .map(Duration::from_millis),
         })
     }
 

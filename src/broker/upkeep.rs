@@ -29,6 +29,10 @@ pub enum Promotion {
         count: u64,
         next_due: Option<Duration>,
         unlock: Vec<(String, JobId)>,
+        /// How long the most overdue of them had been due.
+        late: Duration,
+        /// Due, and out of time: dead.
+        expired: u64,
     },
 }
 
@@ -101,6 +105,8 @@ impl Broker {
             count: reply.count(1)?,
             next_due,
             unlock: names_and_ids(reply.list(3)?),
+            late: Duration::from_micros(reply.count(4)?),
+            expired: reply.count(5)?,
         })
     }
 

@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod logging;
 mod manual;
+mod metrics;
 mod open_files;
 mod output;
 mod pace;

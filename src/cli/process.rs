@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
+use metrics_exporter_prometheus::PrometheusHandle;
 use millstream::deliver::CommandHandler;
 use millstream::gateway::{Gateway, GatewaySettings, LiveSecrets};
 use millstream::{Context, Millstream, Worker, config};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::connect_to;
 use super::settings::{HandlerSettings, QueueSettings, RedisSettings, ScheduleSettings};
-use super::{open_files, output, parse, schedules, signals};
+use super::{metrics, open_files, output, parse, schedules, signals};
 
 /// The log line that says that all workers of the process claim jobs and the gateway has its socket.
 pub(crate) const READY: &str = "ready";
@@ -96,6 +97,9 @@ impl Plan {
 impl Process {
     /// Connects, starts the workers, then opens the gateway: it answers only once there is somebody to work.
     pub(crate) async fn start(plan: Plan, stop: CancellationToken) -> anyhow::Result<Self> {
+        // Only who can be asked for them counts.
+        let recorder = plan.gateway.as_ref().map(|_| metrics::install());
+        let recorder = recorder.transpose()?;
         let client = connect_to(&plan.redis, plan.payload_bytes_max()).await?;
         let mut process = Self {
             workers: Vec::new(),
@@ -104,7 +108,7 @@ impl Process {
             keeper: None,
             stop,
         };
-        match process.fill(&plan, &client).await {
+        match process.fill(&plan, &client, recorder).await {
             Ok(()) => {
                 let gateway = process.gateway.is_some();
                 tracing::info!(workers = process.workers.len(), gateway, "{READY}");
@@ -119,7 +123,12 @@ impl Process {
         }
     }
 
-    async fn fill(&mut self, plan: &Plan, client: &Millstream) -> anyhow::Result<()> {
+    async fn fill(
+        &mut self,
+        plan: &Plan,
+        client: &Millstream,
+        recorder: Option<PrometheusHandle>,
+    ) -> anyhow::Result<()> {
         // Before there is anybody to fire them, so that the first look finds them.
         schedules::synchronise(client, &plan.schedules).await?;
         self.keeper = schedules::keep(client.clone(), plan.schedules.clone());
@@ -135,6 +144,14 @@ impl Process {
             let mut settings = settings.clone();
             settings.shutdown_timeout = plan.shutdown_timeout();
             open_files::raise(settings.connections_max);
+            if let Some(recorder) = recorder {
+                let worked_on = plan.queues.iter().map(|queue| queue.name.as_str());
+                let filled = settings
+                    .sources
+                    .iter()
+                    .map(|(_, source)| source.queue.as_str());
+                settings.metrics = Some(metrics::page(recorder, client, worked_on.chain(filled))?);
+            }
             self.gateway = Some(Gateway::bind(settings, client.clone(), health).await?);
         }
         Ok(())

@@ -21,12 +21,15 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as SendError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use once_cell::sync::OnceCell;
 
 use super::escape_controls;
 use super::private::{Resolver, is_private};
 use crate::error::{Error, Result};
 use crate::gateway::signature::{Secret, sign_standard};
+use crate::job::QueueName;
 use crate::job::codec::Codec;
+use crate::metrics::handles::Forwarding;
 use crate::worker::handler::{Context, Handler, HandlerFuture, JobError};
 
 /// Longest wait for a TCP connection. An address that does not answer by then is down, and the attempt's own limit may be minutes.
@@ -192,6 +195,7 @@ impl Forward {
                 secret: secret.transpose()?,
                 dead_on: settings.dead_on,
                 sender: Sender::new(scheme == "https", settings.refuse_private)?,
+                counted: OnceCell::new(),
                 url,
             }),
         })
@@ -238,16 +242,23 @@ struct Target {
     secret: Option<Secret>,
     dead_on: Vec<u16>,
     sender: Sender,
+    counted: OnceCell<Arc<Forwarding>>,
 }
 
 impl Target {
     async fn deliver(&self, job: &Context) -> Result<(), JobError> {
-        let answer = self
-            .sender
-            .send(self.request(job)?)
-            .await
-            .map_err(|error| self.unanswered(&error))?;
+        let request = self.request(job)?;
+        // Dropped without a word: the attempt's time was up, or the job was given up.
+        let mut watch = Watch::start(self.counted(job.queue()));
+        let answer = self.sender.send(request).await.map_err(|error| {
+            watch.outcome = match error.is_connect() {
+                true => "unconnected",
+                false => "unanswered",
+            };
+            self.unanswered(&error)
+        })?;
         let status = answer.status();
+        watch.outcome = outcome(status, &self.dead_on);
         let verdict = judge(status, answer.headers(), &self.dead_on, SystemTime::now());
         // Half of the time left at most: an answer that came in time must not be lost to its own slow body.
         let left = job.deadline().saturating_duration_since(Instant::now());
@@ -266,6 +277,15 @@ impl Target {
             }),
             Verdict::Failed if status.is_server_error() => Err(JobError::unavailable(said())),
             Verdict::Failed => Err(JobError::failed(said())),
+        }
+    }
+
+    /// The counters of `queue`, kept: a handler works for one queue, as a rule.
+    fn counted(&self, queue: &QueueName) -> Arc<Forwarding> {
+        let kept = self.counted.get_or_init(|| Forwarding::new(queue).into());
+        match kept.queue == *queue {
+            true => Arc::clone(kept),
+            false => Arc::new(Forwarding::new(queue)),
         }
     }
 
@@ -393,6 +413,42 @@ impl Sender {
             #[cfg(feature = "tls")]
             Self::Https(client) => client.request(request).await,
         }
+    }
+}
+
+/// Counts one request when it is over, however that comes.
+struct Watch {
+    counted: Arc<Forwarding>,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl Watch {
+    fn start(counted: Arc<Forwarding>) -> Self {
+        Self {
+            counted,
+            began: Instant::now(),
+            outcome: "given_up",
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.counted.ended(self.outcome, self.began.elapsed());
+    }
+}
+
+/// An answer's word among the metrics.
+fn outcome(status: StatusCode, dead_on: &[u16]) -> &'static str {
+    match status.as_u16() {
+        200..=299 => "completed",
+        410 => "refused",
+        listed if dead_on.contains(&listed) => "refused",
+        429 => "rate_limited",
+        300..=399 => "redirected",
+        500..=599 => "server_error",
+        _ => "rejected",
     }
 }
 

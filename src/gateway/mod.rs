@@ -25,6 +25,7 @@
 pub mod api;
 pub mod field;
 mod health;
+mod metrics_page;
 pub mod rate;
 mod server;
 pub mod signature;
@@ -50,6 +51,7 @@ use crate::queue::Queue;
 use crate::worker::{CircuitState, WorkerHealth};
 use api::tokens::{TokenSettings, Tokens};
 use health::Pool;
+pub use metrics_page::MetricsPage;
 use server::Server;
 use source::{Source, SourceSettings};
 
@@ -103,6 +105,8 @@ pub struct GatewaySettings {
     /// How long the gateway goes on taking requests after it is told to stop, already answering `/health/ready` with 503, so that a
     /// load balancer looks elsewhere first. Default 0.
     pub drain_delay: Duration,
+    /// What `GET /metrics` shows; without it there is no such route. Default: none.
+    pub metrics: Option<MetricsPage>,
 }
 
 impl Default for GatewaySettings {
@@ -127,6 +131,7 @@ impl GatewaySettings {
             buffered_max: BUFFERED_BYTES_DEFAULT,
             shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
             drain_delay: Duration::ZERO,
+            metrics: None,
         }
     }
 

@@ -22,9 +22,10 @@ use super::api::tokens::Tokens;
 use super::api::{self, Api, Batch};
 use super::health::{Health, Pool};
 use super::source::Source;
-use super::{GatewaySettings, Store};
+use super::{GatewaySettings, MetricsPage, Store};
 use crate::error::Error;
 use crate::job::QueueName;
+use crate::metrics::handles::Receiving;
 use access::{Access, REQUEST_ID};
 use body::Intake;
 use reply::Reply;
@@ -50,6 +51,8 @@ struct Inner<S> {
     health: Health<S>,
     sources: Sources,
     api: Api,
+    counted: Counted,
+    metrics: Option<MetricsPage>,
     limits: Limits,
     intake: Intake,
     troubles: Seldom,
@@ -107,6 +110,22 @@ impl Sources {
     }
 }
 
+/// What is counted, in the order of the sources.
+struct Counted {
+    known: Vec<Receiving>,
+    unknown: Receiving,
+}
+
+impl Counted {
+    fn new(sources: &[Source]) -> Self {
+        let names = sources.iter().map(Source::name);
+        Self {
+            known: names.map(Receiving::new).collect(),
+            unknown: Receiving::new(""),
+        }
+    }
+}
+
 /// Who is asking: decides what is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
@@ -128,6 +147,8 @@ impl<S: Store> Server<S> {
         let inner = Inner {
             health: Health::new(store.clone(), pools),
             store,
+            counted: Counted::new(&sources),
+            metrics: settings.metrics.clone(),
             sources: Sources::new(sources),
             api: Api::new(tokens),
             limits: Limits {
@@ -184,11 +205,20 @@ impl<S: Store> Inner<S> {
                     _ => Reply::method_not_allowed("GET, HEAD"),
                 }
             }
+            (method, [Some("metrics"), None, None]) if self.metrics.is_some() => {
+                access.route = "/metrics";
+                match (method, &self.metrics) {
+                    (&Method::GET | &Method::HEAD, Some(page)) => Reply::metrics(page.read().await),
+                    _ => Reply::method_not_allowed("GET, HEAD"),
+                }
+            }
             _ if lane == Lane::Spare => Reply::busy(),
             (method, [Some("webhooks"), Some(source), None]) => {
                 access.route = "/webhooks/{source}";
+                access.counted = Some(&self.counted.unknown);
                 if let Some(number) = self.sources.by_name.get(source) {
                     access.source = Some(self.sources.known[*number].name());
+                    access.counted = self.counted.known.get(*number);
                 }
                 if *method != Method::POST {
                     return Reply::method_not_allowed("POST");

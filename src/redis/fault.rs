@@ -23,6 +23,21 @@ pub(super) enum Fault {
     Broken,
 }
 
+impl Fault {
+    /// Its word among the metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::NoScript => "no_script",
+            Self::Away => "away",
+            Self::Busy => "busy",
+            Self::Full => "full",
+            Self::NoGroup => "no_group",
+            Self::Unknown => "unknown",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// For a command that was not sent, because there is no connection. The client library would keep it and send it whenever
 /// there is one: long after its caller was told that it failed.
 pub(super) fn away() -> FredError {

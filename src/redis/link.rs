@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::ConnectHandle;
 use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::AbortHandle;
 
 use super::Address;
 use super::init;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::metrics::handles::Calls;
 
 /// How long the client library may take to begin a reconnection. It returns at once, or not at all: a client that is stuck
 /// in a large write hears nothing.
@@ -23,6 +26,7 @@ pub(super) struct Link {
     address: Address,
     /// Zero: none, for blocking reads.
     command_timeout: Duration,
+    counted: Calls,
 }
 
 struct Live {
@@ -31,10 +35,13 @@ struct Live {
     task: ConnectHandle,
     /// Where the connection was made.
     runtime: Handle,
+    /// Counts the connections that the client makes anew.
+    counting: AbortHandle,
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
+        self.counting.abort();
         let (client, task) = (self.client.clone(), self.task.abort_handle());
         self.runtime.spawn(async move {
             let _ = tokio::time::timeout(Duration::from_millis(500), client.quit()).await;
@@ -48,17 +55,28 @@ impl Live {
         address: &Address,
         command_timeout: Duration,
         timeout: Duration,
+        counted: &Calls,
     ) -> Result<Self> {
         let client = address
             .builder(command_timeout)
             .build()
             .map_err(|error| Error::setting("redis-url", address.shown(), error.details()))?;
+        // Listens from before the first connection, which is the one that does not count.
+        let mut connections = client.reconnect_rx();
         let task = init(&client, address, timeout).await?;
         let runtime = Handle::current();
+        let counted = counted.clone();
+        let counting = runtime.spawn(async move {
+            let _first = connections.recv().await;
+            while !matches!(connections.recv().await, Err(RecvError::Closed)) {
+                counted.reconnected();
+            }
+        });
         Ok(Self {
             client,
             task,
             runtime,
+            counting: counting.abort_handle(),
         })
     }
 }
@@ -69,12 +87,14 @@ impl Link {
         address: &Address,
         command_timeout: Duration,
         timeout: Duration,
+        counted: &Calls,
     ) -> Result<Self> {
-        let live = Live::connect(address, command_timeout, timeout).await?;
+        let live = Live::connect(address, command_timeout, timeout, counted).await?;
         Ok(Self {
             live: ArcSwap::from_pointee(live),
             address: address.clone(),
             command_timeout,
+            counted: counted.clone(),
         })
     }
 
@@ -103,8 +123,10 @@ impl Link {
             return;
         }
         let timeout = config::CONNECT_TIMEOUT_DEFAULT;
-        match Live::connect(&self.address, self.command_timeout, timeout).await {
+        let counted = &self.counted;
+        match Live::connect(&self.address, self.command_timeout, timeout, counted).await {
             Ok(live) => {
+                counted.reconnected();
                 tracing::warn!(
                     server = self.address.shown(),
                     "a connection that could not be revived was replaced"

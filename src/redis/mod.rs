@@ -27,6 +27,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
 use crate::keys::Key;
+use crate::metrics::handles::Calls;
 pub(crate) use address::Address;
 pub(crate) use fault::is_no_group;
 use fault::{Fault, away, fault_of};
@@ -94,6 +95,7 @@ struct Inner {
     /// Commands in a row that were not answered in time.
     unanswered: AtomicU32,
     reviving: AtomicBool,
+    counted: Calls,
 }
 
 impl std::fmt::Debug for Redis {
@@ -105,10 +107,13 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// Connects within `timeout`; the connection heals itself afterwards. Lives on the current runtime.
     pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+        let counted = Calls::new();
+        let link = Link::connect(address, config::COMMAND_TIMEOUT, timeout, &counted);
         let inner = Inner {
-            link: Link::connect(address, config::COMMAND_TIMEOUT, timeout).await?,
+            link: link.await?,
             unanswered: AtomicU32::new(0),
             reviving: AtomicBool::new(false),
+            counted,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -367,11 +372,15 @@ impl Redis {
         let began = Instant::now();
         let (mut by_text, mut perhaps_done, mut pause) = (false, false, Duration::from_millis(10));
         loop {
-            let left = patience.total.saturating_sub(began.elapsed());
+            let sent_after = began.elapsed();
+            let left = patience.total.saturating_sub(sent_after);
+            self.inner.counted.sent();
             // On the heap: what the client keeps during a call is large, and would be in everyone who calls.
             let sent = Box::pin(self.send_within(left, request, by_text));
             let error = match sent.await {
                 Ok(value) => {
+                    let counted = &self.inner.counted;
+                    counted.answered(began.elapsed().saturating_sub(sent_after));
                     self.inner.unanswered.store(0, Ordering::Relaxed);
                     return Ok(value);
                 }
@@ -379,6 +388,7 @@ impl Redis {
             };
             let reason = error.details().to_owned();
             let fault = fault_of(&error);
+            self.inner.counted.failed(fault.name());
             let mut is_away = false;
             tracing::debug!(operation, ?fault, reason, "redis call failed");
             match fault {

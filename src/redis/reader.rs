@@ -15,6 +15,7 @@ use super::reply::{bytes_of, text_of};
 use super::{Address, Fault, Redis, away, fault_of};
 use crate::error::Result;
 use crate::keys::{GROUP, Key};
+use crate::metrics::handles::Calls;
 
 /// One entry as it was delivered, fields in stream order.
 pub(crate) struct RawEntry {
@@ -47,12 +48,14 @@ pub(crate) enum ReadFailure {
 
 pub(crate) struct Reader {
     link: Link,
+    counted: Calls,
 }
 
 impl Reader {
     pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
-        let link = Link::connect(address, Duration::ZERO, timeout).await?;
-        Ok(Self { link })
+        let counted = Calls::new();
+        let link = Link::connect(address, Duration::ZERO, timeout, &counted).await?;
+        Ok(Self { link, counted })
     }
 
     /// Reads up to `count` new entries from each of `streams`, waiting up to `block` for the first.
@@ -134,6 +137,7 @@ impl Reader {
         if !client.is_connected() {
             return Err(ReadFailure::Lost(away().details().to_owned()));
         }
+        self.counted.sent();
         let reply: std::result::Result<Value, _> = client
             .with_options(&options)
             .xreadgroup(
@@ -148,8 +152,14 @@ impl Reader {
             .await;
         match reply {
             Ok(value) => Ok(entries_of(value, streams)),
-            Err(error) if fault_of(&error) == Fault::NoGroup => Err(ReadFailure::NoGroup),
-            Err(error) => Err(ReadFailure::Lost(error.details().to_owned())),
+            Err(error) => {
+                let fault = fault_of(&error);
+                self.counted.failed(fault.name());
+                match fault {
+                    Fault::NoGroup => Err(ReadFailure::NoGroup),
+                    _ => Err(ReadFailure::Lost(error.details().to_owned())),
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::{Leading, STEP};
 use crate::broker::{Broker, Promotion, Upkeeper};
+use crate::metrics::handles::Working;
 use crate::redis::jittered;
 use crate::worker::health::Pulse;
 
@@ -21,6 +22,7 @@ pub(crate) async fn run(
     due: Arc<Notify>,
     leading: Leading,
     pulse: Pulse,
+    counted: Working,
 ) {
     // Twice in the life of the lock, so that it does not change hands without need.
     let poll = POLL.min(by.lock / 2);
@@ -29,9 +31,14 @@ pub(crate) async fn run(
         leading.set(matches!(promotion, Ok(Promotion::Promoted { .. })));
         let sleep = match promotion {
             Ok(Promotion::Promoted {
-                next_due, unlock, ..
+                next_due,
+                unlock,
+                count,
+                late,
+                expired,
             }) => {
                 pulse.beat();
+                counted.promoted(count, expired, late);
                 // Lost, these keys are in nobody's way: an enqueue looks whether their holders live.
                 if !unlock.is_empty()
                     && let Err(error) = broker.unlock(&unlock, STEP).await

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{STEP, groups};
 use crate::broker::{Broker, Sweep, Upkeeper};
 use crate::error::Result;
+use crate::metrics::handles::Working;
 use crate::redis::jittered;
 use crate::worker::health::Pulse;
 
@@ -19,13 +20,14 @@ pub(crate) async fn run(
     lease: Duration,
     sweep: Duration,
     pulse: Pulse,
+    counted: Working,
 ) {
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut group = None;
     loop {
         // Between 80 and 100 % of the period, so that a hundred workers do not ask in the same moment.
         tokio::time::sleep(sweep.mul_f64(0.6) + jittered(sweep.mul_f64(0.4))).await;
-        let swept = sweep_lanes(&broker, &by, lease).await;
+        let swept = sweep_lanes(&broker, &by, lease, &counted).await;
         match &swept {
             Ok(_) => pulse.beat(),
             Err(error) => pulse.failed(error.to_string()),
@@ -51,7 +53,12 @@ pub(crate) async fn run(
 }
 
 /// One sweep over every lane. `false` when another worker does the upkeep.
-async fn sweep_lanes(broker: &Broker, by: &Upkeeper, lease: Duration) -> Result<bool> {
+async fn sweep_lanes(
+    broker: &Broker,
+    by: &Upkeeper,
+    lease: Duration,
+    counted: &Working,
+) -> Result<bool> {
     let mut from = None;
     loop {
         match broker.reclaim(by, lease, from.as_ref(), STEP).await? {
@@ -62,6 +69,7 @@ async fn sweep_lanes(broker: &Broker, by: &Upkeeper, lease: Duration) -> Result<
                 dead,
                 unlock,
             } => {
+                counted.swept(reclaimed, dead);
                 if reclaimed + dead > 0 {
                     tracing::warn!(queue = %broker.queue, reclaimed, dead, "took jobs from workers that went silent");
                 }

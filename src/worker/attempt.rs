@@ -15,9 +15,10 @@ use super::circuit::Gate;
 use super::handler::{Attempt, Context, Handler, JobError};
 use super::lease::Grip;
 use super::settle::Outcome;
-use crate::broker::{Broker, Delivery, Expiry};
+use crate::broker::{Broker, DeathReason, Delivery, Expiry};
 use crate::callers::Callers;
 use crate::error::Error;
+use crate::metrics::handles::Working;
 use crate::redis::Patience;
 
 /// How long a handler that was told to give up may tidy up before it is dropped.
@@ -66,6 +67,7 @@ pub(crate) struct Runner {
     pub(crate) broker: Broker,
     pub(crate) callers: Callers,
     pub(crate) gate: Gate,
+    pub(crate) counted: Working,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: u32,
     /// Fires when the worker's patience with running jobs is at its end.
@@ -155,9 +157,12 @@ impl Runner {
             }),
         };
         grip.begin(timeout);
+        self.counted.started(delivery.entry);
+        let called = Instant::now();
         let outcome = self
             .guarded(handler.as_ref(), context, cancel, timeout)
             .await;
+        self.counted.ended(called.elapsed());
         pass.report(&outcome);
         outcome
     }
@@ -232,7 +237,13 @@ impl Runner {
             .broker
             .expire(slot.caller(), delivery, Patience::ENDLESS);
         match asked.await {
-            Ok(expiry) => expiry,
+            Ok(expiry) => {
+                if expiry == Expiry::Expired {
+                    self.counted.settled("dead", 1);
+                    self.counted.dead(DeathReason::Expired);
+                }
+                expiry
+            }
             Err(Error::LeaseLost { .. }) => Expiry::Expired,
             Err(error) => {
                 tracing::warn!(queue = %self.broker.queue, job = %delivery.id, %error, "cannot tell whether the job has expired; running it");

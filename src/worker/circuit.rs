@@ -16,6 +16,7 @@ use crate::broker::{Broker, CircuitEvent};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::QueueName;
+use crate::metrics::handles::OfCircuit;
 use crate::redis::{Patience, luck};
 
 /// How long Redis remembers an open circuit that is not confirmed: then its worker is gone.
@@ -148,6 +149,7 @@ enum Phase {
 struct Inner {
     queue: QueueName,
     settings: Circuit,
+    counted: OfCircuit,
     now: Mutex<Now>,
     state: watch::Sender<News>,
 }
@@ -189,6 +191,7 @@ impl Gate {
             Arc::new(Inner {
                 queue: queue.clone(),
                 settings,
+                counted: OfCircuit::new(queue),
                 now: Mutex::new(Now {
                     phase: Phase::Closed { failures: 0 },
                     generation: 0,
@@ -338,6 +341,7 @@ impl Inner {
                 if *failures >= self.settings.failures {
                     let failures = *failures;
                     let pause = self.open(now, 1);
+                    self.counted.opened();
                     tracing::warn!(%queue, target, failures, error, ?pause, "circuit opened: nothing is claimed while the target is down");
                     let reason =
                         format!("{target}: {failures} failures in a row, the last: {error}");
@@ -347,6 +351,7 @@ impl Inner {
             (Phase::HalfOpen { .. }, None) if trial.probe => {
                 now.phase = Phase::Closed { failures: 0 };
                 now.generation += 1;
+                self.counted.closed();
                 tracing::info!(%queue, target, "circuit closed: the target is back");
                 self.tell(CircuitState::Closed, None);
             }
@@ -467,6 +472,7 @@ pub(crate) async fn take_back(broker: &Broker, worker: &str, gate: &Gate, patien
     if circuit.state.borrow().state == CircuitState::Closed {
         return;
     }
+    circuit.counted.closed();
     let target = &circuit.settings.target;
     let patience_of_call = Patience::brief(patience);
     let noted = broker.note_circuit(worker, target, Duration::ZERO, None, "", patience_of_call);

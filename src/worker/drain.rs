@@ -18,6 +18,7 @@ use super::lease::Leases;
 use crate::broker::{Broker, Caller, EntryId};
 use crate::config;
 use crate::keys::Lane;
+use crate::metrics::handles::Working;
 use crate::redis::Patience;
 
 /// How long the blocked read may take to end.
@@ -97,6 +98,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
             &broker,
             &mut caller,
             &leases,
+            &runner.counted,
             lane,
             &entries,
             (Instant::now() + READ_ENDS).min(deadline + 2 * HAND_BACK),
@@ -125,6 +127,7 @@ pub(crate) async fn drain(draining: Draining) -> Drained {
                     &broker,
                     &mut caller,
                     &leases,
+                    &runner.counted,
                     lane,
                     &entries,
                     deadline + LAST_WORDS + HAND_BACK,
@@ -167,6 +170,7 @@ async fn release(
     broker: &Broker,
     caller: &mut Caller,
     leases: &Leases,
+    counted: &Working,
     lane: Lane,
     entries: &[EntryId],
     deadline: Instant,
@@ -175,7 +179,10 @@ async fn release(
     for chunk in entries.chunks(config::BATCH_JOBS_MAX) {
         let patience = Patience::brief(deadline.saturating_duration_since(Instant::now()));
         match timeout_at(deadline, broker.release(caller, lane, chunk, patience)).await {
-            Ok(Ok(lost)) => released += chunk.len() - lost.len(),
+            Ok(Ok(lost)) => {
+                released += chunk.len() - lost.len();
+                counted.settled("released", chunk.len() - lost.len());
+            }
             Ok(Err(error)) => {
                 tracing::warn!(queue = %broker.queue, %error, jobs = chunk.len(), "cannot hand jobs back; they run elsewhere when their leases end")
             }

@@ -15,6 +15,7 @@ use crate::broker::{Broker, EntryId, Place};
 use crate::config;
 use crate::job::millis;
 use crate::keys::Lane;
+use crate::metrics::handles::Working;
 use crate::redis::Patience;
 
 /// What an attempt has of its lease.
@@ -244,6 +245,7 @@ pub(crate) async fn heartbeat(
     leases: Leases,
     lease: Duration,
     pulse: Pulse,
+    counted: Working,
 ) {
     let mut beat = tokio::time::interval(lease / 6);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -264,6 +266,7 @@ pub(crate) async fn heartbeat(
                         leases.confirm(lane, entries, asked);
                         for entry in lost {
                             if leases.lose((lane, entry)) {
+                                counted.lease_lost(1);
                                 tracing::warn!(queue = %broker.queue, %entry, "lease lost: the job was reclaimed or cancelled");
                             }
                         }

@@ -23,9 +23,10 @@ use crate::broker::{Broker, Upkeeper};
 use crate::callers::Callers;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::metrics::handles::Working;
 use crate::redis::Listener;
 use crate::redis::reader::Reader;
-use crate::redis::{Patience, Redis};
+use crate::redis::{Patience, Redis, jittered};
 use crate::upkeep;
 
 /// How long one worker keeps the upkeep without renewing it: as long as due jobs may wait when it dies. Not shorter, or
@@ -147,6 +148,7 @@ impl Pool {
                 settings.circuit.clone(),
                 settings.shared_limit.clone(),
             ),
+            counted: Working::new(&broker.queue),
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
             give_up: CancellationToken::new(),
@@ -192,6 +194,7 @@ impl Pool {
             ..
         } = self;
         tracing::info!(queue = %broker.queue, consumer, concurrency = settings.concurrency, "worker started");
+        runner.counted.opened(settings.concurrency);
         let leases = Leases::default();
         let unsettled = Arc::new(AtomicUsize::new(0));
         let load = Arc::new(Load {
@@ -222,6 +225,7 @@ impl Pool {
             leases.clone(),
             settings.lease,
             self.renewing,
+            runner.counted.clone(),
         ));
         if settings.strict_lease {
             upkeep.spawn(fence(broker.clone(), leases.clone(), settings.lease));
@@ -240,6 +244,7 @@ impl Pool {
         ));
         upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
         let gate = runner.gate.clone();
+        upkeep.spawn(compare_clocks(broker.clone(), runner.counted.clone()));
         upkeep.spawn(circuit::tell(
             broker.clone(),
             consumer.clone(),
@@ -259,6 +264,7 @@ impl Pool {
             due,
             leading.clone(),
             self.promoting,
+            runner.counted.clone(),
         ));
         housekeeping.spawn(upkeep::reclaim::run(
             broker.clone(),
@@ -266,6 +272,7 @@ impl Pool {
             settings.lease,
             settings.sweep,
             self.sweeping,
+            runner.counted.clone(),
         ));
         housekeeping.spawn(upkeep::cron::run(broker.clone(), cron, leading.clone()));
         housekeeping.spawn(upkeep::prune::run(
@@ -287,6 +294,7 @@ impl Pool {
             backoff: settings.backoff,
             history,
             unsettled,
+            counted: runner.counted.clone(),
         };
         let settling = tokio::spawn(settler.run(to_settle));
 
@@ -318,6 +326,7 @@ impl Pool {
         health.set_stopped();
         housekeeping.shutdown().await;
         let (told, teller) = (broker.clone(), consumer.clone());
+        let (counted, slots) = (runner.counted.clone(), settings.concurrency);
         let draining = Draining {
             broker,
             consumer,
@@ -330,9 +339,23 @@ impl Pool {
             patience: settings.shutdown_timeout,
         };
         let drained = drain(draining).await;
+        counted.closed(slots);
         upkeep.shutdown().await;
         circuit::take_back(&told, &teller, &gate, LAST_WORD).await;
         drained
+    }
+}
+
+/// How often this machine's clock is compared with Redis's, for the time that jobs waited.
+const COMPARE_CLOCKS: Duration = Duration::from_secs(60);
+
+/// Clocks drift, and machines are not set alike. Runs until it is dropped.
+async fn compare_clocks(broker: Broker, counted: Working) {
+    loop {
+        if let Ok(now_ms) = broker.redis.now_ms(upkeep::STEP).await {
+            counted.redis_says(now_ms);
+        }
+        tokio::time::sleep(jittered(COMPARE_CLOCKS)).await;
     }
 }
 

@@ -15,6 +15,7 @@ use crate::callers::{Callers, Slot};
 use crate::config;
 use crate::error::Error;
 use crate::keys::Lane;
+use crate::metrics::handles::Working;
 use crate::redis::{Patience, luck};
 
 /// What the settlement of every job of a worker needs. Cheap to clone.
@@ -28,6 +29,7 @@ pub(crate) struct Settler {
     pub(crate) history: usize,
     /// Finished by their handlers and not yet confirmed by Redis.
     pub(crate) unsettled: Arc<AtomicUsize>,
+    pub(crate) counted: Working,
 }
 
 impl Settler {
@@ -96,6 +98,8 @@ impl Settler {
             .await
         {
             Ok(lost) => {
+                self.counted.settled("completed", done.len() - lost.len());
+                self.counted.settled("lost", lost.len());
                 for entry in lost {
                     tracing::warn!(queue = %self.broker.queue, %entry, "completed too late: the job was reclaimed or cancelled");
                 }
@@ -131,17 +135,36 @@ impl Settler {
             Settlement::Release => broker
                 .release(caller, delivery.lane, &[delivery.entry], Patience::ENDLESS)
                 .await
-                .map(drop),
+                .and_then(|lost| match lost.is_empty() {
+                    true => Ok(()),
+                    false => Err(Error::LeaseLost { job: job.clone() }),
+                }),
             Settlement::Complete | Settlement::Nothing => Ok(()),
         };
         match settled {
-            Ok(()) => {}
+            Ok(()) => self.count(&settlement),
             Err(Error::LeaseLost { .. }) => {
+                self.counted.settled("lost", 1);
                 tracing::warn!(%queue, %job, attempt, "settled too late: the job was reclaimed or cancelled");
             }
             Err(error) => self.unsettleable("settle", &error),
         }
         self.leases.drop_all([delivery.place()]);
+    }
+
+    fn count(&self, settlement: &Settlement) {
+        let outcome = match settlement {
+            Settlement::Complete => "completed",
+            Settlement::Retry { .. } => "retried",
+            Settlement::Snooze { .. } => "snoozed",
+            Settlement::DeadLetter { reason, .. } => {
+                self.counted.dead(*reason);
+                "dead"
+            }
+            Settlement::Release => "released",
+            Settlement::Nothing => return,
+        };
+        self.counted.settled(outcome, 1);
     }
 
     /// Another try would end the same: the lease is left to lapse, and the job runs again elsewhere.

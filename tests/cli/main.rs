@@ -10,6 +10,7 @@ mod cron;
 mod demo;
 mod frozen;
 mod look;
+mod metrics;
 mod poison;
 mod process;
 mod reload;

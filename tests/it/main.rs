@@ -20,6 +20,8 @@ mod half_applied;
 mod ids;
 mod library;
 mod lifecycle;
+#[cfg(feature = "cli")]
+mod metrics;
 mod model;
 mod operate;
 mod outage;

@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::reply::Reply;
 use crate::job::JobId;
+use crate::metrics::handles::Receiving;
 
 /// By which a sender, a proxy and our log speak of the same request.
 pub(in crate::gateway) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -26,6 +27,8 @@ pub(super) struct Access<'a> {
     pub(super) route: &'static str,
     pub(super) source: Option<&'a str>,
     pub(super) job: Option<JobId>,
+    /// Where the request is counted, if it is for a source.
+    pub(super) counted: Option<&'a Receiving>,
     /// Bytes of the body, once it was read whole.
     pub(super) bytes: usize,
     pub(super) request_id: HeaderValue,
@@ -51,6 +54,7 @@ impl Access<'_> {
             route: "other",
             source: None,
             job: None,
+            counted: None,
             bytes: 0,
             request_id: request_id(request.headers()),
             // The client goes away before it is answered; nginx's number for it.
@@ -68,7 +72,11 @@ impl Access<'_> {
 
 impl Drop for Access<'_> {
     fn drop(&mut self) {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = self.started.elapsed();
+        if let Some(counted) = self.counted {
+            counted.answered(self.outcome, took);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         info!(
             target: "millstream::access",
             method = self.method,

@@ -15,6 +15,8 @@ use crate::job::Enqueued;
 
 /// When to come again after a 503, seconds. Senders wait longer by themselves as failures go on.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// What Prometheus asks for, and what it is.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -23,6 +25,7 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
+    kind: HeaderValue,
     body: Bytes,
     /// The methods that the route has, with 405.
     allow: Option<&'static str>,
@@ -81,6 +84,14 @@ impl Reply {
 
     pub(super) fn alive() -> Self {
         Self::of(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
+    }
+
+    /// In the text format of Prometheus.
+    pub(super) fn metrics(page: Bytes) -> Self {
+        Self {
+            kind: TEXT,
+            ..Self::of(StatusCode::OK, page)
+        }
     }
 
     pub(super) fn readiness(readiness: Readiness) -> Self {
@@ -183,6 +194,7 @@ impl Reply {
     fn of(status: StatusCode, body: Bytes) -> Self {
         Self {
             status,
+            kind: JSON,
             body,
             allow: None,
             request_read: true,
@@ -220,7 +232,7 @@ impl Reply {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(header::CONTENT_TYPE, self.kind);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }

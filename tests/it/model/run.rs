@@ -161,6 +161,7 @@ impl<'a> World<'a> {
                         count,
                         next_due,
                         unlock,
+                        ..
                     } => {
                         self.owed.extend(unlock.iter().cloned());
                         let next = match next_due {
