@@ -228,6 +228,18 @@ async fn what_is_no_job_is_refused_by_a_code_and_a_message() {
             400,
             "invalid_queue",
         ),
+        (
+            "/queues/%FF/jobs".to_owned(),
+            headers(TOKEN),
+            400,
+            "invalid_queue",
+        ),
+        (
+            "/queues/a%2Fb/jobs".to_owned(),
+            headers(TOKEN),
+            400,
+            "invalid_queue",
+        ),
         (format!("{}/1", path()), headers(TOKEN), 404, "not_found"),
         (format!("/queues/{QUEUE}"), headers(TOKEN), 404, "not_found"),
     ] {

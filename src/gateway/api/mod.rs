@@ -73,7 +73,9 @@ impl Api {
 
     /// Decides by the head alone whether a body is worth reading. `queue` is as it stands in the path.
     pub(crate) fn admit(&self, queue: &str, headers: &HeaderMap) -> Result<QueueName, Refusal> {
-        let decoded = percent_encoding::percent_decode_str(queue).decode_utf8_lossy();
+        // What is no UTF-8 is the name of no queue, as an empty one is.
+        let decoded = percent_encoding::percent_decode_str(queue);
+        let decoded = decoded.decode_utf8().unwrap_or_default();
         match self.tokens.permit(headers, &decoded) {
             Ok(()) => {}
             Err(Denied::Unknown) => {
