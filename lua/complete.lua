@@ -17,7 +17,7 @@
 -- ARGV[6] grouped    1 when one of the deliveries has a slot of its group
 -- ARGV[7..] entries  `count` entry ids, then seven for each delivery that leaves more behind than its entry:
 --                    its place among the entry ids from 1, job id, number of its unique key or 0, name, attempt, took_ms,
---                    its group if it has a slot or ''
+--                    '+' and its group if it has a slot, '-' and its group if it has none, '' without a group
 --
 -- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
 -- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
@@ -59,17 +59,21 @@ else
 end
 
 for i = last + 1, #ARGV, STRIDE do
-  local place_of, job_id, unique, name, attempt, took_ms, slot_of =
+  local place_of, job_id, unique, name, attempt, took_ms, group_of =
     tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
   if not is_lost[place_of] then
     -- Also when the id is that of the entry: a job that came back may have got it again, on the other lane.
     redis.call('HDEL', jobs, job_id)
     if unique > 0 then unlock(KEYS[before_unique + unique], job_id) end
-    if history > 0 then
+    local name_of_group = string.sub(group_of, 2)
+    if history > 0 and group_of ~= '' then
+      redis.call('XADD', completed, 'MAXLEN', '~', history, '*',
+        'job', job_id, 'name', name, 'attempt', attempt, 'took_ms', took_ms, 'group', name_of_group)
+    elseif history > 0 then
       redis.call('XADD', completed, 'MAXLEN', '~', history, '*',
         'job', job_id, 'name', name, 'attempt', attempt, 'took_ms', took_ms)
     end
-    if slot_of ~= '' then leave(slot_of) end
+    if string.sub(group_of, 1, 1) == '+' then leave(name_of_group) end
   end
 end
 if has_groups then close_groups() end

@@ -1,4 +1,4 @@
--- cron_fire: new -> ready
+-- cron_fire: new -> ready | held
 -- Makes the jobs of a schedule's slots, and sets its next due time, in one step. Only if it is still due at the time that
 -- the caller has seen and defined as the caller has read it: so a slot is fired once, whoever tries.
 --
@@ -8,6 +8,10 @@
 -- KEYS[4] jobs        millstream:{Q}:jobs      hash, job id -> record
 -- KEYS[5] stats       millstream:{Q}:stats     hash, lifetime counters
 -- KEYS[6] events      millstream:{Q}:events    stream, capped
+-- KEYS[7] payloads    millstream:{Q}:payloads  hash, job id -> payload
+-- KEYS[8] held        millstream:{Q}:held      zset, jobs that wait for their group
+-- KEYS[9] groups      millstream:{Q}:groups    hash, group -> slots taken
+-- KEYS[10] limits     millstream:{Q}:limits    hash, concurrency of groups
 -- ARGV[1] schedule    its id
 -- ARGV[2] version     of the definition that the caller has read
 -- ARGV[3] due_ms      the due time that the caller has seen
@@ -23,6 +27,7 @@
 -- Returns {OK, "id id ...", holder}: holder is the unfinished job because of which slots were skipped, or ''.
 -- {STALE} with nothing changed when somebody else has fired it, or it was changed. Cost O(slots + log n), n = schedules.
 local cron, due, lane, jobs, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local payloads, held, groups, limits = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local id, version, due_ms, next_ms, overlap = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local name, expires_ms, deadline_ms, tells, missed = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
 local FIRST, STRIDE = 11, 2
@@ -33,7 +38,10 @@ check('XLEN', lane)
 check('HLEN', jobs)
 check('HLEN', stats)
 check('XLEN', events)
-local now = ms_of(now_us())
+check('HLEN', payloads)
+local us = now_us()
+local now = ms_of(us)
+use_groups({ held = held, groups = groups, limits = limits, jobs = jobs, payloads = payloads, stats = stats, us = us })
 local state, score = read_state(cron, id), tonumber(redis.call('ZSCORE', due, id))
 if not state or state.version ~= version or score ~= tonumber(due_ms) or score > now then return { STALE } end
 local payload = redis.call('HGET', cron, id .. ' payload') or ''
@@ -52,11 +60,19 @@ for i = FIRST, #ARGV, STRIDE do
     holder = state.last_job
     break
   end
-  local job_id = redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta_of(ARGV[i + 1]))
+  local meta = meta_of(ARGV[i + 1])
+  local job_id
+  local fields = grouped(meta)
+  if fields then
+    job_id = add_in_turn(lane, fields.group, name, payload, meta)
+  else
+    job_id = redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
+  end
   ids[#ids + 1] = job_id
   state.last_job, state.last_slot_ms = job_id, tonumber(ARGV[i])
   if tells then event(events, 'fired', job_id, id) end
 end
+close_groups()
 redis.call('ZADD', due, next_ms, id)
 state.fired = (tonumber(state.fired) or 0) + #ids
 if missed ~= '' then event(events, 'skipped', '', id .. ': ' .. missed) end

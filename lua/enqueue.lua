@@ -110,13 +110,6 @@ local function add(name, payload, meta)
   return redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
 end
 
--- To the lane, or among the held.
-local function add_in_turn(of_group, name, payload, meta)
-  local entered = enter(of_group, meta)
-  if entered then return add(name, payload, entered) end
-  return hold(of_group, IN_LINE, nil, { name = name, attempt = 1, meta = meta, payload_bytes = #payload }, payload)
-end
-
 local function store(name, payload, meta, options)
   local key = options.unique and KEYS[FIRST_UNIQUE - 1 + options.unique]
   local holder = key and in_the_way(key, options)
@@ -150,7 +143,7 @@ local function store(name, payload, meta, options)
   if options.delay_ms then
     file(id, name, payload, meta, options)
   elseif options.group then
-    id = add_in_turn(options.group, name, payload, meta)
+    id = add_in_turn(lane, options.group, name, payload, meta)
   else
     id = add(name, payload, meta)
   end
@@ -167,7 +160,7 @@ for i = FIRST, #ARGV, STRIDE do
   elseif string.byte(options) == JSON then
     ids[count] = store(name, payload, meta, cjson.decode(options))
   else
-    ids[count] = add_in_turn(string.sub(options, 2), name, payload, meta)
+    ids[count] = add_in_turn(lane, string.sub(options, 2), name, payload, meta)
   end
 end
 if has_groups then close_groups() end

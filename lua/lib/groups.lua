@@ -3,7 +3,7 @@
 -- held. Jobs of a group that is not limited have no slot and are not counted: what nobody uses costs nothing.
 -- held: zset, lexical, "<group> US <turn> US <job id>"; the turns of a group rise
 -- groups: hash, group -> slots taken; no field at 0
--- limits: hash, group_concurrency and group_order for all groups, group:<group> -> JSON {concurrency}
+-- limits: hash, group_concurrency and group_order for all groups, group:<group> -> JSON {concurrency, paused}
 local US = '\31'
 -- A turn is one of these and a number that rises, so that texts are in the order of the numbers.
 local IN_FRONT, IN_LINE = '0', '5'
@@ -41,9 +41,11 @@ local function group_named(name)
     name = name,
     max = tonumber(own.concurrency) or tonumber(set[1]) or UNLIMITED,
     blocks = set[2] == 'block',
+    paused = own.paused ~= nil,
     taken = tonumber(redis.call('HGET', turns.groups, name)) or 0,
     left = 0,
   }
+  if group.paused then group.max = 0 end
   group.before = group.taken
   groups_seen[name] = group
   groups_in_order[#groups_in_order + 1] = group
@@ -111,23 +113,6 @@ local function grouped(meta)
   return fields
 end
 
--- Puts a job that is off the streams on `lane`, or among the held when it is not its turn. `is_new`: this payload is not the one
--- that is stored.
-local function place_in_turn(lane, kind, job_id, record, payload, is_new)
-  local fields = not turns.quiet and grouped(record.meta)
-  if fields and not fields.slot then
-    local meta = enter(fields.group, record.meta)
-    if not meta then
-      hold(fields.group, kind, job_id, record, is_new and payload)
-      return false
-    end
-    record.meta = meta
-  end
-  place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
-  redis.call('HDEL', turns.payloads, job_id)
-  return true
-end
-
 -- A held job waits no longer.
 local function let_go(job_id, record)
   local fields = grouped(record.meta)
@@ -158,6 +143,38 @@ local function vacate(job)
   fields.slot = nil
   job.meta = cjson.encode(fields)
   leave(fields.group)
+end
+
+-- Puts a job that is off the streams on `lane`, or among the held when it is not its turn. `is_new`: this payload is not the one
+-- that is stored.
+local function place_in_turn(lane, kind, job_id, record, payload, is_new)
+  local fields = not turns.quiet and grouped(record.meta)
+  if fields and fields.slot and group_named(fields.group).paused then
+    -- It kept its slot so that nobody overtakes it, and nobody does.
+    vacate(record)
+    hold(fields.group, IN_FRONT, job_id, record, is_new and payload)
+    return false
+  end
+  if fields and not fields.slot then
+    local meta = enter(fields.group, record.meta)
+    if not meta then
+      hold(fields.group, kind, job_id, record, is_new and payload)
+      return false
+    end
+    record.meta = meta
+  end
+  place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
+  redis.call('HDEL', turns.payloads, job_id)
+  return true
+end
+
+-- A new job, to the lane or among the held.
+local function add_in_turn(lane, name, job_name, payload, meta)
+  local entered = enter(name, meta)
+  if entered then
+    return redis.call('XADD', lane, '*', 'name', job_name, 'payload', payload, 'attempt', '1', 'meta', entered)
+  end
+  return hold(name, IN_LINE, nil, { name = job_name, attempt = 1, meta = meta, payload_bytes = #payload }, payload)
 end
 
 -- Held -> ready, as far as the group has room. A job whose record or payload is broken is left to `admit`, which buries it.

@@ -199,6 +199,8 @@ impl Broker {
             .key("jobs", &keys.jobs)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
+            .key("payloads", &keys.payloads)
+            .keys(keys.of_groups())
             .text("schedule", &due.schedule)
             .text("version", &due.version)
             .number("due_ms", due.due)

@@ -191,6 +191,11 @@ impl Broker {
                 call.push_key("more", &keys.unique(unique));
                 uniques
             });
+            let group_of = match delivery.meta.group.as_deref() {
+                Some(group) if slot_of.is_some() => format!("+{group}"),
+                Some(group) => format!("-{group}"),
+                None => String::new(),
+            };
             let id = Bytes::copy_from_slice(delivery.id.as_str().as_bytes());
             let name = Bytes::copy_from_slice(delivery.name.as_bytes());
             let numbers = |number: u64| Bytes::from(number.to_string());
@@ -201,7 +206,7 @@ impl Broker {
                 name,
                 numbers(delivery.attempt.into()),
                 numbers(millis(*took)),
-                Bytes::copy_from_slice(slot_of.unwrap_or_default().as_bytes()),
+                group_of.into(),
             ];
             row.into_iter().for_each(|item| call.push("entries", item));
         }

@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Broker;
-use crate::error::Result;
+use super::{Broker, Caller};
+use crate::error::{Error, Result};
+use crate::job::JobId;
+use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
+use crate::redis::reply::number_of;
 use crate::redis::script::{self, Call};
 
 /// What becomes of the order of a group's jobs when one of them has to be tried again.
@@ -71,4 +74,67 @@ impl Broker {
         let next = Some(reply.text(2)?).filter(|next| !next.is_empty());
         Ok((reply.count(1)?, next.map(str::to_owned)))
     }
+
+    /// How many jobs of each group are held, up to 1,000 groups.
+    pub async fn backlog(&self, groups: &[String], patience: Patience) -> Result<Vec<u64>> {
+        let mut call = Call::new(&script::BACKLOG).key("held", &self.keys.held);
+        for group in groups {
+            call = call.text("names", group);
+        }
+        let reply = self.redis.call(call, patience).await?;
+        let counts = reply.list(1)?.iter().filter_map(number_of);
+        Ok(counts.map(i64::unsigned_abs).collect())
+    }
+
+    /// Scheduled, held, ready, running or dead -> gone, up to 1,000 ids; those of other groups are passed over. Returns how many,
+    /// and the unique keys that they held and that may be released. `total`: more than 0 tells in an event that so many were purged
+    /// in all.
+    pub async fn group_purge(
+        &self,
+        caller: &mut Caller,
+        group: &str,
+        ids: &[JobId],
+        total: u64,
+        patience: Patience,
+    ) -> Result<(u64, Vec<(String, JobId)>)> {
+        let keys = &self.keys;
+        let call = Call::new(&script::GROUP_PURGE)
+            .key("scheduled", &keys.scheduled)
+            .key("dead", &keys.dead)
+            .key("jobs", &keys.jobs)
+            .key("payloads", &keys.payloads)
+            .key("stats", &keys.stats)
+            .key("events", &keys.events)
+            .key("producers", &keys.producers)
+            .key("lane", keys.lane(Lane::Ready))
+            .key("next", &keys.next)
+            .key("suspects", &keys.suspects)
+            .keys(keys.of_groups());
+        let mut call = caller
+            .sign(call.text("group", GROUP))
+            .text("of_group", group)
+            .number("total", total.cast_signed())
+            .bytes("wake", keys.wake.clone());
+        for id in ids {
+            call = call.text("ids", id.as_str());
+        }
+        let reply = self.redis.call(call, patience).await?;
+        let answer = reply.done()?.text(1)?;
+        let answer: Purged = serde_json::from_str(answer).map_err(|error| Error::Protocol {
+            operation: "group_purge",
+            reason: format!("{answer:?}: {error}"),
+        })?;
+        let pairs = answer.unlock.chunks_exact(2);
+        let pairs = pairs.map(|pair| (pair[0].clone(), pair[1].as_str().into()));
+        Ok((answer.purged, pairs.collect()))
+    }
+}
+
+/// What `lua/group_purge.lua` answers.
+#[derive(Deserialize)]
+struct Purged {
+    purged: u64,
+    /// Unique key, job, and so on.
+    #[serde(default)]
+    unlock: Vec<String>,
 }

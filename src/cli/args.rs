@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    bench, cron, dead, demo, dev, enqueue, events, jobs, keys, manual, pause, prune, serve, stats,
-    workers,
+    bench, cron, dead, demo, dev, enqueue, events, groups, jobs, keys, manual, pause, prune, serve,
+    stats, workers,
 };
 
 /// A durable webhook inbox and job worker on Redis Streams.
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// List, set, pause or remove schedules: jobs that are due again and again
     #[command(subcommand)]
     Cron(cron::Cron),
+    /// List groups (tenants), set their limits, or remove everything of one
+    #[command(subcommand)]
+    Groups(groups::Groups),
     /// Let no worker claim from a queue; running jobs run on
     Pause(pause::Pause),
     /// Let workers claim from a paused queue again
@@ -145,6 +148,7 @@ impl Command {
             Self::Jobs(command) => command.run(globals).await,
             Self::Dead(command) => command.run(globals).await,
             Self::Cron(command) => command.run(globals).await,
+            Self::Groups(command) => command.run(globals).await,
             Self::Pause(command) => command.run(globals).await,
             Self::Resume(command) => command.run(globals).await,
             Self::Prune(command) => command.run(globals).await,
@@ -192,6 +196,12 @@ mod tests {
             "enqueue q --name n --payload-file - --at 2027-01-31T09:00:00Z --count 10",
             "enqueue q --name n --unique k --unique-while-waiting --delay 2s --on-conflict replace",
             "enqueue q --name n --unique k --unique-for 1m --on-conflict throttle",
+            "groups list q --limit 5 --json",
+            "groups set q shop --concurrency 2",
+            "groups set q --concurrency 0",
+            "groups set q shop --pause",
+            "groups set q shop --clear",
+            "groups purge q shop --dry-run --yes --json",
             "stats q --json",
             "stats",
             "jobs list q --state running --limit 5 --json",

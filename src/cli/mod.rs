@@ -14,6 +14,7 @@ mod dev;
 mod enqueue;
 mod events;
 mod failure;
+mod groups;
 mod jobs;
 mod keys;
 mod logging;

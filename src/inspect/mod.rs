@@ -4,6 +4,7 @@
 
 mod events;
 mod filter;
+mod groups;
 mod page;
 mod read;
 mod view;
@@ -21,6 +22,7 @@ use crate::job::{JobId, JobUpdate};
 use crate::redis::Patience;
 pub use events::{EventFollower, EventKind, EventPage, EventView};
 pub use filter::JobFilter;
+pub use groups::{GroupLimits, GroupPage, GroupPurge, GroupPurged, GroupView};
 pub use view::{CompletedView, ErrorView, JobPage, JobView, KeyView, OpenCircuit, Pruned, Stats};
 pub use walk::{DeadStep, DeadWalk, PruneWalk};
 pub use workers::WorkerView;

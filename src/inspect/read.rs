@@ -425,6 +425,7 @@ fn completed_view(entry: Value) -> Option<CompletedView> {
         name: field("name")?,
         attempt: field("attempt")?.parse().ok()?,
         took_ms: field("took_ms")?.parse().ok()?,
+        group: field("group"),
         entry: raw.id.clone(),
     })
 }

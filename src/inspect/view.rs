@@ -159,6 +159,8 @@ pub struct CompletedView {
     pub attempt: u32,
     /// How long that attempt took, ms.
     pub took_ms: u64,
+    /// Whom it was for.
+    pub group: Option<String>,
 }
 
 /// One of a queue's keys, explained.

@@ -436,7 +436,7 @@ impl NewJob {
     }
 }
 
-fn check_name(field: &'static str, name: &str, max: usize) -> Result<()> {
+pub(crate) fn check_name(field: &'static str, name: &str, max: usize) -> Result<()> {
     if name.is_empty() || name.len() > max || name.chars().any(char::is_control) {
         let reason = format!("1 to {max} bytes, no control characters");
         return Err(Error::InvalidJob {

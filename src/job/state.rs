@@ -67,6 +67,7 @@ pub enum Transition {
     Admit,
     Prune,
     Purge,
+    GroupPurge,
     CronFire,
 }
 
@@ -90,6 +91,7 @@ impl Transition {
             Self::Admit => "admit",
             Self::Prune => "prune",
             Self::Purge => "purge",
+            Self::GroupPurge => "group_purge",
             Self::CronFire => "cron_fire",
         }
     }
@@ -100,6 +102,7 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     (None, Transition::Enqueue, Some(State::Ready)),
     (None, Transition::Enqueue, Some(State::Scheduled)),
     (None, Transition::CronFire, Some(State::Ready)),
+    (None, Transition::CronFire, Some(State::Held)),
     (None, Transition::Enqueue, Some(State::Held)),
     (
         Some(State::Scheduled),
@@ -204,4 +207,9 @@ pub const TRANSITIONS: &[(Option<State>, Transition, Option<State>)] = &[
     (Some(State::Completed), Transition::Prune, None),
     (Some(State::Dead), Transition::Prune, None),
     (Some(State::Dead), Transition::Purge, None),
+    (Some(State::Scheduled), Transition::GroupPurge, None),
+    (Some(State::Held), Transition::GroupPurge, None),
+    (Some(State::Ready), Transition::GroupPurge, None),
+    (Some(State::Running), Transition::GroupPurge, None),
+    (Some(State::Dead), Transition::GroupPurge, None),
 ];

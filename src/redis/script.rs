@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 27] = [
+pub(crate) static ALL: [&Script; 29] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -61,11 +61,13 @@ pub(crate) static ALL: [&Script; 27] = [
     &UPDATE,
     &REDRIVE,
     &PURGE,
+    &GROUP_PURGE,
     &PRUNE,
     &RETIRE,
     &UNLOCK,
     &ADMIT,
     &LIMIT,
+    &BACKLOG,
     &PAUSE,
     &CIRCUIT,
     &STATS,
@@ -481,6 +483,48 @@ pub(crate) static ADMIT: Script = Script::new(
     ],
     &["from", "limit"],
 );
+pub(crate) static BACKLOG: Script = Script::new(
+    "backlog",
+    lua!("lib/status.lua", "lib/check.lua", "backlog.lua"),
+    &["held"],
+    &["names.."],
+);
+pub(crate) static GROUP_PURGE: Script = Script::new(
+    "group_purge",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/replay.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/settle.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
+        "lib/waiting.lua",
+        "lib/event.lua",
+        "lib/tally.lua",
+        "group_purge.lua"
+    ),
+    &[
+        "scheduled",
+        "dead",
+        "jobs",
+        "payloads",
+        "stats",
+        "events",
+        "producers",
+        "lane",
+        "next",
+        "suspects",
+        "held",
+        "groups",
+        "limits",
+    ],
+    &[
+        "group", "caller", "number", "of_group", "total", "wake", "ids..",
+    ],
+);
 pub(crate) static LIMIT: Script = Script::new(
     "limit",
     lua!(
@@ -592,13 +636,17 @@ pub(crate) static CRON_FIRE: Script = Script::new(
         "lib/check.lua",
         "lib/meta.lua",
         "lib/record.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
         "lib/unfinished.lua",
         "lib/event.lua",
         "lib/tally.lua",
         "lib/cron.lua",
         "cron_fire.lua"
     ),
-    &["cron", "due", "lane", "jobs", "stats", "events"],
+    &[
+        "cron", "due", "lane", "jobs", "stats", "events", "payloads", "held", "groups", "limits",
+    ],
     &[
         "schedule",
         "version",

@@ -517,3 +517,61 @@ fn the_example_files_can_be_served() {
         }
     }
 }
+
+#[test]
+fn groups_are_listed_limited_and_purged() {
+    let cli = Cli::new();
+    let said = cli.ok(&["groups", "set", "q", "--concurrency", "1"]);
+    assert_eq!(said, "the limits of the groups of q are set\n");
+    for group in ["shop-1", "shop-1", "shop-1", "shop-2"] {
+        cli.ok(&[
+            "enqueue",
+            "q",
+            "--name",
+            "n",
+            "--payload",
+            "x",
+            "--group",
+            group,
+        ]);
+    }
+    let listed = cli.json(&["groups", "list", "q", "--json"]);
+    assert_eq!(listed["groups"][0]["group"], "shop-1");
+    assert_eq!(listed["groups"][0]["held"], 2);
+    assert_eq!(cli.json(&["stats", "q", "--json"])["held"], 2);
+    let held = cli.json(&[
+        "jobs", "list", "q", "--state", "held", "--group", "shop-1", "--json",
+    ]);
+    assert_eq!(
+        held.as_array().or(held["jobs"].as_array()).map(Vec::len),
+        Some(2)
+    );
+
+    let said = cli.ok(&["groups", "set", "q", "shop-1", "--concurrency", "2"]);
+    assert_eq!(
+        said,
+        "the limits of group shop-1 of q are set; 1 held job had room\n"
+    );
+    cli.ok(&["groups", "set", "q", "shop-2", "--pause"]);
+    let table = cli.ok(&["groups", "list", "q"]);
+    assert!(
+        table.contains("2 (its own)") && table.contains("paused"),
+        "{table}"
+    );
+
+    let counted = cli.json(&["groups", "purge", "q", "shop-1", "--dry-run", "--json"]);
+    assert_eq!(
+        (&counted["total"], &counted["dry_run"]),
+        (&3.into(), &true.into())
+    );
+    let said = cli.ok(&["groups", "purge", "q", "shop-1", "--yes"]);
+    assert!(
+        said.starts_with("removed 3 jobs of group shop-1: 1 held, 0 scheduled, 2 ready"),
+        "{said}"
+    );
+    let stats = cli.json(&["stats", "q", "--json"]);
+    assert_eq!((&stats["ready"], &stats["held"]), (&1.into(), &0.into()));
+
+    let nothing = cli.run(&["groups", "set", "q", "shop-1"]);
+    assert_eq!(nothing.status.code(), Some(2));
+}

@@ -2,6 +2,7 @@
 
 use millstream::NewJob;
 use millstream::broker::{Delivery, Promotion};
+use millstream::inspect::GroupLimits;
 use millstream::job::state::State;
 use millstream::{Error, JobId, JobUpdate};
 
@@ -418,8 +419,7 @@ async fn held_jobs_are_listed_page_by_page_and_by_group() {
     let t = limited(1).await;
     let a = t.enqueue_of("a.example", 6).await;
     let b = t.enqueue_of("b", 4).await;
-    let client = millstream::Millstream::connect(&t.url).await.unwrap();
-    let inspector = client.inspect(&t.queue).unwrap();
+    let inspector = t.inspector().await;
 
     let filter = millstream::inspect::JobFilter::new().state(State::Held);
     let (mut found, mut after) = (Vec::new(), None);
@@ -467,4 +467,175 @@ async fn a_held_job_that_is_changed_keeps_its_turn_and_a_ready_one_that_is_put_o
     assert_eq!(state, State::Scheduled);
     t.complete(&[&next]).await;
     t.assert_slots("a", 0);
+}
+
+#[tokio::test]
+async fn a_paused_group_admits_nobody_and_the_others_go_on() {
+    let t = limited(2).await;
+    t.limit(None, "group_order", "block").await;
+    let inspector = t.inspector().await;
+    let waits = t.running(of("a")).await;
+    t.retry(&waits, LATER, "boom").await.unwrap();
+    t.make_due(&waits.id);
+    let pause = GroupLimits::new().paused(true);
+    assert_eq!(
+        inspector.set_group_limits(Some("a"), &pause).await.unwrap(),
+        0
+    );
+
+    let held = t.enqueue(of("a")).await;
+    t.promote().await;
+
+    assert_eq!(t.state_of(&held), Some(State::Held));
+    assert_eq!(t.state_of(&waits.id), Some(State::Held), "it kept its slot");
+    t.assert_slots("a", 0);
+    let other = t.enqueue(of("b")).await;
+    assert_eq!(t.claim_one().await.id, other);
+    let resume = GroupLimits::new().paused(false);
+    assert_eq!(
+        inspector
+            .set_group_limits(Some("a"), &resume)
+            .await
+            .unwrap(),
+        2
+    );
+    assert_eq!(t.claim_one().await.id, waits.id, "it was first");
+    assert_eq!(t.claim_one().await.id, held);
+    t.assert_slots("a", 2);
+}
+
+#[tokio::test]
+async fn groups_are_listed_with_what_they_have_and_what_limits_them() {
+    let t = limited(1).await;
+    t.enqueue_of("a", 3).await;
+    t.enqueue_of("b", 1).await;
+    let inspector = t.inspector().await;
+    let own = GroupLimits::new().concurrency(Some(7)).paused(true);
+    inspector.set_group_limits(Some("c"), &own).await.unwrap();
+    t.enqueue_of("c", 1).await;
+
+    let page = inspector.groups(2).await.unwrap();
+
+    assert_eq!((page.total, page.concurrency), (3, Some(1)));
+    let rows = page.groups.iter().map(|group| {
+        let limit = (group.concurrency, group.own_limit, group.paused);
+        (group.group.as_str(), group.active, group.held, limit)
+    });
+    let expected = [
+        ("a", 1, 2, (Some(1), false, false)),
+        ("c", 0, 1, (Some(7), true, true)),
+    ];
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+    let clear = GroupLimits::new().clear();
+    assert_eq!(
+        inspector.set_group_limits(Some("c"), &clear).await.unwrap(),
+        1
+    );
+    let all = inspector.groups(10).await.unwrap();
+    assert!(
+        all.groups
+            .iter()
+            .all(|group| !group.own_limit && !group.paused)
+    );
+    t.assert_every_job_has_one_home();
+    for wrong in [
+        GroupLimits::new().concurrency(Some(0)),
+        GroupLimits::new().concurrency(Some(100_001)),
+    ] {
+        let refused = inspector.set_group_limits(Some("c"), &wrong).await;
+        assert!(matches!(refused, Err(Error::Setting { .. })), "{refused:?}");
+    }
+    let all_paused = inspector
+        .set_group_limits(None, &GroupLimits::new().paused(true))
+        .await;
+    assert!(
+        matches!(all_paused, Err(Error::Setting { .. })),
+        "{all_paused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_purge_removes_a_group_from_every_state_and_nothing_else() {
+    let t = limited(1).await;
+    let done = [t.running(of("a")).await, t.running(of("b")).await];
+    for done in &done {
+        t.complete_keeping(&[done], 100).await;
+    }
+    t.dead(of("a")).await;
+    let other_dead = t.dead(of("b")).await;
+    t.enqueue(of("a").delay(LATER).unique("due")).await;
+    let running = t.running(of("a").unique("running")).await;
+    t.try_enqueue(&vec![of("a"); 450]).await.unwrap();
+    let held_key = t.enqueue(of("a").unique("held")).await;
+    assert_eq!(t.state_of(&held_key), Some(State::Held));
+    let other = t.enqueue_of("b", 2).await;
+    t.release(&running).await;
+    let running = t.claim_one().await;
+    let inspector = t.inspector().await;
+
+    let mut dry = inspector.walk_group_purge("a", true).unwrap();
+    while dry.step().await.unwrap() {}
+    let before = t.state_hash();
+    let mut walk = inspector.walk_group_purge("a", false).unwrap();
+    let mut steps = 0;
+    while walk.step().await.unwrap() {
+        steps += 1;
+        t.assert_every_job_has_one_home();
+    }
+
+    assert_ne!(t.state_hash(), before);
+    let purged = walk.purged();
+    assert_eq!(dry.purged(), purged);
+    let counts = (
+        purged.held,
+        purged.scheduled,
+        purged.dead,
+        purged.ready,
+        purged.running,
+    );
+    assert_eq!((counts, purged.completed), ((451, 1, 1, 0, 1), 1));
+    assert!(steps > 5, "{steps} steps");
+    t.assert_slots("a", 0);
+    let scan = t.scan();
+    assert_eq!(scan.uniques.len(), 0, "{:?}", scan.uniques);
+    let left: Vec<_> = scan.homes.keys().cloned().collect();
+    let mut expected = [&other_dead, &other[0], &other[1]].map(ToString::to_string);
+    expected.sort();
+    assert_eq!(left, expected);
+    assert_eq!(scan.history.len(), 1);
+    let told = scan.events.last().unwrap();
+    assert_eq!(
+        (told["event"].as_str(), told["detail"].as_str()),
+        ("purged", "group a: 455 jobs")
+    );
+    assert_eq!(
+        t.complete(&[&running]).await,
+        [running.entry],
+        "it was cancelled"
+    );
+    let mut again = inspector.walk_group_purge("a", false).unwrap();
+    while again.step().await.unwrap() {}
+    assert_eq!(again.purged().total(), 0);
+    t.assert_stats_agree().await;
+}
+
+#[tokio::test]
+async fn a_purge_that_is_sent_again_counts_once_and_leaves_other_groups_alone() {
+    let t = limited(1).await;
+    let a = t.enqueue(of("a").unique("k")).await;
+    let b = t.enqueue(of("b")).await;
+    let ids = [a.clone(), b.clone(), "nobody".into()];
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let mut caller = millstream::broker::Caller::after("operator", 3);
+        let purged = t.broker.group_purge(&mut caller, "a", &ids, 0, PATIENCE);
+        answers.push(purged.await.unwrap());
+    }
+
+    assert_eq!(answers[0], (1, vec![("k".to_owned(), a)]));
+    assert_eq!(answers[0], answers[1]);
+    t.broker.unlock(&answers[0].1, PATIENCE).await.unwrap();
+    assert_eq!(t.state_of(&b), Some(State::Ready));
+    t.assert_slots("a", 0);
+    t.assert_slots("b", 1);
 }

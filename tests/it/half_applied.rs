@@ -206,7 +206,10 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ("cron_due", &["cron", "cron:due"]),
     (
         "cron_fire",
-        &["cron", "cron:due", "ready", "jobs", "stats", "events"],
+        &[
+            "cron", "cron:due", "ready", "jobs", "stats", "events", "payloads", "held", "groups",
+            "limits",
+        ],
     ),
     (
         "admit",
@@ -224,6 +227,25 @@ const SCRIPTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("limit", &["limits", "events"]),
+    ("backlog", &["held"]),
+    (
+        "group_purge",
+        &[
+            "scheduled",
+            "dead",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "producers",
+            "ready",
+            "ready:next",
+            "ready:suspect",
+            "held",
+            "groups",
+            "limits",
+        ],
+    ),
     ("pause", &["limits", "events"]),
     ("circuit", &["circuits", "events"]),
     (
@@ -386,6 +408,14 @@ impl Stage {
             "cron_remove" => schedules.remove("s").await.map(drop),
             "cron_pause" => schedules.pause("s").await,
             "cron_due" | "cron_fire" => schedules.fire_due().await.map(drop),
+            "backlog" => broker.backlog(&["g".to_owned()], PATIENCE).await.map(drop),
+            "group_purge" => {
+                let ids = [running.id.clone(), scheduled.clone()];
+                broker
+                    .group_purge(&mut caller, "g", &ids, 1, PATIENCE)
+                    .await
+                    .map(drop)
+            }
             "admit" => broker.admit(None, 100, PATIENCE).await.map(drop),
             "limit" => {
                 let settings = [("group_concurrency", "2".to_owned())];

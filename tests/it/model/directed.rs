@@ -119,9 +119,11 @@ async fn every_arrow_of_the_state_machine_is_walked() {
     .await;
     let arrows = TRANSITIONS.iter().enumerate();
     let missed = arrows.filter(|(arrow, _)| !world.model.walked.contains(arrow));
-    let missed: Vec<_> = missed.map(|(_, (_, by, _))| *by).collect();
-    // Schedules have a test file of their own: no walk sets one.
-    assert_eq!(missed, [Transition::CronFire]);
+    let missed = missed.map(|(_, (_, by, _))| *by);
+    // Schedules and the purge of a group have test files of their own: no walk has one.
+    let elsewhere = [Transition::CronFire, Transition::GroupPurge];
+    let missed: Vec<_> = missed.filter(|by| !elsewhere.contains(by)).collect();
+    assert_eq!(missed, []);
 }
 
 #[tokio::test]

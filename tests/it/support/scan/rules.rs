@@ -186,6 +186,9 @@ impl Scan {
         for (group, id) in &self.held {
             let own = self.limits.get(&format!("group:{group}"));
             let own = own.and_then(|own| serde_json::from_str::<Json>(own).ok());
+            if own.as_ref().is_some_and(|own| !own["paused"].is_null()) {
+                continue;
+            }
             let own = own.and_then(|own| own["concurrency"].as_i64());
             let taken = slots.get(group).copied().unwrap_or_default();
             if !unfilled && own.or(of_all).is_none_or(|most| taken < most) {

@@ -1,0 +1,218 @@
+//! `millstream groups`: tenants, what limits them, and how one is removed.
+
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+use millstream::QueueName;
+use millstream::inspect::{GroupLimits, GroupPurged};
+use serde::Serialize;
+
+use super::args::Globals;
+use super::connect::connect;
+use super::failure::usage;
+use super::output::{self, counted};
+use super::parse::{self, number};
+
+/// List groups, set their limits, or remove everything of one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Groups {
+    /// List the groups that have jobs at work or limits of their own, those with most held jobs first
+    List(List),
+    /// Set the limits of a group, or of all
+    Set(Set),
+    /// Remove everything of a group: waiting, running and dead jobs, and its history
+    Purge(Purge),
+}
+
+impl Groups {
+    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        match self {
+            Self::List(command) => command.run(globals).await,
+            Self::Set(command) => command.run(globals).await,
+            Self::Purge(command) => command.run(globals).await,
+        }
+    }
+}
+
+/// List the groups that have jobs at work or limits of their own, those with most held jobs first.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// Groups at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+    /// Write JSON: groups, total, concurrency
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let page = queue.groups(self.limit as usize).await?;
+        if self.json {
+            return output::json(&page);
+        }
+        let mut table = output::table(&["group", "active", "held", "concurrency", "state"]);
+        for group in &page.groups {
+            let limit = match (group.concurrency, group.own_limit) {
+                (Some(jobs), true) => format!("{jobs} (its own)"),
+                (Some(jobs), false) => jobs.to_string(),
+                (None, _) => "-".to_owned(),
+            };
+            table.add_row([
+                Cell::new(output::clean(&group.group)),
+                Cell::new(output::count(group.active)),
+                Cell::new(output::count(group.held)),
+                Cell::new(limit),
+                Cell::new(if group.paused { "paused" } else { "" }),
+            ]);
+        }
+        output::print(&table, "no group has jobs that count or limits of its own")?;
+        let more = page.total - page.groups.len() as u64;
+        if more > 0 {
+            output::line(format!(
+                "and {}; --limit N shows more",
+                counted(more, "other group")
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// Set the limits of a group, or of all.
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The group; without it the limit is that of all groups that have none of their own
+    #[arg(value_name = "GROUP")]
+    group: Option<String>,
+    /// Jobs ready or running at once, over all workers; 0 takes the limit away
+    #[arg(long, value_parser = |text: &str| number(text, parse::group_concurrency), value_name = "N")]
+    concurrency: Option<usize>,
+    /// Hold every job of the group that is not ready yet
+    #[arg(long, requires = "group", conflicts_with = "resume")]
+    pause: bool,
+    /// End that
+    #[arg(long, requires = "group")]
+    resume: bool,
+    /// Take away all that the group has of its own
+    #[arg(long, requires = "group", conflicts_with_all = ["concurrency", "pause"])]
+    clear: bool,
+}
+
+impl Set {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let mut limits = GroupLimits::new();
+        if let Some(jobs) = self.concurrency {
+            limits = limits.concurrency(Some(jobs).filter(|jobs| *jobs > 0));
+        }
+        if self.pause || self.resume {
+            limits = limits.paused(self.pause);
+        }
+        if self.clear {
+            limits = limits.clear();
+        }
+        if limits == GroupLimits::new() {
+            return Err(usage(
+                "what is to be set? Add --concurrency N, --pause, --resume or --clear",
+            ));
+        }
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let admitted = queue
+            .set_group_limits(self.group.as_deref(), &limits)
+            .await?;
+        let of = match &self.group {
+            Some(group) => format!("group {} of {}", output::clean(group), self.queue),
+            None => format!("the groups of {}", self.queue),
+        };
+        output::line(match admitted {
+            0 => format!("the limits of {of} are set"),
+            _ => format!(
+                "the limits of {of} are set; {} had room",
+                counted(admitted, "held job")
+            ),
+        })
+    }
+}
+
+/// Remove everything of a group: waiting, running and dead jobs, and its history.
+///
+/// Handlers that run are told to stop. It works in short steps, while workers work on; broken off, it has done whole steps, and the
+/// same command does the rest.
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// The queue
+    #[arg(value_parser = parse::queue)]
+    queue: QueueName,
+    /// The group
+    #[arg(value_name = "GROUP")]
+    group: String,
+    /// Only count what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Write JSON: group, held, scheduled, dead, ready, running, completed, total, dry_run
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    group: &'a str,
+    #[serde(flatten)]
+    purged: GroupPurged,
+    total: u64,
+    dry_run: bool,
+}
+
+impl Purge {
+    async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+        let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let group = output::clean(&self.group);
+        if !self.dry_run {
+            let question = format!("remove everything of group {group} from {}?", self.queue);
+            output::confirm(&question, self.yes)?;
+        }
+        let mut walk = queue.walk_group_purge(&self.group, self.dry_run)?;
+        let spinner = output::spinner(if self.dry_run { "counting" } else { "purging" });
+        while walk.step().await? {
+            spinner.set_position(walk.purged().total());
+        }
+        spinner.finish_and_clear();
+        let purged = walk.purged();
+        let total = purged.total();
+        if self.json {
+            return output::json(&Report {
+                group: &self.group,
+                purged,
+                total,
+                dry_run: self.dry_run,
+            });
+        }
+        let GroupPurged {
+            held,
+            scheduled,
+            dead,
+            ready,
+            running,
+            completed,
+            ..
+        } = purged;
+        let verb = if self.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        };
+        output::line(format!(
+            "{verb} {} of group {group}: {held} held, {scheduled} scheduled, {ready} ready, {running} running (cancelled), {dead} dead, \
+             {completed} of the history",
+            counted(total, "job")
+        ))
+    }
+}
