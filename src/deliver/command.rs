@@ -241,6 +241,16 @@ impl Recipe {
         for name in &self.hidden {
             command.env_remove(name);
         }
+        // As OpenTelemetry passes a trace to a program; ours, if we were started in one, is not the job's.
+        for (name, value) in [
+            ("TRACEPARENT", job.traceparent()),
+            ("TRACESTATE", job.tracestate()),
+        ] {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command
             .env("MILLSTREAM_JOB_ID", job.id().as_str())
             .env("MILLSTREAM_JOB_NAME", job.name())

@@ -328,6 +328,14 @@ impl Target {
         ] {
             headers.insert(name, header_value(name, value)?);
         }
+        for (name, value) in [
+            ("traceparent", job.traceparent()),
+            ("tracestate", job.tracestate()),
+        ] {
+            if let Some(value) = value {
+                headers.insert(name, header_value(name, value)?);
+            }
+        }
         if let Some(secret) = &self.secret {
             let id = job.id().as_str();
             // The receiver's window is five minutes, so every attempt is stamped and signed anew.

@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod durability;
 pub mod state;
+pub(crate) mod trace;
 mod update;
 
 use std::collections::BTreeMap;
@@ -343,6 +344,20 @@ impl NewJob {
         self
     }
 
+    /// The trace that the job belongs to, as a W3C `traceparent`: handlers see it, and a forwarded request carries it.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.meta.traceparent = Some(traceparent.into());
+        self
+    }
+
+    /// What belongs to the `traceparent`, at most 512 bytes: passed on with it.
+    #[must_use]
+    pub fn tracestate(mut self, tracestate: impl Into<String>) -> Self {
+        self.meta.tracestate = Some(tracestate.into());
+        self
+    }
+
     /// How long the unique key is held, if that does not depend on the job.
     fn window(&self) -> Option<Duration> {
         self.unique.as_ref().and_then(Unique::window)
@@ -392,6 +407,19 @@ impl NewJob {
         }
         if let Some(group) = &self.meta.group {
             check_name("group", group, config::GROUP_BYTES_MAX)?;
+        }
+        let shown = |text: &str| text.chars().take(64).collect::<String>();
+        if let Some(traceparent) = &self.meta.traceparent
+            && trace::trace_id(traceparent).is_none()
+        {
+            let reason = "write it as W3C Trace Context does: 00-<32 hex>-<16 hex>-<2 hex>";
+            return invalid("traceparent", shown(traceparent), reason.to_owned());
+        }
+        if let Some(tracestate) = &self.meta.tracestate
+            && !trace::is_tracestate(tracestate)
+        {
+            let reason = format!("1 to {} bytes of ASCII", trace::TRACESTATE_BYTES_MAX);
+            return invalid("tracestate", shown(tracestate), reason);
         }
         let horizon = config::HORIZON_MAX;
         let unique_window = self.window();
@@ -497,6 +525,11 @@ pub(crate) struct Meta {
     /// The id of the key that sealed the payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sealed: Option<String>,
+    /// The trace that the job belongs to (W3C Trace Context), well-formed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tracestate: Option<String>,
     /// Kept headers, lower-case names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) headers: BTreeMap<String, String>,
@@ -507,6 +540,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Meta {
+    /// The id of the trace that the job belongs to.
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        trace::trace_id(self.traceparent.as_deref()?)
+    }
+
     /// The stored form: `""` when nothing differs from the defaults.
     pub(crate) fn to_stored(&self) -> String {
         if is_default(self) {
@@ -597,6 +635,8 @@ mod tests {
             ),
             ("max_attempts", job().max_attempts(0)),
             ("timeout", job().timeout(Duration::ZERO)),
+            ("traceparent", job().traceparent("00-0-0-0")),
+            ("tracestate", job().tracestate("a\n")),
         ] {
             match job.check(10) {
                 Err(Error::InvalidJob { field: named, .. }) => assert_eq!(named, field),

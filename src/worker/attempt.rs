@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use once_cell::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::circuit::Gate;
 use super::handler::{Attempt, Context, Handler, JobError};
@@ -159,8 +160,16 @@ impl Runner {
         grip.begin(timeout);
         self.counted.started(delivery.entry);
         let called = Instant::now();
+        let span = tracing::info_span!(
+            "job",
+            queue = %self.broker.queue,
+            job = %delivery.id,
+            attempt = delivery.attempt,
+            trace_id = delivery.meta.trace_id(),
+        );
         let outcome = self
             .guarded(handler.as_ref(), context, cancel, timeout)
+            .instrument(span)
             .await;
         self.counted.ended(called.elapsed());
         pass.report(&outcome);

@@ -141,6 +141,16 @@ impl Context {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// The trace that the job belongs to, as a W3C `traceparent`.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.inner.meta.traceparent.as_deref()
+    }
+
+    /// What belongs to the [`Context::traceparent`].
+    pub fn tracestate(&self) -> Option<&str> {
+        self.inner.meta.tracestate.as_deref()
+    }
+
     /// Fires when this attempt's work is no longer wanted: the job was cancelled, its lease was lost,
     /// its time is up, or the worker's shutdown deadline has come.
     pub fn cancelled(&self) -> &CancellationToken {

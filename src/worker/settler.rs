@@ -113,9 +113,10 @@ impl Settler {
     async fn settle_one(&self, slot: &mut Slot, delivery: &Delivery, settlement: Settlement) {
         let (broker, caller) = (&self.broker, slot.caller());
         let (queue, job, attempt) = (&broker.queue, &delivery.id, delivery.attempt);
+        let trace_id = delivery.meta.trace_id();
         let settled = match &settlement {
             Settlement::Retry { after, error } => {
-                tracing::info!(%queue, %job, attempt, ?after, "attempt failed; the job will be retried");
+                tracing::info!(%queue, %job, attempt, trace_id, ?after, "attempt failed; the job will be retried");
                 broker
                     .retry(caller, delivery, *after, Some(error), Patience::ENDLESS)
                     .await
@@ -126,7 +127,7 @@ impl Settler {
                     .await
             }
             Settlement::DeadLetter { reason, error } => {
-                tracing::warn!(%queue, %job, attempt, ?reason, "job is dead; see `millstream dead show`");
+                tracing::warn!(%queue, %job, attempt, trace_id, ?reason, "job is dead; see `millstream dead show`");
                 broker
                     .dead_letter(caller, delivery, *reason, error, Patience::ENDLESS)
                     .await
@@ -145,7 +146,7 @@ impl Settler {
             Ok(()) => self.count(&settlement),
             Err(Error::LeaseLost { .. }) => {
                 self.counted.settled("lost", 1);
-                tracing::warn!(%queue, %job, attempt, "settled too late: the job was reclaimed or cancelled");
+                tracing::warn!(%queue, %job, attempt, trace_id, "settled too late: the job was reclaimed or cancelled");
             }
             Err(error) => self.unsettleable("settle", &error),
         }

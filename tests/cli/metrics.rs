@@ -336,6 +336,32 @@ fn without_redis_the_queues_are_absent_and_not_empty() {
 }
 
 #[test]
+fn a_trace_leads_from_the_webhook_into_the_log() {
+    let cli = Cli::new();
+    let service = serve(&cli);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("traceparent: 00-{trace}-b7ad6b7169203331-01\r\ncontent-length:");
+    let request = webhook("1", "fail", SECRET).replacen("content-length:", &parent, 1);
+    assert_eq!(service.ask(&request).0, 200);
+    let retried = "millstream_settled_attempts_total{queue=\"q\",outcome=\"retried\"}";
+    service.until("it failed", |samples| samples.get(retried) == Some(&1.0));
+
+    let log = std::fs::read_to_string(cli.dir.path().join("service.log")).unwrap();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_the_trace: Vec<Value> = lines.filter(|line| line["trace_id"] == trace).collect();
+    let [line] = of_the_trace.as_slice() else {
+        panic!("{log}");
+    };
+    assert_eq!((&line["queue"], &line["attempt"]), (&"q".into(), &1.into()));
+    assert!(
+        line["job"].as_str().is_some_and(|job| !job.is_empty()),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_worker_shows_its_metrics_where_it_listens() {
     let cli = Cli::new();
     let args = [

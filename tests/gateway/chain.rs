@@ -68,6 +68,32 @@ fn assert_signed(request: &Request<Bytes>, id: &str) {
 }
 
 #[tokio::test]
+async fn a_trace_travels_from_the_webhook_through_every_attempt_and_a_broken_one_is_dropped() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let place = Place::new().await;
+    let inbox = place.gateway().await;
+    let mut receiver = Receiver::answering([500, 204]).await;
+    let worker = worker(&place, forward(&receiver)).await;
+    let traced = senders::shopify("d1", BODY)
+        .with("traceparent", PARENT)
+        .with("tracestate", "vendor=1,other=2");
+    inbox.deliver(&traced).await.stored();
+    for _ in 0..2 {
+        let seen = receiver.next().await;
+        assert_eq!(header(&seen, "traceparent"), PARENT);
+        assert_eq!(header(&seen, "tracestate"), "vendor=1,other=2");
+    }
+    let broken = senders::shopify("d2", BODY)
+        .with("traceparent", "00-not-a-trace-01")
+        .with("tracestate", "vendor=1");
+    inbox.deliver(&broken).await.stored();
+    let seen = receiver.next().await;
+    assert!(!seen.headers().contains_key("traceparent"), "{seen:?}");
+    assert!(!seen.headers().contains_key("tracestate"), "{seen:?}");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_is_forwarded_byte_for_byte_with_its_headers_and_a_signature_of_our_own() {
     let place = Place::new().await;
     let inbox = place.gateway().await;
