@@ -15,7 +15,7 @@
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] wake       channel that hears of a new earliest due time
 -- ARGV[5] grouped    1 when one of the jobs has a group, or may take the place of another
--- ARGV[6..] jobs     four per job: name, payload, meta, options
+-- ARGV[6..] jobs     run by run of jobs that differ in nothing but their payloads: how many, name, meta, options, the payloads
 --
 -- options is '' for a job that may run at once, '@' and the name for one of a group that has nothing else to say, else JSON:
 --   group         the job's group
@@ -36,7 +36,7 @@ local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS
 local next_lane, suspects = KEYS[7], KEYS[8]
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local FIRST_UNIQUE = has_groups and 12 or 9
-local FIRST, STRIDE = 6, 4
+local FIRST = 6
 local JSON = string.byte('{')
 
 local again, answer = replayed(producers, caller, number)
@@ -44,8 +44,9 @@ if again then return { again, answer } end
 check('XLEN', lane)
 check('HLEN', stats)
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
-for i = FIRST, #ARGV, STRIDE do
-  if string.byte(ARGV[i + 3]) == JSON then
+local run = FIRST
+while run <= #ARGV do
+  if string.byte(ARGV[run + 3]) == JSON then
     check('ZCARD', scheduled)
     check('HLEN', jobs)
     check('HLEN', payloads)
@@ -53,6 +54,7 @@ for i = FIRST, #ARGV, STRIDE do
     check('XLEN', suspects)
     break
   end
+  run = run + 4 + tonumber(ARGV[run])
 end
 local us = now_us()
 if has_groups then
@@ -152,16 +154,20 @@ local function store(name, payload, meta, options)
 end
 
 local ids, count = {}, 0
-for i = FIRST, #ARGV, STRIDE do
-  count = count + 1
-  local name, payload, meta, options = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if options == '' then
-    ids[count] = add(name, payload, meta)
-  elseif string.byte(options) == JSON then
-    ids[count] = store(name, payload, meta, cjson.decode(options))
-  else
-    ids[count] = add_in_turn(lane, string.sub(options, 2), name, payload, meta)
+run = FIRST
+while run <= #ARGV do
+  local last, name, meta, options = run + 3 + tonumber(ARGV[run]), ARGV[run + 1], ARGV[run + 2], ARGV[run + 3]
+  for i = run + 4, last do
+    count = count + 1
+    if options == '' then
+      ids[count] = add(name, ARGV[i], meta)
+    elseif string.byte(options) == JSON then
+      ids[count] = store(name, ARGV[i], meta, cjson.decode(options))
+    else
+      ids[count] = add_in_turn(lane, string.sub(options, 2), name, ARGV[i], meta)
+    end
   end
+  run = last + 1
 end
 if has_groups then close_groups() end
 

@@ -34,7 +34,7 @@ impl Broker {
     ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
-            .reserve(5 + 4 * jobs.len())
+            .reserve(9 + jobs.len())
             .key("lane", &keys.ready)
             .key("scheduled", &keys.scheduled)
             .key("jobs", &keys.jobs)
@@ -57,10 +57,9 @@ impl Broker {
             .bytes("wake", keys.wake.clone())
             .number("grouped", grouped.into());
         let mut uniques = 0;
+        let mut run: Option<Run> = None;
         for job in jobs {
             let job = &*self.seal.close(&self.queue, job)?;
-            call.push("jobs", Bytes::copy_from_slice(job.name.as_bytes()));
-            call.push("jobs", job.payload.clone());
             let mut options = Options::default();
             let mut meta = std::borrow::Cow::Borrowed(&job.meta);
             if let Some(unique) = &job.unique {
@@ -87,9 +86,16 @@ impl Broker {
             }
             options.expires_ms = job.expires.map(millis);
             options.deadline_ms = job.deadline.map(millis);
-            call.push("jobs", meta.to_stored().into());
-            let group = job.meta.group.as_deref();
-            call.push("jobs", options.into_stored(group).into());
+            let meta = meta.to_stored();
+            let options = options.into_stored(job.meta.group.as_deref());
+            let alike = [&*job.name, &*meta, &*options];
+            let run = match &mut run {
+                Some(run) if run.is_of(alike) => run,
+                other => other.insert(Run::begin(&mut call, alike)),
+            };
+            run.jobs += 1;
+            call.set_number(run.place, run.jobs);
+            call.push("jobs", job.payload.clone());
         }
         let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
         let ids = reply.done()?.text(1)?;
@@ -113,6 +119,37 @@ impl Broker {
             });
         }
         Ok(enqueued)
+    }
+}
+
+/// Jobs of a call, one behind the other, that differ in nothing but their payloads: they are told the rest once. Most calls
+/// are one run, and cost Redis and this program one argument a job.
+struct Run {
+    /// Where among the arguments it says how many they are.
+    place: usize,
+    jobs: i64,
+    /// Name, meta, options.
+    alike: [Bytes; 3],
+}
+
+impl Run {
+    fn begin(call: &mut Call, alike: [&str; 3]) -> Self {
+        let place = call.place();
+        let alike = alike.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        call.push("jobs", Bytes::new());
+        alike
+            .iter()
+            .for_each(|text| call.push("jobs", text.clone()));
+        Self {
+            place,
+            jobs: 0,
+            alike,
+        }
+    }
+
+    fn is_of(&self, alike: [&str; 3]) -> bool {
+        let [name, meta, options] = &self.alike;
+        [name, meta, options].map(|text| &text[..]) == alike.map(str::as_bytes)
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "lib/clock.lua",
         "lib/check.lua",
         "lib/replay.lua",
+        "lib/tally.lua",
+        "lib/plain.lua",
         "lib/meta.lua",
         "lib/record.lua",
         "lib/settle.lua",
@@ -92,7 +94,6 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "lib/groups.lua",
         "lib/schedule.lua",
         "lib/waiting.lua",
-        "lib/tally.lua",
         "enqueue.lua"
     ),
     &[
@@ -723,6 +724,16 @@ impl Call {
         );
         self.args.push(Value::Integer(value));
         self
+    }
+
+    /// The place that the next argument gets.
+    pub(crate) fn place(&self) -> usize {
+        self.args.len()
+    }
+
+    /// Puts a number where another argument was.
+    pub(crate) fn set_number(&mut self, place: usize, value: i64) {
+        self.args[place] = Value::Integer(value);
     }
 
     pub(crate) fn push(&mut self, name: &str, value: Bytes) {

@@ -480,6 +480,26 @@ async fn on_an_untouched_queue_every_script_succeeds() {
     }
 }
 
+/// The short way through `enqueue`, which a call takes that has nothing but plain jobs.
+#[tokio::test]
+async fn a_call_of_plain_jobs_that_cannot_finish_does_not_begin() {
+    for suffix in ["ready", "stats", "producers"] {
+        let stage = Stage::set().await;
+        stage.plant(suffix);
+        let (before, key) = (stage.t.state_hash(), stage.t.key(suffix));
+        let mut caller = stage.t.caller();
+
+        let jobs = [plain(), plain()];
+        let reply = stage.t.broker.enqueue(&mut caller, &jobs, PATIENCE).await;
+
+        match reply {
+            Err(Error::Protocol { ref reason, .. }) if reason.contains(&key) => {}
+            other => panic!("{suffix} in the way: {other:?}"),
+        }
+        assert_eq!(stage.t.state_hash(), before, "{suffix} in the way");
+    }
+}
+
 #[tokio::test]
 async fn a_key_of_a_wrong_type_is_named_and_nothing_is_changed() {
     for (script, keys) in SCRIPTS {
