@@ -178,7 +178,7 @@ impl Broker {
             .number("count", done.len() as i64)
             .number("grouped", grouped.into());
         done.iter()
-            .for_each(|done| call.push("entries", done.delivery.entry.bytes()));
+            .for_each(|done| call.push("entries", done.delivery.entry_text.clone()));
         let mut uniques = 0;
         for (index, Done { delivery, took }) in done.iter().enumerate() {
             let slot_of = delivery.slot_of();
@@ -241,7 +241,7 @@ impl Broker {
             .text("group", GROUP);
         let call = caller
             .sign(call)
-            .bytes("entry_id", delivery.entry.bytes())
+            .bytes("entry_id", delivery.entry_text.clone())
             .number(
                 "delay_ms",
                 millis(after.min(config::HORIZON_MAX)).cast_signed(),
@@ -344,7 +344,7 @@ impl Broker {
         }
         let call = caller
             .sign(call.text("group", GROUP))
-            .bytes("entry_id", delivery.entry.bytes())
+            .bytes("entry_id", delivery.entry_text.clone())
             .text("reason", reason.name())
             .text("error", cut(error));
         self.redis.call(call, patience).await

@@ -74,6 +74,8 @@ pub(crate) type Place = (Lane, EntryId);
 pub struct Delivery {
     pub lane: Lane,
     pub entry: EntryId,
+    /// `entry` as Redis wrote it, for the calls that name it.
+    entry_text: Bytes,
     pub id: JobId,
     pub name: String,
     pub payload: Bytes,
@@ -92,6 +94,7 @@ impl Delivery {
             Err(fields) if Vec::is_empty(&fields) => return None,
             Err(_) => return Some(Self::foreign(lane, entry)),
         };
+        let entry_text = raw.id.into_inner();
         let [
             name_key,
             name,
@@ -115,10 +118,12 @@ impl Delivery {
         ) else {
             return Some(Self::foreign(lane, entry));
         };
-        let id = meta.id.clone().unwrap_or_else(|| entry.to_string().into());
+        let id = meta.id.clone();
+        let id = id.unwrap_or_else(|| String::from_utf8_lossy(&entry_text).as_ref().into());
         Some(Self {
             lane,
             entry,
+            entry_text,
             id,
             name: name.to_owned(),
             payload,
@@ -133,6 +138,7 @@ impl Delivery {
         Self {
             lane,
             entry,
+            entry_text: entry.bytes(),
             id,
             name,
             payload: Bytes::new(),

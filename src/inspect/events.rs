@@ -212,7 +212,7 @@ impl Inspector {
                         .filter(|id| !id.is_empty())
                         .map(Into::into),
                     detail: field("detail").to_owned(),
-                    entry: raw.id.clone(),
+                    entry: raw.id.to_string(),
                 })
             })
             .collect())

@@ -426,6 +426,6 @@ fn completed_view(entry: Value) -> Option<CompletedView> {
         attempt: field("attempt")?.parse().ok()?,
         took_ms: field("took_ms")?.parse().ok()?,
         group: field("group"),
-        entry: raw.id.clone(),
+        entry: raw.id.to_string(),
     })
 }

@@ -7,6 +7,7 @@ pub mod state;
 pub(crate) mod trace;
 mod update;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -539,6 +540,10 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// What most jobs store that say nothing but their codec, known without a parser.
+const RAW: &str = r#"{"codec":"raw"}"#;
+const JSON: &str = r#"{"codec":"json"}"#;
+
 impl Meta {
     /// The id of the trace that the job belongs to.
     pub(crate) fn trace_id(&self) -> Option<&str> {
@@ -546,21 +551,35 @@ impl Meta {
     }
 
     /// The stored form: `""` when nothing differs from the defaults.
-    pub(crate) fn to_stored(&self) -> String {
-        if is_default(self) {
-            String::new()
-        } else {
-            serde_json::to_string(self).expect("plain strings and numbers")
+    pub(crate) fn to_stored(&self) -> Cow<'static, str> {
+        let plain = Self {
+            codec: self.codec,
+            ..Self::default()
+        };
+        if *self == plain {
+            return match self.codec {
+                Codec::MsgPack => "",
+                Codec::Raw => RAW,
+                Codec::Json => JSON,
+            }
+            .into();
         }
+        let stored = serde_json::to_string(self);
+        stored.expect("plain strings and numbers").into()
     }
 
     /// Reads the stored form. Unknown fields of newer versions are passed over.
     pub(crate) fn from_stored(stored: &[u8]) -> std::result::Result<Self, serde_json::Error> {
-        if stored.is_empty() {
-            Ok(Self::default())
-        } else {
-            serde_json::from_slice(stored)
-        }
+        let codec = match stored {
+            b"" => Codec::MsgPack,
+            plain if plain == RAW.as_bytes() => Codec::Raw,
+            plain if plain == JSON.as_bytes() => Codec::Json,
+            other => return serde_json::from_slice(other),
+        };
+        Ok(Self {
+            codec,
+            ..Self::default()
+        })
     }
 }
 
@@ -576,6 +595,21 @@ mod tests {
     #[test]
     fn a_plain_job_stores_no_meta() {
         assert_eq!(NewJob::new("welcome", &1).unwrap().meta.to_stored(), "");
+    }
+
+    #[test]
+    fn a_job_that_says_nothing_but_its_codec_stores_what_a_parser_would_read() {
+        for codec in [Codec::MsgPack, Codec::Json, Codec::Raw] {
+            let meta = Meta {
+                codec,
+                ..Meta::default()
+            };
+            let stored = meta.to_stored();
+            assert_eq!(Meta::from_stored(stored.as_bytes()).unwrap(), meta);
+            if !stored.is_empty() {
+                assert_eq!(serde_json::to_string(&meta).unwrap(), stored);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fred::bytes_utils::Str;
 use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
 use fred::types::Value;
 use fred::types::config::Options;
@@ -21,7 +22,7 @@ use crate::metrics::handles::Calls;
 pub(crate) struct RawEntry {
     /// Place of its stream among the keys that were read.
     pub(crate) stream: usize,
-    pub(crate) id: String,
+    pub(crate) id: Str,
     /// Names and values in turn; empty when the entry was deleted while pending.
     pub(crate) fields: Vec<Bytes>,
 }
@@ -221,11 +222,11 @@ pub(crate) fn raw_entry(stream: usize, entry: Value) -> Option<RawEntry> {
         Value::Array(fields) => fields.into_iter().filter_map(bytes_of).collect(),
         _ => Vec::new(),
     };
-    Some(RawEntry {
-        stream,
-        id: text_of(&id)?.to_owned(),
-        fields,
-    })
+    let id = match id {
+        Value::String(id) => id,
+        other => text_of(&other)?.into(),
+    };
+    Some(RawEntry { stream, id, fields })
 }
 
 #[cfg(test)]
@@ -247,7 +248,7 @@ mod tests {
 
         let seen: Vec<_> = entries
             .iter()
-            .map(|e| (e.stream, e.id.as_str(), e.fields.len()))
+            .map(|e| (e.stream, &*e.id, e.fields.len()))
             .collect();
         assert_eq!(seen, [(1, "1-0", 2), (1, "2-0", 0)]);
         assert!(entries_of(Value::Null, &[&a]).is_empty());

@@ -80,6 +80,6 @@ impl Definition {
             .map_or_else(|_| slot.to_string(), |slot| slot.to_string());
         meta.headers.insert(SCHEDULE_HEADER.into(), schedule.into());
         meta.headers.insert(SLOT_HEADER.into(), shown);
-        meta.to_stored()
+        meta.to_stored().into_owned()
     }
 }

@@ -432,7 +432,7 @@ impl Claimer {
                     )
                     .await?;
                 let Some(last) = page.last() else { break };
-                after.clone_from(&last.id);
+                after = last.id.to_string();
                 unseen.extend(page.into_iter().filter_map(|mut raw| {
                     raw.stream = lane.index();
                     let place = (lane, raw.id.parse().ok()?);
