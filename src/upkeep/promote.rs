@@ -1,7 +1,7 @@
 //! Moves due jobs to the stream. Sleeps until the next one is due; an enqueue that becomes the new first wakes it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -15,6 +15,22 @@ use crate::worker::health::Pulse;
 const POLL: Duration = Duration::from_millis(2_500);
 /// Jobs per step, so that no step holds Redis for more than a few milliseconds.
 const LIMIT: usize = 200;
+
+/// The end of a sleep that is left to a thread.
+const FINE: Duration = Duration::from_millis(2);
+
+/// The runtime's clock ticks once a millisecond and rounds up, which would be most of what a delayed job is late: the last
+/// of a sleep is slept on a thread, whose clock is finer. Nothing spins.
+async fn sleep_to_the_point(sleep: Duration) {
+    let end = Instant::now() + sleep;
+    if let Some(coarse) = sleep.checked_sub(FINE) {
+        tokio::time::sleep(coarse).await;
+    }
+    let rest = end.saturating_duration_since(Instant::now());
+    if !rest.is_zero() {
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
+    }
+}
 
 pub(crate) async fn run(
     broker: Broker,
@@ -61,7 +77,7 @@ pub(crate) async fn run(
         };
         if !sleep.is_zero() {
             tokio::select! {
-                () = tokio::time::sleep(sleep) => {}
+                () = sleep_to_the_point(sleep) => {}
                 () = due.notified() => {}
             }
         }
