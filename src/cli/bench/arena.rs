@@ -142,11 +142,17 @@ impl Arena {
     /// Removes everything that the measurements so far have stored.
     pub(super) async fn remove(&self) -> anyhow::Result<()> {
         let queues = std::mem::take(&mut *self.queues());
+        // On a server of one's own at once, so that the memory of the next measurement is its own; elsewhere nobody is held up.
+        let remove = if self.private.is_some() {
+            "DEL"
+        } else {
+            "UNLINK"
+        };
         for queue in queues {
             let keys = self.client.inspect(&queue)?.keys().await?;
             let keys = keys.into_iter().map(|key| key.key);
             for key in keys.chain([bare_stream(&queue)]) {
-                command(&self.bare, "UNLINK", [Value::from(key)]).await?;
+                command(&self.bare, remove, [Value::from(key)]).await?;
             }
         }
         Ok(())
