@@ -185,7 +185,7 @@ mod tests {
             "dev --config f --listen 127.0.0.1:0",
             "serve --config f",
             "serve --source shop --scheme shopify --secret env:S --queue q --forward http://a/",
-            "gateway --config f --listen 127.0.0.1:0 --max-body 64KiB --drain 10s",
+            "gateway --config f --listen 127.0.0.1:0 --max-body 64KiB --drain 10s --tls-cert c --tls-key k",
             "worker --queue q --forward http://a/ --concurrency 5 --max-attempts 3 --backoff fixed(1s) --timeout 5s --lease 3s \
              --prefetch 1 --shutdown-timeout 1s --retain-completed 1h --retain-dead 1d",
             "worker --queue q --forward http://a/ --target-concurrency 5 --refuse-private --circuit-failures 0 --circuit-pause fixed(1s)",
@@ -234,6 +234,7 @@ mod tests {
             "events q --limit 20 --json",
             "events q --follow",
             "bench --jobs 1000 --producers 8 --concurrency 10 --payload 2KiB --queue-depth 100 --persistence everysec --json",
+            "bench gateway --connections 8 --body 2KiB --turn 1s --turns 1 --idle 100 --access-log --json",
             "bench --only enqueue,bulk,drain,both,call,latency,delayed --turns 5 --workers 2",
             "completions bash",
             "man --dir d",

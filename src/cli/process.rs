@@ -211,7 +211,7 @@ async fn reload(secrets: &LiveSecrets, reread: &Reread) {
     match replaced {
         Ok(missing) if missing.is_empty() => {
             tracing::info!(
-                "SIGHUP: the secrets were read again; other settings change at the next start"
+                "SIGHUP: the secrets and the certificate were read again; other settings change at the next start"
             );
         }
         Ok(missing) => tracing::warn!(
@@ -219,7 +219,9 @@ async fn reload(secrets: &LiveSecrets, reread: &Reread) {
             "SIGHUP: the secrets were read again; what is missing in the settings keeps its own until the next start"
         ),
         Err(error) => {
-            tracing::error!("SIGHUP: the old secrets stay in force: {error:#}");
+            tracing::error!(
+                "SIGHUP: the old secrets and the old certificate stay in force: {error:#}"
+            );
         }
     }
 }

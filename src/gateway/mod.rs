@@ -32,6 +32,8 @@ pub mod signature;
 pub mod source;
 #[cfg(test)]
 mod stand_in;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -107,6 +109,9 @@ pub struct GatewaySettings {
     pub drain_delay: Duration,
     /// What `GET /metrics` shows; without it there is no such route. Default: none.
     pub metrics: Option<MetricsPage>,
+    /// The certificate that the gateway's own socket speaks TLS with. Default: none, for a proxy in front does that.
+    #[cfg(feature = "tls")]
+    pub tls: Option<tls::TlsSettings>,
 }
 
 impl Default for GatewaySettings {
@@ -132,6 +137,8 @@ impl GatewaySettings {
             shutdown_timeout: config::SHUTDOWN_TIMEOUT_DEFAULT,
             drain_delay: Duration::ZERO,
             metrics: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -141,6 +148,12 @@ impl GatewaySettings {
     /// [`Error::Setting`] names the setting and its range; secrets are never shown.
     pub fn validate(&self) -> Result<()> {
         self.checked().map(drop)
+    }
+
+    /// Read from its files.
+    #[cfg(feature = "tls")]
+    fn certificate(&self) -> Result<Option<tls::Certificate>> {
+        self.tls.clone().map(tls::Certificate::read).transpose()
     }
 
     /// The sources and the tokens, once everything was checked.
@@ -192,6 +205,8 @@ impl GatewaySettings {
                 ));
             }
         }
+        #[cfg(feature = "tls")]
+        self.certificate()?;
         let mut names = HashSet::new();
         for (name, _) in &self.sources {
             if !names.insert(name) {
@@ -250,9 +265,13 @@ impl Gateway {
             what: format!("cannot listen on {}", settings.listen),
             source,
         })?;
+        #[cfg(feature = "tls")]
+        let certificate = settings.certificate()?;
         let secrets = LiveSecrets {
             sources: sources.clone(),
             tokens: tokens.clone(),
+            #[cfg(feature = "tls")]
+            certificate: certificate.clone(),
         };
         let redis = Redis {
             client,
@@ -260,6 +279,8 @@ impl Gateway {
             named: Mutex::default(),
         };
         let server = Server::new(&settings, sources, tokens, redis, pools.collect());
+        #[cfg(feature = "tls")]
+        let server = server.with_certificate(certificate);
         Ok(Self {
             listener,
             address,
@@ -297,11 +318,14 @@ impl Gateway {
 pub struct LiveSecrets {
     sources: Vec<Source>,
     tokens: Tokens,
+    #[cfg(feature = "tls")]
+    certificate: Option<tls::Certificate>,
 }
 
 impl LiveSecrets {
-    /// Takes over the secrets and the tokens of `settings`, all of them or none, and nothing else of it. Says which sources of the
-    /// running gateway were not found there and keep their secrets.
+    /// Takes over the secrets and the tokens of `settings`, all of them or none, and nothing else of it; the certificate is
+    /// read again from where it was, for connections that are made from then on. Says which sources of the running gateway were not
+    /// found there and keep their secrets.
     ///
     /// # Errors
     /// [`Error::Setting`] names the setting at fault; everything stays as it was.
@@ -316,7 +340,12 @@ impl LiveSecrets {
                 None => missing.push(source.name().to_owned()),
             }
         }
-        self.tokens.replace(self.tokens.read(&settings.tokens)?);
+        let tokens = self.tokens.read(&settings.tokens)?;
+        #[cfg(feature = "tls")]
+        if let Some(certificate) = &self.certificate {
+            certificate.reload()?;
+        }
+        self.tokens.replace(tokens);
         for (source, keyring) in read {
             source.rekey(keyring);
         }

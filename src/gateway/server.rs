@@ -38,6 +38,8 @@ const STORE_TIMEOUT: Duration = Duration::from_millis(3_500);
 /// What the routes need, shared by all connections.
 pub(crate) struct Server<S> {
     inner: Arc<Inner<S>>,
+    #[cfg(feature = "tls")]
+    certificate: Option<super::tls::Certificate>,
 }
 
 impl<S> std::fmt::Debug for Server<S> {
@@ -163,6 +165,17 @@ impl<S: Store> Server<S> {
         };
         Self {
             inner: Arc::new(inner),
+            #[cfg(feature = "tls")]
+            certificate: None,
+        }
+    }
+
+    /// Speaks TLS with it, if there is one.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_certificate(self, certificate: Option<super::tls::Certificate>) -> Self {
+        Self {
+            certificate,
+            ..self
         }
     }
 }

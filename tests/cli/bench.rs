@@ -117,3 +117,26 @@ fn the_bench_writes_tables_for_people_and_refuses_what_cannot_be() {
     assert!(told.contains("--persistence"), "{told}");
     assert_eq!(refused.status.code(), Some(2));
 }
+
+#[test]
+fn the_gateway_is_measured_beside_a_bare_server_and_every_answer_is_a_job() {
+    let args = "bench gateway --connections 4 --turn 300ms --turns 1 --idle 50 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let output = bare(&args).stdin(Stdio::null()).output().unwrap();
+
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let requests = &report["requests"];
+    for field in ["per_second", "bare_per_second", "ratio", "answered"] {
+        assert!(requests[field].as_f64() > Some(0.0), "{field} of {report}");
+    }
+    let loads = report["latency"].as_array().unwrap().iter();
+    let loads: Vec<_> = loads.map(|row| row["load"].as_str().unwrap()).collect();
+    assert_eq!(
+        loads,
+        ["gateway, full", "gateway, half", "bare server, full"]
+    );
+    assert!(report["redis_cpu_us_per_webhook"].is_number());
+    assert_eq!(report["problems"], Value::Array(vec![]));
+}

@@ -18,3 +18,5 @@ mod shutdown;
 #[cfg(feature = "cli")]
 mod siege;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;

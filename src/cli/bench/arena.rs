@@ -113,6 +113,11 @@ impl Arena {
         })
     }
 
+    /// Where the server is.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// One more connection of the bare client.
     pub(super) async fn another(&self) -> anyhow::Result<Client> {
         connect_bare(&self.url).await

@@ -2,18 +2,19 @@
 //! only what must be done. Both run in turns in one run, so what moves with the machine moves for both, and the ratio stays.
 //!
 //! [`arena`] is the server and both ways to talk to it, [`engine`] and [`bare`] do the same work each in its way, [`latency`]
-//! sends at a fixed rate and takes times, [`report`] tells.
+//! sends at a fixed rate and takes times, [`report`] tells. [`gateway`] does the same for webhooks over HTTP.
 
 mod arena;
 mod bare;
 mod engine;
+mod gateway;
 mod latency;
 mod report;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use millstream::private_redis::Persistence;
 
 use super::args::Globals;
@@ -38,7 +39,10 @@ const DELAY: Duration = Duration::from_secs(1);
 /// Starts a Redis of its own. With --redis-url on the command line (the environment does not count) it works on that server
 /// instead, in a queue of its own that it removes at the end; other work there shows in Redis's CPU and memory.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Jobs of each throughput measurement, 1 to 10000000
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     jobs: u32,
@@ -69,6 +73,12 @@ pub(crate) struct Bench {
     /// Write JSON: one object with server, settings, throughput, latency, delayed, memory, problems
     #[arg(long)]
     json: bool,
+}
+
+/// What else there is to measure.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Gateway(gateway::GatewayBench),
 }
 
 /// What is measured.
@@ -139,7 +149,10 @@ impl Bench {
         self.persistence != Disk::None
     }
 
-    pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, globals: &Globals) -> anyhow::Result<()> {
+        if let Some(Other::Gateway(bench)) = self.other.take() {
+            return bench.run(globals).await;
+        }
         let stop = signals::shutdown(false)?;
         let url = globals.redis_url.as_deref();
         let bar = output::spinner("starting");

@@ -13,7 +13,7 @@ use super::{Load, Scenario};
 use crate::cli::output;
 
 /// Longest time that a histogram holds, ns: half a minute.
-const LONGEST: u64 = 30_000_000_000;
+pub(super) const LONGEST: u64 = 30_000_000_000;
 
 /// Who did the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,15 +294,15 @@ impl Timing {
 
 /// Microseconds.
 #[derive(Serialize)]
-struct Quantiles {
-    p50: f64,
+pub(super) struct Quantiles {
+    pub(super) p50: f64,
     p90: f64,
-    p99: f64,
-    p99_9: f64,
+    pub(super) p99: f64,
+    pub(super) p99_9: f64,
 }
 
 impl Quantiles {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
         let us = |share| histogram.value_at_quantile(share) as f64 / 1e3;
         Self {
             p50: us(0.5),
@@ -313,7 +313,7 @@ impl Quantiles {
     }
 }
 
-fn row(title: String, numbers: impl IntoIterator<Item = String>) -> Vec<Cell> {
+pub(super) fn row(title: String, numbers: impl IntoIterator<Item = String>) -> Vec<Cell> {
     let right = |number| Cell::new(number).set_alignment(CellAlignment::Right);
     let numbers = numbers.into_iter().map(right);
     [Cell::new(title)].into_iter().chain(numbers).collect()
@@ -333,11 +333,11 @@ fn cpu(costs: &[Cost]) -> Option<f64> {
     median(costs.iter().map(|cost| cost.redis_us_per_job))
 }
 
-fn rounded(number: f64) -> f64 {
+pub(super) fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()

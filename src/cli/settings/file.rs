@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use millstream::gateway::field::Field;
@@ -55,6 +56,8 @@ pub(crate) struct GatewaySection {
     pub(crate) max_connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain: Option<Duration>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// `[sources.NAME]`: one sender of webhooks, at `POST /webhooks/NAME`.

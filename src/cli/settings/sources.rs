@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,6 +13,7 @@ use millstream::gateway::field::Field;
 use millstream::gateway::rate::RateLimit;
 use millstream::gateway::signature::{HmacSettings, Scheme};
 use millstream::gateway::source::{SchemeSettings, SourceSettings};
+use millstream::gateway::tls::TlsSettings;
 use millstream::gateway::{GatewaySettings, LISTEN_DEFAULT};
 
 use super::ConfigFile;
@@ -38,6 +40,22 @@ pub(crate) struct GatewayFlags {
     /// them passes. Tokens for some queues are written into a config file, as [tokens.NAME] [default: nobody may]
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Vec<String>,
+    /// Speak TLS with the certificate in this PEM file, those between it and the root behind it; read again on SIGHUP
+    #[arg(
+        long,
+        env = "MILLSTREAM_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(
+        long,
+        env = "MILLSTREAM_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// One source without a config file.
@@ -87,6 +105,20 @@ pub(crate) fn merge(
     if let Some(section) = section {
         limits(&mut settings, section);
     }
+    let of = |flag: &Option<PathBuf>, key: Option<&Option<PathBuf>>| {
+        flag.clone().or_else(|| key.and_then(Clone::clone))
+    };
+    let cert = of(&flags.tls_cert, section.map(|s| &s.tls_cert));
+    let key = of(&flags.tls_key, section.map(|s| &s.tls_key));
+    settings.tls = match (cert, key) {
+        (Some(cert), Some(key)) => Some(TlsSettings { cert, key }),
+        (None, None) => None,
+        _ => {
+            return Err(usage(
+                "gateway.tls_cert and gateway.tls_key go together; give both or neither",
+            ));
+        }
+    };
     if let Some(drain) = flags.drain {
         settings.drain_delay = drain;
     }

@@ -12,10 +12,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+#[cfg(feature = "tls")]
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -23,6 +26,8 @@ use tracing::{debug, warn};
 use super::socket::Socket;
 use super::{Inner, Lane, Seldom, Server};
 use crate::gateway::Store;
+#[cfg(feature = "tls")]
+use crate::gateway::tls::Certificate;
 
 /// Connections beyond the limit, for probes: they must get through when all others are taken. One more makes the oldest of them
 /// go, or whoever took them all and stays silent would keep probes out.
@@ -43,6 +48,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(1);
 /// As much as that little may be, bytes.
 const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// A connection as it was accepted.
+struct Arrived {
+    stream: TcpStream,
+    /// With TLS: the certificate as it is now.
+    #[cfg(feature = "tls")]
+    acceptor: Option<TlsAcceptor>,
+}
 
 /// What ends connections, in the order in which it comes.
 #[derive(Clone)]
@@ -106,6 +119,11 @@ impl<S: Store> Server<S> {
                 }
             };
             let inner = self.inner.clone();
+            let stream = Arrived {
+                stream,
+                #[cfg(feature = "tls")]
+                acceptor: self.certificate.as_ref().map(Certificate::acceptor),
+            };
             if let Ok(permit) = main.clone().try_acquire_owned() {
                 connections.spawn(inner.connection(
                     stream,
@@ -135,12 +153,27 @@ impl<S: Store> Inner<S> {
     /// Serves one connection to its end. `_permit` is its place among the open ones.
     async fn connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        arrived: Arrived,
         lane: Lane,
         _permit: Option<OwnedSemaphorePermit>,
         ending: Ending,
     ) {
-        let serve = self.serve(stream, lane, &ending.finish);
+        let serve = async {
+            // Answers are small and complete; waiting to fill a packet would only delay them.
+            let _ = arrived.stream.set_nodelay(true);
+            #[cfg(feature = "tls")]
+            if let Some(acceptor) = arrived.acceptor {
+                let greeting = timeout(self.header_timeout(lane), acceptor.accept(arrived.stream));
+                match greeting.await {
+                    // Boxed, or connections without TLS would be as large.
+                    Ok(Ok(stream)) => Box::pin(self.serve(stream, lane, &ending.finish)).await,
+                    Ok(Err(error)) => debug!(%error, "a client does not speak TLS as we do"),
+                    Err(_) => debug!("a client takes too long over its TLS greeting"),
+                }
+                return;
+            }
+            self.serve(arrived.stream, lane, &ending.finish).await;
+        };
         tokio::select! {
             biased;
             () = ending.cut.cancelled() => {}
@@ -148,9 +181,18 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    async fn serve(&self, stream: TcpStream, lane: Lane, finish: &CancellationToken) {
-        // Answers are small and complete; waiting to fill a packet would only delay them.
-        let _ = stream.set_nodelay(true);
+    /// How long a client may take over a request's headers.
+    fn header_timeout(&self, lane: Lane) -> Duration {
+        match lane {
+            Lane::Main => self.limits.header_timeout,
+            Lane::Spare => self.limits.header_timeout.min(SPARE_TIMEOUT),
+        }
+    }
+
+    async fn serve<C>(&self, stream: C, lane: Lane, finish: &CancellationToken)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut io = Socket::new(stream, self.limits.write_timeout);
         let unread = AtomicBool::new(false);
         let service = service_fn(async |request| {
@@ -160,15 +202,15 @@ impl<S: Store> Inner<S> {
             }
             Ok::<_, Infallible>(reply.into_response())
         });
-        let (header_timeout, age_max) = match lane {
-            Lane::Main => (self.limits.header_timeout, AGE_MAX),
-            Lane::Spare => (self.limits.header_timeout.min(SPARE_TIMEOUT), SPARE_TIMEOUT),
+        let age_max = match lane {
+            Lane::Main => AGE_MAX,
+            Lane::Spare => SPARE_TIMEOUT,
         };
         let ended = {
             let mut connection = pin!(
                 http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(header_timeout)
+                    .header_read_timeout(self.header_timeout(lane))
                     .keep_alive(lane == Lane::Main)
                     .max_header_size(HEADER_BYTES_MAX)
                     .max_headers(HEADERS_MAX)
@@ -206,18 +248,15 @@ impl<S: Store> Inner<S> {
 }
 
 /// Ends our half of the connection, and reads what the client had sent meanwhile until it ends its own.
-async fn linger(mut io: Socket<TcpStream>) -> io::Result<()> {
+async fn linger<C: AsyncRead + AsyncWrite + Unpin>(mut io: Socket<C>) -> io::Result<()> {
     poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx)).await?;
-    let stream = io.into_inner();
+    let mut stream = io.into_inner();
     let mut discarded = 0;
     let mut buffer = vec![0; 4096]; // not an array: it would be part of every connection's task
     while discarded < LINGER_BYTES_MAX {
-        stream.readable().await?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => break,
-            Ok(bytes) => discarded += bytes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            bytes => discarded += bytes,
         }
     }
     Ok(())
