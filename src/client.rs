@@ -239,6 +239,15 @@ impl Millstream {
         self.queues_with("cron").await
     }
 
+    /// An audit of the server and its queues; see [`crate::inspect::Doctor`].
+    pub fn doctor(&self) -> crate::inspect::Doctor {
+        crate::inspect::Doctor::new(self.clone())
+    }
+
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.inner.redis
+    }
+
     /// The names of all queues that jobs were ever put into, sorted. Looks through the keys of the server in small steps,
     /// so it takes a while on one with millions of keys and disturbs nobody. On a cluster it sees one node.
     ///

@@ -150,7 +150,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "events",
         "stream",
-        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, paused, circuits, fired, skipped, limited; about the last 10,000",
+        "retried, stalled, dead, cancelled, updated, redriven, purged, orphaned, mended, paused, circuits, fired, skipped, limited; about the last 10,000",
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(

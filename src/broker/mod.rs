@@ -6,6 +6,7 @@
 mod circuit;
 mod cron;
 mod deliver;
+pub mod doctor;
 mod groups;
 mod operate;
 mod produce;

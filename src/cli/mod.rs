@@ -11,6 +11,7 @@ mod cron;
 mod dead;
 mod demo;
 mod dev;
+mod doctor;
 mod enqueue;
 mod events;
 mod failure;

@@ -1,8 +1,13 @@
 //! What happened in a queue, from its `events` stream: page by page, or as it happens.
+//!
+//! The stream keeps about the last 10,000 events. A follower remembers the last one that it has shown and goes on behind it, however
+//! often the connection is lost; where events were trimmed before it could show them, it says that there is a gap.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::stream::{self, Stream};
 use serde::{Serialize, Serializer};
 
 use super::Inspector;
@@ -50,12 +55,14 @@ pub enum EventKind {
     CircuitClosed,
     /// What limits the queue or a group was changed.
     Limited,
+    /// `doctor --repair` gave jobs a home again, or took away what was too much.
+    Mended,
     /// Something that this version has no word for.
     Other(String),
 }
 
 impl EventKind {
-    const KNOWN: [Self; 15] = [
+    const KNOWN: [Self; 16] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
@@ -71,6 +78,7 @@ impl EventKind {
         Self::CircuitOpened,
         Self::CircuitClosed,
         Self::Limited,
+        Self::Mended,
     ];
 
     /// The word that stands in the stream.
@@ -91,6 +99,7 @@ impl EventKind {
             Self::CircuitOpened => "circuit_opened",
             Self::CircuitClosed => "circuit_closed",
             Self::Limited => "limited",
+            Self::Mended => "mended",
             Self::Other(name) => name,
         }
     }
@@ -113,6 +122,91 @@ impl Serialize for EventKind {
     }
 }
 
+/// What an event says beside its kind and its job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventDetail {
+    /// Nothing.
+    None,
+    /// Of [`EventKind::Retried`].
+    Retry {
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// How long until the next one, ms.
+        next_in_ms: u64,
+    },
+    /// Of [`EventKind::Dead`].
+    Died {
+        /// `attempts`, `refused`, `crash_loop` or `expired`.
+        reason: String,
+    },
+    /// Of [`EventKind::Stalled`].
+    Stalled {
+        /// How often the job was taken from a silent worker by now.
+        stalls: u32,
+    },
+    /// Of [`EventKind::Cancelled`].
+    Cancelled {
+        /// The state that the job was in.
+        was: String,
+    },
+    /// Of [`EventKind::Redriven`], [`EventKind::Purged`] and [`EventKind::Mended`].
+    Bulk {
+        /// How many jobs.
+        jobs: u64,
+        /// In how many steps. With more than one, this event stands for those right before it as well, and has taken their place.
+        steps: u64,
+    },
+    /// What this version cannot read, as it stands there.
+    Other(String),
+}
+
+impl EventDetail {
+    fn read(kind: &EventKind, text: &str) -> Self {
+        let words: Vec<&str> = text.split(' ').collect();
+        let read = match (kind, words.as_slice()) {
+            (_, [""]) => Some(Self::None),
+            (EventKind::Retried, ["attempt", attempt, "failed,", "next", "in", ms, "ms"]) => {
+                attempt
+                    .parse()
+                    .and_then(|attempt| {
+                        let next_in_ms = ms.parse()?;
+                        Ok(Self::Retry {
+                            attempt,
+                            next_in_ms,
+                        })
+                    })
+                    .ok()
+            }
+            (EventKind::Dead, [reason]) => Some(Self::Died {
+                reason: (*reason).to_owned(),
+            }),
+            (EventKind::Stalled, ["stall", stalls]) => {
+                stalls.parse().ok().map(|stalls| Self::Stalled { stalls })
+            }
+            (EventKind::Cancelled, [was]) => Some(Self::Cancelled {
+                was: (*was).to_owned(),
+            }),
+            (
+                EventKind::Redriven | EventKind::Purged | EventKind::Mended,
+                [jobs, "jobs", rest @ ..],
+            ) => match rest {
+                [] => jobs.parse().ok().map(|jobs| Self::Bulk { jobs, steps: 1 }),
+                ["in", steps, "steps"] => jobs
+                    .parse()
+                    .and_then(|jobs| {
+                        let steps = steps.parse()?;
+                        Ok(Self::Bulk { jobs, steps })
+                    })
+                    .ok(),
+                _ => None,
+            },
+            _ => None,
+        };
+        read.unwrap_or_else(|| Self::Other(text.to_owned()))
+    }
+}
+
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -127,6 +221,23 @@ pub struct EventView {
     pub job: Option<JobId>,
     /// The rest, for people.
     pub detail: String,
+}
+
+impl EventView {
+    /// The detail, read.
+    pub fn parsed(&self) -> EventDetail {
+        EventDetail::read(&self.event, &self.detail)
+    }
+}
+
+/// What an [`EventFollower::stream`] gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Followed {
+    /// Something happened.
+    Event(EventView),
+    /// Between the last event and the next one others were trimmed before they could be shown.
+    Gap,
 }
 
 /// Events in the order in which they happened.
@@ -244,5 +355,102 @@ impl EventFollower {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+impl EventFollower {
+    /// The same as a stream, one event at a time. After an error it goes on where it was: nothing is shown twice, and nothing is left out
+    /// without a [`Followed::Gap`]. It does not end.
+    ///
+    /// ```no_run
+    /// # async fn f(client: millstream::Millstream) -> millstream::Result<()> {
+    /// use futures_util::StreamExt as _;
+    /// use millstream::inspect::{EventDetail, EventKind, Followed};
+    ///
+    /// let events = client.inspect("mail")?.follow_events(None).await?.stream();
+    /// let mut events = std::pin::pin!(events);
+    /// while let Some(next) = events.next().await {
+    ///     match next {
+    ///         Ok(Followed::Event(event)) if event.event == EventKind::Dead => {
+    ///             if let EventDetail::Died { reason } = event.parsed() {
+    ///                 println!("job {:?} died: {reason}", event.job);
+    ///             }
+    ///         }
+    ///         Ok(Followed::Gap) => println!("some events were trimmed before they could be shown"),
+    ///         Ok(_) => {}
+    ///         Err(error) => {
+    ///             println!("Redis is away: {error}");
+    ///             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stream(self) -> impl Stream<Item = Result<Followed>> + Send {
+        let start = (self, VecDeque::new());
+        stream::unfold(start, |(mut follower, mut waiting)| async move {
+            if waiting.is_empty() {
+                match follower.next().await {
+                    Ok(page) => {
+                        waiting.extend(page.missed.then_some(Followed::Gap));
+                        waiting.extend(page.events.into_iter().map(Followed::Event));
+                    }
+                    Err(error) => return Some((Err(error), (follower, waiting))),
+                }
+            }
+            let next = waiting.pop_front()?;
+            Some((Ok(next), (follower, waiting)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_read_and_what_cannot_be_read_is_kept() {
+        let died = |reason: &str| EventDetail::Died {
+            reason: reason.to_owned(),
+        };
+        let bulk = |jobs, steps| EventDetail::Bulk { jobs, steps };
+        let other = |text: &str| EventDetail::Other(text.to_owned());
+        for (kind, text, read) in [
+            (
+                "retried",
+                "attempt 2 failed, next in 1500 ms",
+                EventDetail::Retry {
+                    attempt: 2,
+                    next_in_ms: 1_500,
+                },
+            ),
+            ("dead", "crash_loop", died("crash_loop")),
+            ("stalled", "stall 2", EventDetail::Stalled { stalls: 2 }),
+            (
+                "cancelled",
+                "running",
+                EventDetail::Cancelled {
+                    was: "running".into(),
+                },
+            ),
+            ("redriven", "1 jobs", bulk(1, 1)),
+            ("purged", "1200 jobs in 12 steps", bulk(1_200, 12)),
+            ("paused", "", EventDetail::None),
+            (
+                "retried",
+                "attempt x failed, next in 1 ms",
+                other("attempt x failed, next in 1 ms"),
+            ),
+            ("redriven", "many jobs", other("many jobs")),
+            ("vanished", "into thin air", other("into thin air")),
+        ] {
+            assert_eq!(
+                EventDetail::read(&EventKind::read(kind), text),
+                read,
+                "{kind}: {text}"
+            );
+        }
+        assert_eq!(EventKind::read("vanished").name(), "vanished");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every call is bounded by a limit that the caller gives, so none holds Redis for more than a few milliseconds.
 
+mod doctor;
 mod events;
 mod filter;
 mod groups;
@@ -20,7 +21,8 @@ use crate::error::Result;
 use crate::job::state::State;
 use crate::job::{JobId, JobUpdate};
 use crate::redis::Patience;
-pub use events::{EventFollower, EventKind, EventPage, EventView};
+pub use doctor::{Diagnosis, Doctor, Finding, Level};
+pub use events::{EventDetail, EventFollower, EventKind, EventPage, EventView, Followed};
 pub use filter::JobFilter;
 pub use groups::{GroupLimits, GroupPage, GroupPurge, GroupPurged, GroupView};
 pub use view::{CompletedView, ErrorView, JobPage, JobView, KeyView, OpenCircuit, Pruned, Stats};

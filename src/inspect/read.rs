@@ -324,8 +324,56 @@ impl Inspector {
                 },
             });
         }
+        views.push(self.unique_view().await?);
         Ok(views)
     }
+
+    /// The keys `unique:*` as one: there may be a million of them. Found by a scan of all keys of the server, in short steps.
+    async fn unique_view(&self) -> Result<KeyView> {
+        let pattern = pattern_of(self.broker.keys.with_suffix("unique:").as_str());
+        let (mut cursor, mut size) = ("0".to_owned(), 0);
+        loop {
+            let (next, keys) = self.scan(&cursor, &pattern).await?;
+            size += keys.len() as u64;
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        Ok(KeyView {
+            key: pattern.clone(),
+            kind: "string".to_owned(),
+            holds: "unique key -> the job that holds it; lapses by itself",
+            size,
+            memory_bytes: None,
+            look: format!("SCAN 0 MATCH '{pattern}' COUNT 1000"),
+        })
+    }
+
+    /// One step of a scan of all keys of the server.
+    pub(super) async fn scan(&self, cursor: &str, pattern: &str) -> Result<(String, Vec<String>)> {
+        let args = vec![
+            cursor.into(),
+            "MATCH".into(),
+            pattern.into(),
+            "COUNT".into(),
+            "1000".into(),
+        ];
+        self.broker.redis.scan(args, PATIENCE).await
+    }
+}
+
+/// A pattern that fits the keys which begin with `prefix`, and no others.
+pub(super) fn pattern_of(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for c in prefix.chars() {
+        if "*?[]\\^".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('*');
+    pattern
 }
 
 pub(super) fn of(key: &Key) -> Value {

@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 29] = [
+pub(crate) static ALL: [&Script; 31] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -76,6 +76,8 @@ pub(crate) static ALL: [&Script; 29] = [
     &CRON_PAUSE,
     &CRON_DUE,
     &CRON_FIRE,
+    &AUDIT,
+    &MEND,
 ];
 
 pub(crate) static ENQUEUE: Script = Script::new(
@@ -661,6 +663,62 @@ pub(crate) static CRON_FIRE: Script = Script::new(
         "missed",
         "slots..",
     ],
+);
+pub(crate) static AUDIT: Script = Script::new(
+    "audit",
+    lua!(
+        "lib/status.lua",
+        "lib/check.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/settle.lua",
+        "lib/examine.lua",
+        "audit.lua"
+    ),
+    &[
+        "scheduled",
+        "dead",
+        "jobs",
+        "payloads",
+        "held",
+        "groups",
+        "lanes..",
+    ],
+    &["group", "part", "lane", "cursor", "limit"],
+);
+pub(crate) static MEND: Script = Script::new(
+    "mend",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/meta.lua",
+        "lib/record.lua",
+        "lib/schedule.lua",
+        "lib/place.lua",
+        "lib/groups.lua",
+        "lib/settle.lua",
+        "lib/event.lua",
+        "lib/tally.lua",
+        "lib/examine.lua",
+        "mend.lua"
+    ),
+    &[
+        "scheduled",
+        "dead",
+        "jobs",
+        "payloads",
+        "held",
+        "groups",
+        "limits",
+        "stats",
+        "events",
+        "next",
+        "ready",
+        "suspects",
+        "lanes..",
+    ],
+    &["group", "wake", "kind", "lane", "ids.."],
 );
 
 /// A call in the making: keys and arguments in the order of the script's header.

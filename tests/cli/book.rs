@@ -61,10 +61,8 @@ fn steps_of(page: &str) -> Vec<Step> {
 
 /// Without what differs from run to run: numbers, hexadecimal ids, the width of columns and the lines that draw a table.
 fn shape_of(line: &str) -> String {
-    let is_id = |word: &str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
     let words = line.split_whitespace().filter(|word| *word != "│");
-    let words = words.map(|word| if is_id(word) { "0" } else { word });
-    let text = words.collect::<Vec<_>>().join(" ");
+    let text = without_ids(&words.collect::<Vec<_>>().join(" "));
     let mut shape = String::new();
     for c in text.chars() {
         match c.is_ascii_digit() {
@@ -74,6 +72,27 @@ fn shape_of(line: &str) -> String {
         }
     }
     shape
+}
+
+/// Ids of 32 hexadecimal digits, with or without hyphens, become a number.
+fn without_ids(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(is_part) {
+        let length = rest[start..].find(|c| !is_part(c));
+        let end = length.map_or(rest.len(), |length| start + length);
+        let run = &rest[start..end];
+        shown.push_str(&rest[..start]);
+        let digits = run.chars().filter(char::is_ascii_hexdigit).count();
+        let masked = |part| if str::len(part) == 32 { "0" } else { part };
+        match digits {
+            32 => shown.push('0'),
+            _ => shown += &run.split('-').map(masked).collect::<Vec<_>>().join("-"),
+        }
+        rest = &rest[end..];
+    }
+    shown + rest
 }
 
 /// One shell, with `millstream` on its PATH.
@@ -106,11 +125,17 @@ impl Shell {
                 }
             }
         });
-        Self {
+        let mut shell = Self {
             stdin: child.stdin.take().unwrap(),
             child,
             stdout,
-        }
+        };
+        // As if the page's redis-cli were at a terminal, and its server at the usual address.
+        let socket = cli.redis.socket().display().to_string();
+        let redis_cli =
+            format!("redis-cli() {{ command redis-cli -s '{socket}' --no-raw \"$@\"; }}");
+        assert_eq!(shell.run(&redis_cli).1, 0);
+        shell
     }
 
     /// What the command printed, and its exit code.
@@ -176,6 +201,18 @@ fn the_first_ten_minutes_are_as_the_page_says() {
 }
 
 #[test]
+fn inside_redis_it_is_as_the_page_says() {
+    if Command::new("redis-cli").arg("--version").output().is_err() {
+        // Not every way to a server brings it.
+        eprintln!(
+            "not walked: there is no redis-cli here (apt-get install redis-tools, brew install redis)"
+        );
+        return;
+    }
+    walk("inside-redis.md");
+}
+
+#[test]
 fn a_page_is_read_as_a_reader_would() {
     let page = "text\n```console\n$ cat > f <<'X'\n$ a\nX\n$ b \\\n  c\nout 12\n```\n```text\n$ not this\n```\n";
     let steps = steps_of(page);
@@ -183,4 +220,8 @@ fn a_page_is_read_as_a_reader_would() {
     assert_eq!(commands, ["cat > f <<'X'\n$ a\nX", "b \\\n  c"]);
     assert_eq!(steps[1].printed, ["out 12"]);
     assert_eq!(shape_of(" │ out   13-4 │"), "out 0-0");
+    let id = "01a21ab4-d40f-76f4-9c80-ad72da2a52d9";
+    assert_eq!(shape_of(&format!("1) \"{id}\" dead")), "0) \"0\" dead");
+    let worker = format!("7-{}", id.replace('-', ""));
+    assert_eq!(shape_of(&worker), "0-0");
 }

@@ -57,7 +57,8 @@ impl Cli {
     }
 }
 
-async fn fred(cli: &Cli) -> ::fred::prelude::Client {
+/// A client for what no command does.
+pub(crate) async fn fred(cli: &Cli) -> ::fred::prelude::Client {
     use ::fred::prelude::{Builder, ClientLike as _, Config};
     let url = cli.redis.url().replace("unix://", "redis+unix://");
     let client = Builder::from_config(Config::from_url(&url).unwrap())

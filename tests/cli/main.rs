@@ -8,6 +8,7 @@ mod canaries;
 mod commands;
 mod cron;
 mod demo;
+mod doctor;
 mod frozen;
 mod look;
 mod metrics;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millstream::broker::doctor::Part;
 use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Promotion};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
@@ -262,6 +263,37 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:suspect",
         ],
     ),
+    (
+        "audit",
+        &[
+            "scheduled",
+            "dead",
+            "jobs",
+            "payloads",
+            "held",
+            "groups",
+            "ready:next",
+            "ready",
+            "ready:suspect",
+        ],
+    ),
+    (
+        "mend",
+        &[
+            "scheduled",
+            "dead",
+            "jobs",
+            "payloads",
+            "held",
+            "groups",
+            "limits",
+            "stats",
+            "events",
+            "ready:next",
+            "ready",
+            "ready:suspect",
+        ],
+    ),
 ];
 const UNIQUE: &str = "unique:k";
 
@@ -297,6 +329,8 @@ impl Stage {
         let schedules = client.schedules(&t.queue).unwrap();
         schedules.set("s", tick("old")).await.unwrap();
         t.redis(&["ZADD", &t.key("cron:due"), "60000", "s"]);
+        // A payload that is nobody's, so that there is something to mend.
+        t.redis(&["HSET", &t.key("payloads"), "stray", "x"]);
         Self {
             t,
             running,
@@ -429,6 +463,12 @@ impl Stage {
                     .await
             }
             "stats" => broker.stats(PATIENCE).await.map(drop),
+            "audit" => broker.audit(Part::Jobs, None, 10, PATIENCE).await.map(drop),
+            "mend" => {
+                let stray = ["stray".to_owned()];
+                let mended = broker.mend(Part::Payloads, "orphan-payload", &stray, PATIENCE);
+                mended.await.map(drop)
+            }
             other => panic!("no such script: {other}"),
         }
     }
@@ -455,10 +495,10 @@ fn every_script_is_in_the_list() {
         // its own as well is named once here.
         let more = match name {
             "claim" => 1,
-            "stats" => 2,
+            "stats" | "audit" => 2,
             "enqueue" => 3,
             "complete" => 5,
-            "retry" | "dead_letter" | "reclaim" => -1,
+            "retry" | "dead_letter" | "reclaim" | "mend" => -1,
             _ => 0,
         };
         assert_eq!(

@@ -31,7 +31,7 @@ impl Fixture {
     }
 
     /// Dead jobs by the thousand, past the engine, one a millisecond from `from_ms` on.
-    fn plant_dead(&self, jobs: usize, from_ms: usize) {
+    pub(crate) fn plant_dead(&self, jobs: usize, from_ms: usize) {
         const PLANT: &str = "for i = ARGV[1], ARGV[2] do
             local id = string.format('%.0f-0', i)
             redis.call('HSET', KEYS[2], id, cjson.encode({ state = 'dead', name = 'job', attempt = 1, meta = cjson.encode({ id = id }),

@@ -183,3 +183,16 @@ fn every_test_that_the_page_on_reliability_names_exists() {
         assert!(is_there, "there is no test {name}");
     }
 }
+
+#[test]
+fn everything_that_the_doctor_finds_has_a_section_in_the_page_on_operating() {
+    let page = include_str!("../../docs/operating.md");
+    let codes = millstream::inspect::Doctor::codes();
+    assert!(codes.len() > 30, "{codes:?}");
+    for code in &codes {
+        let heading = format!("\n### `{code}`\n");
+        assert!(page.contains(&heading), "{code} has no section");
+    }
+    let sections = page.matches("\n### `").count();
+    assert_eq!(sections, codes.len(), "a section is about nothing any more");
+}

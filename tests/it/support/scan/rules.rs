@@ -26,6 +26,7 @@ const EVENTS: &[&str] = &[
     "fired",
     "skipped",
     "limited",
+    "mended",
 ];
 
 impl Scan {
@@ -252,6 +253,8 @@ impl Scan {
             }
             match (ended.get(job).copied(), kind) {
                 (Some("dead"), "redriven" | "purged") => drop(ended.remove(job)),
+                // What a doctor does to the dead leaves them dead.
+                (Some("dead"), "orphaned" | "mended") => {}
                 (Some(end), kind) => faults.push(format!("{job} is {kind} after it was {end}")),
                 (None, "dead" | "cancelled") => drop(ended.insert(job, kind)),
                 _ => {}

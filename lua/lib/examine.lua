@@ -1,0 +1,129 @@
+-- examine: what is wrong with a job, judged by everything that is stored of it at one moment; nil when nothing is.
+-- src/inspect/doctor/kinds.rs says what each word means.
+
+-- Entry ids compare by time and then by number.
+local function is_after(entry, other)
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  ms, other_ms = tonumber(ms), tonumber(other_ms)
+  if ms ~= other_ms then return ms > other_ms end
+  return tonumber(seq) > tonumber(other_seq)
+end
+
+-- Whether the job is on the lane that its record names, under the entry that it names. A lane that is none of `lanes` is not
+-- looked into: another version may know it.
+local function is_on_its_lane(lanes, job_id, record)
+  if type(record.entry) ~= 'string' or not string.find(record.entry, '^%d+%-%d+$') then return false end
+  for _, lane in ipairs(lanes) do
+    if lane == record.lane then
+      local entry = redis.call('XRANGE', lane, record.entry, record.entry)[1]
+      local is_one, found = pcall(id_of, entry and entry[2][8] or '', record.entry)
+      return entry ~= nil and is_one and found == job_id
+    end
+  end
+  return type(record.lane) == 'string'
+end
+
+-- The place of a held job among those that wait for their group.
+local function turn_of(job_id, record)
+  local is_json, fields = pcall(read_meta, record.meta)
+  if not is_json or type(fields) ~= 'table' or type(fields.group) ~= 'string' or type(record.turn) ~= 'string' then return '' end
+  return table.concat({ fields.group, record.turn, job_id }, '\31')
+end
+
+-- A job by its id. keys: { scheduled, dead, jobs, payloads, held, groups }.
+local function examine(keys, lanes, job_id)
+  local stored = redis.call('HEXISTS', keys.jobs, job_id) == 1
+  local record = stored and read_record(keys.jobs, job_id) or nil
+  local due, died = redis.call('ZSCORE', keys.scheduled, job_id), redis.call('ZSCORE', keys.dead, job_id)
+  local has_payload = redis.call('HEXISTS', keys.payloads, job_id) == 1
+  if stored and not record then return 'unreadable-record' end
+  if not record then
+    if due or died then return 'missing-record' end
+    return has_payload and 'orphan-payload' or nil
+  end
+  if record.state == 'ready' then
+    if is_on_its_lane(lanes, job_id, record) then
+      if due or died then return 'two-homes' end
+      return has_payload and 'stray-payload' or nil
+    end
+    if due or died then return 'wrong-state' end
+    return 'record-without-entry'
+  end
+  if record.state == 'held' then
+    if due or died then return 'wrong-state' end
+    if not redis.call('ZSCORE', keys.held, turn_of(job_id, record)) then return 'lost-place' end
+    return not has_payload and 'missing-payload' or nil
+  end
+  -- A state that this version does not know is not judged.
+  if record.state ~= 'scheduled' and record.state ~= 'dead' then return nil end
+  if due and died then return 'two-homes' end
+  if not due and not died then return 'lost-place' end
+  if record.state ~= (due and 'scheduled' or 'dead') then return 'wrong-state' end
+  return not has_payload and 'missing-payload' or nil
+end
+
+local function is_pending(lane, group, entry_id)
+  local row = redis.pcall('XPENDING', lane, group, entry_id, entry_id, 1)
+  return not row.err and #row > 0
+end
+
+-- The entry that the group was given last; nil without a group.
+local function last_delivered(lane, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', lane)
+  for _, fields in ipairs(groups.err and {} or groups) do
+    local info = {}
+    for i = 1, #fields, 2 do info[fields[i]] = fields[i + 1] end
+    if info.name == group then return info['last-delivered-id'] end
+  end
+  return nil
+end
+
+-- An entry of a lane. `last`: from last_delivered.
+local function examine_entry(jobs, lane, group, last, entry)
+  local entry_id, fields = entry[1], entry[2]
+  if not is_ours(fields) then return 'foreign-entry' end
+  if last and not is_after(entry_id, last) and not is_pending(lane, group, entry_id) then return 'lost-delivery' end
+  if fields[8] == '' then return nil end
+  local job_id = read_meta(fields[8]).id
+  if not job_id then return nil end
+  local record = read_record(jobs, job_id)
+  if not record then
+    -- One that cannot be read is found among the records.
+    return redis.call('HEXISTS', jobs, job_id) == 0 and 'entry-without-record' or nil
+  end
+  if record.state == 'ready' and record.lane == lane and record.entry == entry_id then return nil end
+  return 'second-entry'
+end
+
+-- Jobs that can be counted in one step.
+local COUNTED_MAX = 1000
+
+-- Group -> how many jobs have one of its slots; nil where there are too many jobs to count them in one step.
+local function slots_counted(keys, lanes)
+  local there = redis.call('ZCARD', keys.scheduled)
+  for _, lane in ipairs(lanes) do there = there + redis.call('XLEN', lane) end
+  if there > COUNTED_MAX then return nil end
+  local counted = {}
+  local function count(meta)
+    if not string.find(meta, '"slot":', 1, true) then return end
+    local is_json, fields = pcall(read_meta, meta)
+    if not is_json or type(fields) ~= 'table' or not fields.slot or type(fields.group) ~= 'string' then return end
+    counted[fields.group] = (counted[fields.group] or 0) + 1
+  end
+  for _, lane in ipairs(lanes) do
+    for _, entry in ipairs(redis.call('XRANGE', lane, '-', '+')) do count(entry[2][8] or '') end
+  end
+  for _, job_id in ipairs(redis.call('ZRANGE', keys.scheduled, 0, -1)) do
+    local record = read_record(keys.jobs, job_id)
+    if record then count(record.meta) end
+  end
+  return counted
+end
+
+local function examine_group(keys, counted, name)
+  local told = redis.call('HGET', keys.groups, name)
+  local right = counted[name] or 0
+  if not told and right == 0 then return nil end
+  return tonumber(told or '') ~= right and 'group-slots' or nil
+end
