@@ -5,7 +5,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants lint fmt clippy docs lua bench bench-once redis
+.PHONY: help demo test soak mutants lint fmt clippy docs lua bench bench-once redis tmux
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,7 +13,7 @@ help: ## Shows this list
 demo: redis ## 1,000 signed webhooks through a private Redis, gateway and workers; one worker is killed on the way
 	$(CARGO) run --release --locked -- demo $(ARGS)
 
-test: redis ## Every test, against a Redis of its own, and the examples of the documentation
+test: redis tmux ## Every test, against a Redis of its own, and the examples of the documentation
 	$(CARGO) test --locked $(ARGS)
 
 soak: redis ## Ten minutes of kills, freezes, cuts and outages, then every job accounted for (MILLSTREAM_SOAK_SECONDS, MILLSTREAM_SOAK_SEED)
@@ -49,3 +49,6 @@ bench-once: redis ## Runs every bench once, unmeasured, to see that it still wor
 
 redis: ## Sees that there is a redis-server to start, and installs one if not
 	@.ci/ensure redis
+
+tmux: ## Sees that there is a tmux, the terminal of some tests, and installs it if not
+	@.ci/ensure tmux

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    bench, cron, dead, demo, dev, doctor, enqueue, events, groups, jobs, keys, manual, pause, prune,
-    serve, stats, workers,
+    bench, cron, dead, demo, dev, doctor, enqueue, events, groups, jobs, keys, manual, pause,
+    prune, serve, stats, top, workers,
 };
 
 /// A durable webhook inbox and job worker on Redis Streams.
@@ -117,6 +117,8 @@ pub(crate) enum Command {
     Workers(workers::Workers),
     /// Show what happened in a queue, or follow it
     Events(events::Events),
+    /// A live view of queues, workers and failures
+    Top(top::Top),
     /// Find out what is wrong with Redis and the queues, and mend it
     Doctor(doctor::Doctor),
     /// Explain every Redis key of a queue
@@ -156,6 +158,7 @@ impl Command {
             Self::Prune(command) => command.run(globals).await,
             Self::Workers(command) => command.run(globals).await,
             Self::Events(command) => command.run(globals).await,
+            Self::Top(command) => command.run(globals).await,
             Self::Doctor(command) => command.run(globals).await,
             Self::Keys(command) => command.run(globals).await,
             Self::Bench(command) => command.run(globals).await,
@@ -232,6 +235,8 @@ mod tests {
             "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
             "keys q --json",
             "doctor",
+            "top",
+            "top q --interval 2s",
             "doctor --repair --json q",
             "dead redrive q --all --error x --reason attempts --older-than 1h --newer-than 2d",
             "jobs list q --group g --name n --after ready.1 --json",

@@ -270,8 +270,22 @@ fn with_payload(job: &JobView) -> anyhow::Result<serde_json::Value> {
 
 fn print_job(job: &JobView) -> anyhow::Result<()> {
     let mut table = output::table(&["job", job.id.as_str()]);
+    for (label, value) in facts(job) {
+        table.add_row([label, value]);
+    }
+    output::print(&table, "")?;
+    let payload = payload_text(job);
+    if payload.is_empty() {
+        return Ok(());
+    }
+    output::line(payload)
+}
+
+/// What is known of a job, for people: label and value.
+pub(super) fn facts(job: &JobView) -> Vec<(String, String)> {
+    let mut facts = Vec::new();
     let mut row = |label: &str, value: String| {
-        table.add_row([label.to_owned(), output::clean(&value).into_owned()]);
+        facts.push((label.to_owned(), output::clean(&value).into_owned()));
     };
     row("name", job.name.clone());
     if let Some(group) = &job.group {
@@ -322,11 +336,15 @@ fn print_job(job: &JobView) -> anyhow::Result<()> {
             job.codec
         ),
     );
-    output::print(&table, "")?;
+    facts
+}
+
+/// The payload for people, or why there is none to be seen.
+pub(super) fn payload_text(job: &JobView) -> String {
     match (&job.payload, &job.sealed_with) {
-        (Some(bytes), _) => output::line(readable(job, bytes)),
-        (None, Some(key)) => output::line(format!("({})", sealed(key))),
-        (None, None) => Ok(()),
+        (Some(bytes), _) => readable(job, bytes),
+        (None, Some(key)) => format!("({})", sealed(key)),
+        (None, None) => String::new(),
     }
 }
 

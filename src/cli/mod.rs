@@ -33,6 +33,7 @@ mod serve;
 mod settings;
 mod signals;
 mod stats;
+mod top;
 mod update;
 mod workers;
 

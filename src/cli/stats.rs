@@ -29,6 +29,16 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// `stats --watch`, for `top` where there is no terminal.
+    pub(super) fn watching(queue: Option<QueueName>, interval: Duration) -> Self {
+        Self {
+            queue,
+            watch: true,
+            interval,
+            json: false,
+        }
+    }
+
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let client = connect(globals).await?;
         if self.watch {
@@ -93,15 +103,20 @@ impl Stats {
 }
 
 /// What a queue does, per second.
-struct Rates {
-    queue: String,
-    enqueued: f64,
-    completed: f64,
-    failed: f64,
+#[derive(Debug)]
+pub(super) struct Rates {
+    pub(super) queue: String,
+    pub(super) enqueued: f64,
+    pub(super) completed: f64,
+    pub(super) failed: f64,
 }
 
 impl Rates {
-    fn between(old: &[inspect::Stats], new: &[inspect::Stats], apart: Duration) -> Vec<Self> {
+    pub(super) fn between(
+        old: &[inspect::Stats],
+        new: &[inspect::Stats],
+        apart: Duration,
+    ) -> Vec<Self> {
         let pairs = new.iter().filter_map(|new| {
             let old = old.iter().find(|old| old.queue == new.queue)?;
             Some((old, new))
@@ -119,7 +134,7 @@ impl Rates {
 }
 
 /// `0.5`, `12`, `1,234`: enough digits to see that something moves.
-fn per_second(rate: f64) -> String {
+pub(super) fn per_second(rate: f64) -> String {
     if rate < 9.95 && rate > 0.0 {
         format!("{rate:.1}")
     } else {

@@ -165,6 +165,9 @@ fn counts_are_shown_again_and_again_with_rates() {
     while !table.next().contains("done/s") {}
     let one = Watched::start(cli.command(&[&["stats", "q"], &flags[..]].concat()));
     while !one.next().contains("enqueued per second") {}
+    // Where there is no terminal, `top` is the same.
+    let top = Watched::start(cli.command(&["top", "--interval", "100ms"]));
+    while !top.next().contains("done/s") {}
 }
 
 #[test]

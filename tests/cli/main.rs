@@ -17,4 +17,5 @@ mod process;
 mod reload;
 mod seal;
 mod support;
+mod terminal;
 mod webhooks_doc;
