@@ -9,7 +9,9 @@
 -- KEYS[6] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[7] next       millstream:{Q}:ready:next     stream that is read first
 -- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[9..] more     with `grouped` held, groups and limits; then the unique keys, string, id of the job that holds the key
+-- KEYS[9] limits     millstream:{Q}:limits         hash, `max_depth` and the concurrency of groups
+-- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
+-- KEYS[11..] more    with `grouped` groups; then the unique keys, string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -30,12 +32,12 @@
 --   deadline_ms   how long it may take in all, retries included
 --
 -- Returns {OK, "id id ..."}; with '=' in front it is the id of the job that holds the unique key, with '~' of the one that was
--- replaced, and no job was made. {OLD} when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each
--- scheduled one.
+-- replaced, and no job was made. {FULL, depth, max_depth} with nothing changed when the queue has no room for all of them. {OLD}
+-- when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each scheduled one.
 local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local next_lane, suspects = KEYS[7], KEYS[8]
+local next_lane, suspects, limits, held = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local FIRST_UNIQUE = has_groups and 12 or 9
+local FIRST_UNIQUE = has_groups and 12 or 11
 local FIRST = 6
 local JSON = string.byte('{')
 
@@ -56,12 +58,19 @@ while run <= #ARGV do
   end
   run = run + 4 + tonumber(ARGV[run])
 end
+local max_depth = tonumber(looked_at(limits, redis.pcall('HGET', limits, 'max_depth')))
+if max_depth then
+  check('ZCARD', scheduled)
+  check('ZCARD', held)
+  check('XLEN', next_lane)
+  check('XLEN', suspects)
+end
 local us = now_us()
 if has_groups then
   check('HLEN', jobs)
   check('HLEN', payloads)
   use_groups({
-    held = KEYS[9], groups = KEYS[10], limits = KEYS[11], suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
+    held = held, groups = KEYS[11], limits = limits, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
     us = us,
   })
 end
@@ -151,6 +160,29 @@ local function store(name, payload, meta, options)
   end
   if key then redis.call('SET', key, id, 'PX', options.unique_ms) end
   return id
+end
+
+-- How many jobs this call has, or how many of them are new. One whose key is held is not, unless it is the one at the end of a
+-- window.
+local function count_jobs(only_new)
+  local jobs_counted, at = 0, FIRST
+  while at <= #ARGV do
+    local of_run, said = tonumber(ARGV[at]), ARGV[at + 3]
+    local options = only_new and string.byte(said) == JSON and cjson.decode(said)
+    local holder = options and options.unique and in_the_way(KEYS[FIRST_UNIQUE - 1 + options.unique], options)
+    if not holder or (options.conflict == 'throttle' and holder.state ~= 'scheduled') then
+      jobs_counted = jobs_counted + of_run
+    end
+    at = at + 4 + of_run
+  end
+  return jobs_counted
+end
+
+if max_depth then
+  local depth = redis.call('ZCARD', scheduled) + redis.call('ZCARD', held)
+  for _, of_lane in ipairs({ lane, next_lane, suspects }) do depth = depth + redis.call('XLEN', of_lane) end
+  -- Who needs room is looked at only where it is short.
+  if depth + count_jobs(false) > max_depth and depth + count_jobs(true) > max_depth then return { FULL, depth, max_depth } end
 end
 
 local ids, count = {}, 0

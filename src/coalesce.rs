@@ -107,6 +107,30 @@ impl Coalescer {
             .await
     }
 
+    /// Sends jobs of several callers. A queue that has no room for all of them takes the first ones: how many, and why no more.
+    async fn send_fitting(
+        &self,
+        slot: &mut Slot,
+        jobs: &[NewJob],
+    ) -> (Result<Vec<Enqueued>>, Option<(usize, Error)>) {
+        let mut fitting = jobs.len();
+        let mut full = None;
+        while fitting > 0 {
+            let sent = self.send(slot, &jobs[..fitting]).await;
+            let Err(Error::QueueFull {
+                depth, max_depth, ..
+            }) = &sent
+            else {
+                return (sent, full);
+            };
+            let room = usize::try_from(max_depth.saturating_sub(*depth)).unwrap_or(usize::MAX);
+            // Never the same again, whatever the queue says.
+            fitting = room.min(fitting - 1);
+            full = sent.err().map(|error| (fitting, error));
+        }
+        (Ok(Vec::new()), full)
+    }
+
     async fn connect(broker: Broker, durability: Durability, patience: Patience) -> Result<Broker> {
         let redis = Redis::connect(broker.redis.address(), patience.total).await?;
         redis.check_durability(durability).await?;
@@ -197,7 +221,14 @@ impl Coalescer {
         if jobs.is_empty() {
             return;
         }
-        match self.send(&mut slot, &jobs).await {
+        let (sent, full) = self.send_fitting(&mut slot, &jobs).await;
+        let mut callers = callers;
+        if let Some((room, error)) = full {
+            callers.drain(room..).for_each(|caller| {
+                let _ = caller.answer.send(Err(shared(&error)));
+            });
+        }
+        match sent {
             Ok(enqueued) => callers
                 .into_iter()
                 .zip(enqueued)
@@ -236,6 +267,15 @@ fn shared(error: &Error) -> Error {
         Error::Unreachable { server, reason } => Error::Unreachable {
             server: server.clone(),
             reason: reason.clone(),
+        },
+        Error::QueueFull {
+            queue,
+            depth,
+            max_depth,
+        } => Error::QueueFull {
+            queue: queue.clone(),
+            depth: *depth,
+            max_depth: *max_depth,
         },
         Error::Refused { operation, reason } => Error::Refused {
             operation,

@@ -24,6 +24,9 @@ pub const PAYLOAD_BYTES_MAX_MAX: usize = 64 << 20;
 /// Furthest due time, expiry or dedupe window: ten years. Beyond that a unit was mistaken.
 pub const HORIZON_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
+/// Largest limit for the jobs of a queue. Beyond it, leave the limit away.
+pub const DEPTH_MAX: u64 = 1_000_000_000_000;
+
 /// Jobs per script call. Lua's `unpack` fails near 8,000 values, and a call should stay near a millisecond.
 pub const BATCH_JOBS_MAX: usize = 1_000;
 /// Payload bytes per script call or read.

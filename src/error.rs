@@ -110,6 +110,17 @@ pub enum Error {
         /// What was wanted, as a participle (`run now`, `cancelled`).
         wanted: &'static str,
     },
+    /// The queue has as many unfinished jobs as it may have. Nothing was stored; come back later, or raise the limit
+    /// (`millstream queue set`).
+    #[error("queue {queue} is full: it has {depth} unfinished jobs and may have {max_depth}")]
+    QueueFull {
+        /// The queue.
+        queue: String,
+        /// Jobs that are ready, running, scheduled or held.
+        depth: u64,
+        /// The limit in force.
+        max_depth: u64,
+    },
     /// The payload is larger than the limit. Store the data elsewhere and enqueue a reference, or raise the limit.
     #[error("the payload of job {name:?} has {bytes} bytes, the limit is {limit} bytes")]
     PayloadTooLarge {

@@ -137,7 +137,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "limits",
         "hash",
-        "what limits the queue and its groups: paused, group_concurrency, group_order, group:<group>",
+        "what limits the queue and its groups: paused, max_depth, group_concurrency, group_order, group:<group>",
         "HGETALL KEY",
     ),
     purpose("stats", "hash", "lifetime counters", "HGETALL KEY"),

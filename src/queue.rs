@@ -66,6 +66,7 @@ impl Queue {
     /// # Errors
     /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: nothing was sent; mend the job.
     /// [`crate::Error::Refused`]: Redis cannot take it now (memory, disk, failover); nothing was stored.
+    /// [`crate::Error::QueueFull`]: it has as many jobs as it may have; nothing was stored.
     /// [`crate::Error::Unreachable`]: there was no connection within the enqueue timeout; nothing was sent.
     /// [`crate::Error::Backpressure`]: Redis is silent and 10,000 jobs or 32 MiB of them wait already; nothing was sent.
     /// [`crate::Error::Unfit`]: the server cannot confirm the durability that was asked for; nothing was stored.

@@ -5,4 +5,6 @@
 -- missing      there is no such job; nothing was changed
 -- wrong_state  the job is not in a state from which this transition starts; nothing was changed
 -- standby      another worker does the upkeep at the moment; no job was moved
-local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY = 'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby'
+-- full         the queue has as many jobs as it may have; nothing was changed
+local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY, FULL =
+  'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby', 'full'

@@ -221,6 +221,20 @@ impl Broker {
         self.redis.call(call, patience).await.map(drop)
     }
 
+    /// Lets the queue have at most `max_depth` unfinished jobs, or as many as come.
+    pub async fn set_max_depth(&self, max_depth: Option<u64>, patience: Patience) -> Result<()> {
+        let value = max_depth.map(|jobs| jobs.to_string()).unwrap_or_default();
+        self.limit(None, &[("max_depth", value)], patience)
+            .await
+            .map(drop)
+    }
+
+    pub async fn max_depth(&self, patience: Patience) -> Result<Option<u64>> {
+        let args = vec![self.keys.limits.as_str().into(), "max_depth".into()];
+        let set = self.redis.command("HGET", args, patience).await?;
+        Ok(number_of(&set).and_then(|jobs| u64::try_from(jobs).ok()))
+    }
+
     pub async fn is_paused(&self, patience: Patience) -> Result<bool> {
         let args = vec![self.keys.limits.as_str().into(), "paused".into()];
         let paused = self.redis.command("HGET", args, patience).await?;

@@ -10,6 +10,7 @@ use crate::job::durability::Durability;
 use crate::job::{Enqueued, Hold, NewJob, OnConflict, millis};
 use crate::keys::GROUP;
 use crate::redis::Patience;
+use crate::redis::reply::Status;
 use crate::redis::script::{self, Call};
 
 impl Broker {
@@ -43,14 +44,14 @@ impl Broker {
             .key("producers", &keys.producers)
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
+            .key("limits", &keys.limits)
+            .key("held", &keys.held)
             .text("group", GROUP);
         let grouped =
             |job: &NewJob| job.meta.group.is_some() || job.on_conflict != OnConflict::Refuse;
         let grouped = jobs.iter().any(grouped);
         if grouped {
-            for (_, key) in keys.of_groups() {
-                call.push_key("more", key);
-            }
+            call.push_key("more", &keys.groups);
         }
         call = caller
             .sign(call)
@@ -98,6 +99,13 @@ impl Broker {
             call.push("jobs", job.payload.clone());
         }
         let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
+        if reply.status == Status::Full {
+            return Err(Error::QueueFull {
+                queue: self.queue.to_string(),
+                depth: reply.count(1)?,
+                max_depth: reply.count(2)?,
+            });
+        }
         let ids = reply.done()?.text(1)?;
         let enqueued: Vec<Enqueued> = ids
             .split(' ')

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     bench, cron, dead, demo, dev, doctor, enqueue, events, groups, jobs, keys, manual, pause,
-    prune, serve, stats, top, workers,
+    prune, queue, serve, stats, top, workers,
 };
 
 /// A durable webhook inbox and job worker on Redis Streams.
@@ -111,6 +111,9 @@ pub(crate) enum Command {
     Pause(pause::Pause),
     /// Let workers claim from a paused queue again
     Resume(pause::Resume),
+    /// Show or set how many jobs a queue may have
+    #[command(subcommand)]
+    Queue(queue::Queue),
     /// Remove old completed and dead jobs
     Prune(prune::Prune),
     /// List the workers and what they hold
@@ -155,6 +158,7 @@ impl Command {
             Self::Groups(command) => command.run(globals).await,
             Self::Pause(command) => command.run(globals).await,
             Self::Resume(command) => command.run(globals).await,
+            Self::Queue(command) => command.run(globals).await,
             Self::Prune(command) => command.run(globals).await,
             Self::Workers(command) => command.run(globals).await,
             Self::Events(command) => command.run(globals).await,
@@ -232,6 +236,9 @@ mod tests {
             "cron resume id",
             "pause q --namespace n --redis-url redis://h --log-format json --allow-eviction -v",
             "resume q",
+            "queue show q --json",
+            "queue set q --max-depth 100000",
+            "queue set q --no-max-depth",
             "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
             "keys q --json",
             "doctor",
@@ -309,6 +316,8 @@ mod tests {
             ("dead redrive q", "--all"),
             ("dead redrive q 1-0 --all", "--all"),
             ("dead redrive q --all --rate fast", "50/s"),
+            ("queue set q", "--max-depth"),
+            ("queue set q --max-depth 0", "1.."),
             ("prune q", "--dead-older-than"),
             ("jobs update q 1-0", "--payload"),
             (

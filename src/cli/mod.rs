@@ -28,6 +28,7 @@ mod parse;
 mod pause;
 mod process;
 mod prune;
+mod queue;
 mod schedules;
 mod serve;
 mod settings;

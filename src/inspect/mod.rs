@@ -218,6 +218,28 @@ impl Inspector {
         self.broker.pause(true, PATIENCE).await
     }
 
+    /// Lets the queue have at most `max_depth` unfinished jobs (ready, running, scheduled and held together; 1 to 10¹²), or with
+    /// `None` as many as come. Enqueues beyond it are refused with [`crate::Error::QueueFull`]; jobs that are there stay, and
+    /// retries, promotions and redrives are never refused.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] when it is out of range, else as [`Inspector::stats`].
+    pub async fn set_max_depth(&self, max_depth: Option<u64>) -> Result<()> {
+        if let Some(jobs) = max_depth.filter(|jobs| !(1..=config::DEPTH_MAX).contains(jobs)) {
+            let reason = format!("1 to {} jobs", config::DEPTH_MAX);
+            return Err(crate::Error::setting("max_depth", jobs, reason));
+        }
+        self.broker.set_max_depth(max_depth, PATIENCE).await
+    }
+
+    /// How many unfinished jobs the queue may have; `None`: as many as come.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn max_depth(&self) -> Result<Option<u64>> {
+        self.broker.max_depth(PATIENCE).await
+    }
+
     /// Ends [`Inspector::pause`].
     ///
     /// # Errors

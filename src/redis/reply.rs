@@ -14,6 +14,8 @@ pub(crate) enum Status {
     Missing,
     WrongState,
     Standby,
+    /// The queue has as many jobs as it may have. Nothing was changed.
+    Full,
 }
 
 /// A script's reply: a status and further items.
@@ -39,6 +41,7 @@ impl Reply {
             Some("missing") => Status::Missing,
             Some("wrong_state") => Status::WrongState,
             Some("standby") => Status::Standby,
+            Some("full") => Status::Full,
             other => {
                 return Err(Error::Protocol {
                     operation,

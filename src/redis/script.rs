@@ -107,6 +107,8 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "producers",
         "next",
         "suspects",
+        "limits",
+        "held",
         "more..",
     ],
     &["group", "caller", "number", "wake", "grouped", "jobs.."],

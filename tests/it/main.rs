@@ -10,6 +10,7 @@ mod consumers;
 mod crash;
 mod cron;
 mod dead_letter;
+mod depth;
 mod doctor;
 mod durability;
 mod edges;

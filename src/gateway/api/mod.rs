@@ -287,6 +287,9 @@ pub(crate) fn not_stored(error: &Error) -> Refusal {
             "too_large",
             error.to_string(),
         ),
+        Error::QueueFull { .. } => {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full", error.to_string())
+        }
         Error::Unfit { .. } => Refusal::new(
             StatusCode::CONFLICT,
             "durability_unavailable",

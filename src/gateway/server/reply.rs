@@ -168,6 +168,14 @@ impl Reply {
         )
     }
 
+    /// The queue has as many jobs as it may have.
+    pub(super) fn full() -> Self {
+        Self::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            br#"{"code":"full","message":"the queue is full; send it again later"}"#,
+        )
+    }
+
     /// Too many connections, or too much in memory.
     pub(super) fn busy() -> Self {
         Self::error(

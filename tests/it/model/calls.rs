@@ -66,6 +66,19 @@ impl Model {
     }
 
     fn enqueue(&mut self, orders: &[Order], ids: &[JobId]) -> (Reply, Option<Answer>) {
+        let unfinished = |job: &&Job| job.state.is_some_and(|state| state != State::Dead);
+        let depth = self.jobs.iter().filter(unfinished).count();
+        let is_new = |order: &&Order| match self.in_the_way(order) {
+            // The one that comes at the end of the window.
+            Some(holder) if translate::conflict(order) == Conflict::Throttle => {
+                self.jobs[holder].state != Some(State::Scheduled)
+            }
+            holder => holder.is_none(),
+        };
+        let wanted = depth + orders.iter().filter(is_new).count();
+        if self.max_depth.is_some_and(|max| wanted as u64 > max) {
+            return (Reply::Full(depth as u64), None);
+        }
         let mut ids = ids.iter().cloned();
         let (mut reply, mut left) = (Vec::new(), Vec::new());
         for order in orders {

@@ -61,6 +61,8 @@ pub(super) enum Operation {
     Admit,
     /// Whether groups keep their order across retries.
     Block(bool),
+    /// How many unfinished jobs the queue may have.
+    Depth(Option<u8>),
     /// Forgets a worker that leaves, or everyone who was idle for so long.
     Retire(Option<Worker>, Age),
 }
@@ -291,6 +293,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (prop::option::weighted(0.6, 0..GROUPS), 0..4u8).prop_map(|(group, most)| Limit(group, most)),
         1 => Just(Admit),
         1 => any::<bool>().prop_map(Block),
+        1 => prop::option::weighted(0.5, 1..20u8).prop_map(Depth),
     ];
     prop_oneof![12 => work, 6 => upkeep, 3 => by_hand]
 }

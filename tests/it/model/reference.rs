@@ -108,6 +108,8 @@ pub(super) struct Held {
 pub(super) enum Reply {
     Done,
     Old,
+    /// How many unfinished jobs there are.
+    Full(u64),
     NotFound,
     WrongState(String),
     LeaseLost,
@@ -182,6 +184,7 @@ pub(super) struct Model {
     pub(super) limits: BTreeMap<Option<String>, usize>,
     /// A job that is to be tried again keeps its slot.
     pub(super) blocks: bool,
+    pub(super) max_depth: Option<u64>,
     pub(super) upkeeper: Option<String>,
     /// When somebody last asked to sweep.
     pub(super) swept: Option<Moment>,

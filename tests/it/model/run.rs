@@ -205,6 +205,14 @@ impl<'a> World<'a> {
                 self.compare(told, Reply::Counts(vec![u64::from(was != *blocks)]))
                     .await
             }
+            Operation::Depth(jobs) => {
+                let limit = jobs.map(u64::from);
+                let was = std::mem::replace(&mut self.model.max_depth, limit);
+                let value = limit.map(|jobs| jobs.to_string()).unwrap_or_default();
+                let told = self.set_limit(None, "max_depth", &value).await?;
+                self.compare(told, Reply::Counts(vec![u64::from(was != limit)]))
+                    .await
+            }
             Operation::Retire(who, idle) => self.retire(who.map(worker).as_deref(), *idle).await,
             other => {
                 self.happen(other);

@@ -133,6 +133,11 @@ impl Model {
             let order = ("group_order".to_owned(), "block".to_owned());
             picture.limits.insert(order.0, order.1);
         }
+        if let Some(jobs) = self.max_depth {
+            picture
+                .limits
+                .insert("max_depth".to_owned(), jobs.to_string());
+        }
         let uniques = self.uniques.iter().map(|(key, (job, until))| {
             let holder = self.jobs[*job].id.to_string();
             (key.clone(), (holder, until.ms))
