@@ -52,6 +52,14 @@ struct Caller {
     _underway: Underway,
 }
 
+/// How a job goes.
+enum Turn {
+    /// In a call of its own, which its caller makes.
+    Alone(Slot, Box<(NewJob, Underway)>),
+    /// With those of others; the answer comes here.
+    Together(oneshot::Receiver<Result<Enqueued>>),
+}
+
 impl Coalescer {
     pub(crate) fn new(broker: Broker, durability: Durability, patience: Patience) -> Self {
         let callers = Callers::new(
@@ -140,17 +148,35 @@ impl Coalescer {
     /// Sends `jobs` as one call of their own.
     pub(crate) async fn enqueue_chunk(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>> {
         let _underway = self.backlog.admit(jobs)?;
-        let sent = async {
+        // On the heap, as in `enqueue`.
+        let sent = Box::pin(async {
             let mut slot = self.callers.take().await;
             self.send(&mut slot, jobs).await
-        };
+        });
         self.in_time(sent).await
     }
 
     /// Sends `job` at once when nobody else is sending, together with others when somebody is.
-    pub(crate) async fn enqueue(self: &Arc<Self>, job: NewJob) -> Result<Enqueued> {
-        let underway = self.backlog.admit(std::slice::from_ref(&job))?;
-        self.in_time(self.enqueue_in_turn(job, underway)).await
+    ///
+    /// The job is on its way when this returns, so that nobody who waits carries it about.
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        job: NewJob,
+    ) -> impl Future<Output = Result<Enqueued>> + Send + '_ {
+        let admitted = self.backlog.admit(std::slice::from_ref(&job));
+        let turn = admitted.map(|underway| self.turn_of(job, underway));
+        async move {
+            match turn? {
+                // On the heap: a call is large, and would be in everyone who waits for an answer.
+                Turn::Alone(slot, alone) => {
+                    self.in_time(Box::pin(self.send_alone(slot, alone))).await
+                }
+                Turn::Together(answered) => {
+                    let answered = async { answered.await.map_err(|_| stopped())? };
+                    self.in_time(answered).await
+                }
+            }
+        }
     }
 
     /// The patience is the caller's, so it counts from the caller's call: while Redis is silent, the wait for those before it is
@@ -167,15 +193,10 @@ impl Coalescer {
         }
     }
 
-    async fn enqueue_in_turn(
-        self: &Arc<Self>,
-        job: NewJob,
-        underway: Underway,
-    ) -> Result<Enqueued> {
+    fn turn_of(self: &Arc<Self>, job: NewJob, underway: Underway) -> Turn {
         let alone = self.callers.are_idle() && self.gathered().jobs.is_empty();
-        if alone && let Some(mut slot) = self.callers.try_take() {
-            let mut enqueued = self.send(&mut slot, std::slice::from_ref(&job)).await?;
-            return enqueued.pop().ok_or_else(stopped);
+        if alone && let Some(slot) = self.callers.try_take() {
+            return Turn::Alone(slot, Box::new((job, underway)));
         }
         let (answer, answered) = oneshot::channel();
         let flush = {
@@ -190,7 +211,13 @@ impl Coalescer {
         if flush {
             self.spawn_flush();
         }
-        answered.await.map_err(|_| stopped())?
+        Turn::Together(answered)
+    }
+
+    async fn send_alone(&self, mut slot: Slot, alone: Box<(NewJob, Underway)>) -> Result<Enqueued> {
+        let (job, _underway) = &*alone;
+        let mut enqueued = self.send(&mut slot, std::slice::from_ref(job)).await?;
+        enqueued.pop().ok_or_else(stopped)
     }
 
     fn spawn_flush(self: &Arc<Self>) {

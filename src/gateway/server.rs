@@ -9,6 +9,7 @@ mod socket;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -277,7 +278,7 @@ impl<S: Store> Inner<S> {
         let batch = Batch::read(&body.bytes, jiff::Timestamp::now());
         let batch = batch.map_err(|refusal| Reply::refused(&refusal))?;
         let list = batch.is_list();
-        let stored = self.store.store_in(queue, batch.jobs, batch.durability);
+        let stored = pin!(self.store.store_in(queue, batch.jobs, batch.durability));
         match in_time(stored).await {
             Ok(enqueued) => {
                 if let [one] = enqueued.as_slice() {
@@ -318,7 +319,9 @@ impl<S: Store> Inner<S> {
         }
         let job = source.job(&head.headers, body.bytes.clone());
         let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
-        match in_time(self.store.store(number, job)).await {
+        // Handed over by reference: a future that is an argument takes its room twice.
+        let stored = pin!(self.store.store(number, job));
+        match in_time(stored).await {
             Ok(enqueued) => {
                 let reply = Reply::stored(&enqueued);
                 access.job = Some(enqueued.id);

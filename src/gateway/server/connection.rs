@@ -195,12 +195,15 @@ impl<S: Store> Inner<S> {
     {
         let mut io = Socket::new(stream, self.limits.write_timeout);
         let unread = AtomicBool::new(false);
-        let service = service_fn(async |request| {
-            let reply = self.answer(request, lane).await;
-            if !reply.request_read {
-                unread.store(true, Ordering::Relaxed);
-            }
-            Ok::<_, Infallible>(reply.into_response())
+        // In a box while there is a request: what answers it is larger than the rest of a connection, and most are idle.
+        let service = service_fn(|request| {
+            Box::pin(async {
+                let reply = self.answer(request, lane).await;
+                if !reply.request_read {
+                    unread.store(true, Ordering::Relaxed);
+                }
+                Ok::<_, Infallible>(reply.into_response())
+            })
         });
         let age_max = match lane {
             Lane::Main => AGE_MAX,
