@@ -111,10 +111,7 @@ impl Stage {
         for lane in Lane::ALL {
             let of_lane = deliveries.iter().filter(|delivery| delivery.lane == lane);
             let done: Vec<Done<'_>> = of_lane
-                .map(|delivery| Done {
-                    delivery,
-                    took: Duration::ZERO,
-                })
+                .map(|delivery| Done::new(delivery, Duration::ZERO))
                 .collect();
             if !done.is_empty() {
                 let (broker, caller) = (&self.broker, &mut self.caller);

@@ -7,25 +7,29 @@
 -- KEYS[3] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[4] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[5] completed  millstream:{Q}:completed  stream, history
--- KEYS[6..] more     with `grouped` held, groups, limits, payloads, ready and suspects; then the unique keys, string, id of
---                    the job that holds the key
+-- KEYS[6..] more     with `grouped` held, groups, limits, payloads, ready and suspects; with `kept` results, stream, capped;
+--                    then strings: unique keys, id of the job that holds the key, and results, what a handler gave back
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] history    entries that the history keeps, about; 0 writes none
 -- ARGV[5] count      deliveries, 1 to 1,000
 -- ARGV[6] grouped    1 when one of the deliveries has a slot of its group
--- ARGV[7..] entries  `count` entry ids, then seven for each delivery that leaves more behind than its entry:
---                    its place among the entry ids from 1, job id, number of its unique key or 0, name, attempt, took_ms,
---                    '+' and its group if it has a slot, '-' and its group if it has none, '' without a group
+-- ARGV[7] kept       1 when the result of one of the deliveries is kept
+-- ARGV[8..] entries  `count` entry ids, then ten for each delivery that leaves more behind than its entry:
+--                    its place among the entry ids from 1, job id, number of its unique key among the strings or 0, name,
+--                    attempt, took_ms, '+' and its group if it has a slot, '-' and its group if it has none, '' without a
+--                    group, number of its result or 0, how long it is kept (ms), the result
 --
 -- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
 -- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
 local lane, jobs, stats, producers, completed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local has_groups = ARGV[6] == '1'
-local FIRST, STRIDE = 7, 7
-local before_unique = has_groups and 11 or 5
+local has_groups, keeps = ARGV[6] == '1', ARGV[7] == '1'
+local FIRST, STRIDE = 8, 10
+local RESULTS_MAX = 10000
+local before_strings = (has_groups and 11 or 5) + (keeps and 1 or 0)
+local results = KEYS[before_strings]
 local last = FIRST + count - 1
 
 local again, answer = replayed(producers, caller, number)
@@ -34,7 +38,8 @@ check('HLEN', stats)
 if last < #ARGV then
   check('HLEN', jobs)
   check('XLEN', completed)
-  for i = before_unique + 1, #KEYS do check('STRLEN', KEYS[i]) end
+  if keeps then check('XLEN', results) end
+  for i = before_strings + 1, #KEYS do check('STRLEN', KEYS[i]) end
 end
 if has_groups then
   check('HLEN', KEYS[9])
@@ -64,7 +69,12 @@ for i = last + 1, #ARGV, STRIDE do
   if not is_lost[place_of] then
     -- Also when the id is that of the entry: a job that came back may have got it again, on the other lane.
     redis.call('HDEL', jobs, job_id)
-    if unique > 0 then unlock(KEYS[before_unique + unique], job_id) end
+    if unique > 0 then unlock(KEYS[before_strings + unique], job_id) end
+    local result = tonumber(ARGV[i + 7])
+    if result > 0 then
+      redis.call('SET', KEYS[before_strings + result], ARGV[i + 9], 'PX', ARGV[i + 8])
+      redis.call('XADD', results, 'MAXLEN', '~', RESULTS_MAX, '*', 'job', job_id)
+    end
     local name_of_group = string.sub(group_of, 2)
     if history > 0 and group_of ~= '' then
       redis.call('XADD', completed, 'MAXLEN', '~', history, '*',

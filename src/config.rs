@@ -101,6 +101,8 @@ pub const COMPLETED_MAX: usize = 100_000;
 /// A producer that has not called for this long is forgotten. Far longer than any client goes on sending a call again.
 pub const PRODUCER_IDLE: Duration = Duration::from_secs(24 * 3600);
 
+/// Largest result of a handler, bytes. It is for an answer, not for a file.
+pub const RESULT_BYTES_MAX: usize = 1 << 20;
 /// Longest cron expression, bytes. The longest that lists every minute and hour is shorter.
 pub const CRON_BYTES_MAX: usize = 512;
 /// Longest id of a schedule, bytes.

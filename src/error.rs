@@ -92,6 +92,32 @@ pub enum Error {
         /// The id as given.
         job: JobId,
     },
+    /// The job was not finished when the time to wait for it was over. It goes on; wait again.
+    #[error("job {job} is not finished after {waited:?}")]
+    NotYet {
+        /// The job that was waited for.
+        job: JobId,
+        /// How long.
+        waited: Duration,
+    },
+    /// The job that was waited for is in the dead letter, whole. Redrive it once the cause is mended.
+    #[error("job {job} is dead ({reason}): {error}")]
+    JobDied {
+        /// The job that was waited for.
+        job: JobId,
+        /// `attempts`, `refused`, `expired`, `crash_loop` …
+        reason: String,
+        /// The error of its last attempt.
+        error: String,
+    },
+    /// The job has no result, and will have none.
+    #[error("job {job} has no result: {why}")]
+    NoResult {
+        /// The job that was waited for.
+        job: JobId,
+        /// What may have become of it.
+        why: &'static str,
+    },
     /// The queue has no schedule of this id. `millstream cron list` shows those that there are.
     #[error("no schedule {schedule:?} in queue {queue}")]
     NoSchedule {

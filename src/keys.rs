@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::job::QueueName;
+use crate::job::{JobId, QueueName};
 
 /// The consumer group of every lane. Its pending entries are the running jobs.
 pub(crate) const GROUP: &str = "workers";
@@ -78,7 +78,8 @@ const fn purpose(
     }
 }
 
-/// The table of what lives where. `unique:<key>` comes on top, one string per held unique key.
+/// The table of what lives where. `unique:<key>` comes on top, one string per held unique key, and
+/// `result:<id>`, one per result that is kept.
 pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "ready",
@@ -166,6 +167,12 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "ZRANGE KEY 0 9 WITHSCORES",
     ),
     purpose(
+        "results",
+        "stream",
+        "jobs whose results were kept, for those who wait; about the last 10,000",
+        "XREVRANGE KEY + - COUNT 10",
+    ),
+    purpose(
         "cron",
         "hash",
         "schedules: definition (JSON), state (JSON) and payload of each",
@@ -204,6 +211,7 @@ pub(crate) struct Keys {
     pub(crate) events: Key,
     pub(crate) completed: Key,
     pub(crate) circuits: Key,
+    pub(crate) results: Key,
     pub(crate) cron: Key,
     pub(crate) cron_due: Key,
     pub(crate) upkeep: Key,
@@ -231,6 +239,7 @@ impl Keys {
             events: key("events"),
             completed: key("completed"),
             circuits: key("circuits"),
+            results: key("results"),
             cron: key("cron"),
             cron_due: key("cron:due"),
             upkeep: key("upkeep"),
@@ -265,6 +274,10 @@ impl Keys {
         Key::from(format!("{}unique:{key}", self.prefix))
     }
 
+    pub(crate) fn result(&self, id: &JobId) -> Key {
+        Key::from(format!("{}result:{id}", self.prefix))
+    }
+
     /// The key with this last part, for [`PURPOSES`].
     pub(crate) fn with_suffix(&self, suffix: &str) -> Key {
         Key::from(format!("{}{suffix}", self.prefix))
@@ -294,6 +307,7 @@ mod tests {
             &keys.events,
             &keys.completed,
             &keys.circuits,
+            &keys.results,
             &keys.cron,
             &keys.cron_due,
             &keys.upkeep,

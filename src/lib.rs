@@ -84,6 +84,7 @@ pub mod metrics;
 pub mod private_redis;
 pub mod queue;
 mod redis;
+mod results;
 pub mod schedule;
 mod schedules;
 mod seal;
@@ -97,11 +98,13 @@ pub use error::{Error, Result};
 pub use job::durability::Durability;
 pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, QueueName};
 pub use queue::Queue;
+pub use results::JobResult;
 #[cfg(feature = "encryption")]
 pub use seal::KeyRing;
 pub use worker::handler::{Context, Handler, HandlerFuture, JobError};
 pub use worker::{
-    Circuit, CircuitState, Drained, SharedLimit, Worker, WorkerBuilder, WorkerHealth,
+    BatchJob, BatchSettings, Circuit, CircuitState, Drained, SharedLimit, Worker, WorkerBuilder,
+    WorkerHealth,
 };
 
 /// The README's Rust code, compiled.
@@ -113,3 +116,9 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/schedules.md")]
 struct SchedulesPage;
+
+/// And of the pages on results and batches.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/results.md")]
+#[doc = include_str!("../docs/batches.md")]
+struct ResultsAndBatchesPages;

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use crate::broker::Broker;
 use crate::coalesce::Coalescer;
 use crate::config;
 use crate::error::Result;
 use crate::job::durability::Durability;
-use crate::job::{Enqueued, NewJob, QueueName};
+use crate::job::{Enqueued, JobId, NewJob, QueueName};
 use crate::redis::Patience;
+use crate::results::{self, JobResult};
 
 /// A queue to put jobs into. Made by [`crate::Millstream::queue`]; cheap to clone, and to be shared:
 /// calls of many tasks through one `Queue` travel together.
@@ -95,6 +98,26 @@ impl Queue {
             rest = later;
         }
         Ok(enqueued)
+    }
+
+    /// Waits at most `timeout` until the job `id` ends, in whatever process, and returns what its handler gave back. The job must
+    /// have been enqueued with [`NewJob::keep_result`]. It is told at once, and has a connection of its own while it waits.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotYet`]: it has not ended; it goes on. [`crate::Error::JobDied`]: it is in the dead letter, and may be
+    /// redriven. [`crate::Error::NoResult`]: it was cancelled, its result has run out, or it never was.
+    /// [`crate::Error::Decode`]: it is no `T`. [`crate::Error::Ambiguous`], [`crate::Error::Refused`],
+    /// [`crate::Error::Unreachable`] when Redis cannot be asked for 5 s.
+    pub async fn wait<T: DeserializeOwned>(&self, id: &JobId, timeout: Duration) -> Result<T> {
+        self.wait_result(id, timeout).await?.decode()
+    }
+
+    /// [`Queue::wait`] for whatever the handler gave back, as it is.
+    ///
+    /// # Errors
+    /// As [`Queue::wait`], and [`crate::Error::Unopenable`] when the queue is encrypted and its key is not here.
+    pub async fn wait_result(&self, id: &JobId, timeout: Duration) -> Result<JobResult> {
+        results::wait(&self.broker, id, timeout).await
     }
 }
 

@@ -9,17 +9,31 @@ use super::{Broker, Caller, Delivery, EntryId, cut, entry_ids};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::millis;
-use crate::keys::{GROUP, Lane};
+use crate::keys::{GROUP, Key, Lane};
 use crate::redis::Patience;
 use crate::redis::reader::{RawEntry, raw_entry};
 use crate::redis::reply::{Reply, Status, Value, number_of};
 use crate::redis::script::{self, Call};
+use crate::results::Kept;
 
 /// What the history keeps of a completed job.
 #[derive(Clone, Copy, Debug)]
 pub struct Done<'a> {
     pub delivery: &'a Delivery,
     pub took: Duration,
+    /// What the handler gave back, where the job's producer wants it kept.
+    pub result: Option<&'a Kept>,
+}
+
+impl<'a> Done<'a> {
+    /// A delivery whose handler gave nothing back.
+    pub fn new(delivery: &'a Delivery, took: Duration) -> Self {
+        Self {
+            delivery,
+            took,
+            result: None,
+        }
+    }
 }
 
 /// Why a job was given up.
@@ -172,25 +186,40 @@ impl Broker {
                 .key("more", &keys.suspects),
             false => call,
         };
+        let kept = done.iter().any(|done| done.result.is_some());
+        let call = match kept {
+            true => call.key("more", &keys.results),
+            false => call,
+        };
         let mut call = caller
             .sign(call.text("group", GROUP))
             .number("history", history as i64)
             .number("count", done.len() as i64)
-            .number("grouped", grouped.into());
+            .number("grouped", grouped.into())
+            .number("kept", kept.into());
         done.iter()
             .for_each(|done| call.push("entries", done.delivery.entry_text.clone()));
-        let mut uniques = 0;
-        for (index, Done { delivery, took }) in done.iter().enumerate() {
+        let mut strings = 0;
+        for (index, done) in done.iter().enumerate() {
+            let Done {
+                delivery,
+                took,
+                result,
+            } = done;
             let slot_of = delivery.slot_of();
             let leaves_nothing = delivery.meta.id.is_none() && delivery.unique().is_none();
-            if leaves_nothing && history == 0 && slot_of.is_none() {
+            if leaves_nothing && history == 0 && slot_of.is_none() && result.is_none() {
                 continue;
             }
-            let unique = delivery.unique().map_or(0, |unique| {
-                uniques += 1;
-                call.push_key("more", &keys.unique(unique));
-                uniques
-            });
+            let mut string = |key: &Key| {
+                strings += 1;
+                call.push_key("more", key);
+                strings
+            };
+            let unique = delivery
+                .unique()
+                .map_or(0, |unique| string(&keys.unique(unique)));
+            let place = result.map_or(0, |_| string(&keys.result(&delivery.id)));
             let group_of = match delivery.meta.group.as_deref() {
                 Some(group) if slot_of.is_some() => format!("+{group}"),
                 Some(group) => format!("-{group}"),
@@ -207,6 +236,9 @@ impl Broker {
                 numbers(delivery.attempt.into()),
                 numbers(millis(*took)),
                 group_of.into(),
+                numbers(place),
+                numbers(result.map_or(0, |result| result.ttl_ms)),
+                result.map_or_else(Bytes::new, |result| result.stored.clone()),
             ];
             row.into_iter().for_each(|item| call.push("entries", item));
         }

@@ -26,6 +26,7 @@ pub use crate::redis::Patience;
 use crate::redis::Redis;
 use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
+pub use crate::results::Kept;
 use crate::seal::Seal;
 pub use circuit::CircuitEvent;
 pub use cron::{CronDue, CronPage, CronSet, Fired};

@@ -225,6 +225,9 @@ mod tests {
             "dead redrive q --all --name n --rate 50/s --dry-run",
             "dead redrive q 1-0 2-0 --yes",
             "dead purge q --all",
+            "enqueue q --name n --keep-result 1h --wait",
+            "enqueue q --name n --keep-result 1h --wait=30s --json",
+            "jobs wait q 1-0 --timeout 30s --json",
             "cron list",
             "cron list q --runs 5 --limit 10 --json",
             "cron set id --queue q --cron @daily --zone Europe/Bucharest --name n --payload x --missed all:5 --overlap skip --paused \
@@ -325,6 +328,7 @@ mod tests {
                 "--at",
             ),
             ("jobs list q --state asleep", "asleep"),
+            ("enqueue q --name n --wait", "--keep-result"),
             ("cron set id --queue q --name n", "--cron"),
             (
                 "cron set id --queue q --name n --every 10m --cron @daily",

@@ -13,6 +13,7 @@ use millstream::{Durability, Enqueued, NewJob, OnConflict, QueueName, config};
 use super::args::Globals;
 use super::connect::connect_to_store;
 use super::failure::{is_closed_pipe, usage};
+use super::wait::wait;
 use super::{output, parse};
 
 /// Put a job into a queue and print its id. The payload is stored as it is given, byte for byte.
@@ -64,6 +65,13 @@ pub(crate) struct Enqueue {
     /// Dead-letter the job if it is not completed this long from now, all waits and attempts together
     #[arg(long, value_parser = parse::window, value_name = "DURATION")]
     deadline: Option<Duration>,
+    /// Keep what the handler gives back for this long after the job is completed, for jobs wait
+    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
+    keep_result: Option<Duration>,
+    /// Wait until the job ends, for 5m or as long as given, and print what its handler gave back instead of the id
+    #[arg(long, value_parser = parse::duration, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5m",
+          require_equals = true, requires = "keep_result", conflicts_with = "count")]
+    wait: Option<Duration>,
     /// Return only once the job is that safe: memory, replicas:N (WAIT) or fsync (WAITAOF) [default: memory].
     /// fsync needs Redis 7.2 or Valkey 7.2 with appendonly yes. A level that is not reached exits 1, although the job is stored
     #[arg(long, value_parser = parse::durability, value_name = "LEVEL")]
@@ -90,6 +98,12 @@ impl Enqueue {
         };
         if self.count == 1 {
             let enqueued = queue.enqueue(job).await?;
+            if let Some(timeout) = self.wait {
+                self.confirm(std::slice::from_ref(&enqueued))?;
+                // So that nobody who loses patience has lost the job.
+                tracing::info!(job = %enqueued.id, duplicate = enqueued.duplicate, "waiting");
+                return wait(&queue, &enqueued.id, timeout, self.json).await;
+            }
             self.print_all(std::slice::from_ref(&enqueued))?;
             return self.confirm(std::slice::from_ref(&enqueued));
         }
@@ -148,6 +162,9 @@ impl Enqueue {
         job = job.on_conflict(self.on_conflict);
         if let Some(group) = &self.group {
             job = job.group(group);
+        }
+        if let Some(ttl) = self.keep_result {
+            job = job.keep_result(ttl);
         }
         if let Some(attempts) = self.max_attempts {
             job = job.max_attempts(attempts);

@@ -13,6 +13,7 @@ use millstream::{JobId, QueueName};
 use super::args::Globals;
 use super::connect::connect;
 use super::update::Update;
+use super::wait::Wait;
 use super::{output, parse};
 
 /// List, show, cancel or start unfinished jobs.
@@ -26,6 +27,8 @@ pub(crate) enum Jobs {
     Cancel(Cancel),
     /// Make scheduled jobs ready at once, ahead of the others
     RunNow(RunNow),
+    /// Wait until a job ends, and print what its handler gave back
+    Wait(Wait),
     /// Change the payload or the time of a job that waits
     Update(Update),
 }
@@ -37,6 +40,7 @@ impl Jobs {
             Self::Show(command) => command.run(globals).await,
             Self::Cancel(command) => command.run(globals).await,
             Self::RunNow(command) => command.run(globals).await,
+            Self::Wait(command) => command.run(globals).await,
             Self::Update(command) => command.run(globals).await,
         }
     }

@@ -36,6 +36,7 @@ mod signals;
 mod stats;
 mod top;
 mod update;
+mod wait;
 mod workers;
 
 use std::process::ExitCode;

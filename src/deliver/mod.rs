@@ -53,6 +53,7 @@ mod testing {
             },
             deadline: Instant::now() + Duration::from_secs(3600),
             cancel: CancellationToken::new(),
+            result: Default::default(),
             handed_out: Default::default(),
         }
     }

@@ -79,6 +79,11 @@ impl Inspector {
     }
 
     /// Wherever the job is, with its payload.
+    /// Where the job is, for those who wait for its end.
+    pub(crate) async fn find_brief(&self, id: &JobId) -> Result<Option<JobView>> {
+        self.find(id).await
+    }
+
     pub(super) async fn find(&self, id: &JobId) -> Result<Option<JobView>> {
         let record = self.record(id).await?;
         if let Some(record) = &record

@@ -338,6 +338,13 @@ impl NewJob {
         self
     }
 
+    /// Keeps what the handler gives back for `ttl` from the completion, for [`crate::Queue::wait`]. Without this it is dropped.
+    #[must_use]
+    pub fn keep_result(mut self, ttl: Duration) -> Self {
+        self.meta.result_ms = Some(millis(ttl));
+        self
+    }
+
     /// Keeps a header with the job: handlers see it, and a forwarded request carries it.
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -455,6 +462,12 @@ impl NewJob {
                 format!("1 to {}", config::MAX_ATTEMPTS_MAX),
             );
         }
+        if let Some(ttl) = self.meta.result_ms
+            && !(1..=millis(config::HORIZON_MAX)).contains(&ttl)
+        {
+            let reason = format!("1ms to {}", humantime::format_duration(config::HORIZON_MAX));
+            return invalid("keep_result", format!("{ttl}ms"), reason);
+        }
         if let Some(timeout) = self.meta.timeout_ms
             && !(1..=millis(config::TIMEOUT_MAX)).contains(&timeout)
         {
@@ -521,6 +534,9 @@ pub(crate) struct Meta {
     /// How often the job was taken from a worker that stopped renewing; written by the reclaim script.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) stalls: u32,
+    /// For how long what the handler gives back is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) result_ms: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) codec: Codec,
     /// The id of the key that sealed the payload.
@@ -671,6 +687,7 @@ mod tests {
             ("timeout", job().timeout(Duration::ZERO)),
             ("traceparent", job().traceparent("00-0-0-0")),
             ("tracestate", job().tracestate("a\n")),
+            ("keep_result", job().keep_result(Duration::ZERO)),
         ] {
             match job.check(10) {
                 Err(Error::InvalidJob { field: named, .. }) => assert_eq!(named, field),

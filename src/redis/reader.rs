@@ -113,6 +113,35 @@ impl Reader {
             .await
     }
 
+    /// Entries of `streams` behind those of `after`, waiting up to `block` for the first. No group, no delivery: any number
+    /// may follow the same streams.
+    pub(crate) async fn follow(
+        &self,
+        streams: &[&Key],
+        after: &[String],
+        block: Duration,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        let options = Options {
+            timeout: Some(block + Duration::from_secs(2)),
+            max_attempts: Some(1),
+            ..Options::default()
+        };
+        let block_ms = u64::try_from(block.as_millis()).unwrap_or(5_000).max(1);
+        let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
+        let ids: Vec<&str> = after.iter().map(String::as_str).collect();
+        let client = self.link.client();
+        if !client.is_connected() {
+            return Err(ReadFailure::Lost(away().details().to_owned()));
+        }
+        let reply: std::result::Result<Value, _> = client
+            .with_options(&options)
+            .xread(Some(1_000), Some(block_ms), keys, ids)
+            .await;
+        reply
+            .map(|value| entries_of(value, streams))
+            .map_err(|error| ReadFailure::Lost(error.details().to_owned()))
+    }
+
     async fn group_read(
         &self,
         streams: &[&Key],

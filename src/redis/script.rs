@@ -148,6 +148,7 @@ pub(crate) static COMPLETE: Script = Script::new(
         "history",
         "count",
         "grouped",
+        "kept",
         "entries..",
     ],
 );

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -21,6 +21,7 @@ use crate::callers::Callers;
 use crate::error::Error;
 use crate::metrics::handles::Working;
 use crate::redis::Patience;
+use crate::results::Kept;
 
 /// How long a handler that was told to give up may tidy up before it is dropped.
 const TIDY_UP: Duration = Duration::from_millis(500);
@@ -60,6 +61,8 @@ pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     pub(crate) took: Duration,
     pub(crate) max_attempts: u32,
+    /// What is kept of it.
+    pub(crate) result: Option<Kept>,
 }
 
 /// What every attempt of a worker shares.
@@ -80,17 +83,52 @@ impl Runner {
         let began = Instant::now();
         let Work { delivery, grip } = work;
         let max_attempts = delivery.meta.max_attempts.unwrap_or(self.max_attempts);
-        let outcome = self.outcome(&delivery, &grip, max_attempts).await;
+        let mut kept = None;
+        let outcome = self
+            .outcome(&delivery, &grip, max_attempts, &mut kept)
+            .await;
         grip.end();
+        let took = began.elapsed();
+        let (outcome, result) = self.with_result(&delivery, outcome, kept, took);
         Finished {
             delivery,
             outcome,
-            took: began.elapsed(),
+            took,
             max_attempts,
+            result,
         }
     }
 
-    async fn outcome(&self, delivery: &Delivery, grip: &Grip, max_attempts: u32) -> Outcome {
+    /// What is kept of a job whose producer asked for that. It is no success if it cannot be.
+    fn with_result(
+        &self,
+        delivery: &Delivery,
+        outcome: Outcome,
+        context: Option<Context>,
+        took: Duration,
+    ) -> (Outcome, Option<Kept>) {
+        let (Outcome::Done, Some(ttl_ms), Some(context)) =
+            (&outcome, delivery.meta.result_ms, context)
+        else {
+            return (outcome, None);
+        };
+        let given = context.inner.result.lock();
+        let value = given.unwrap_or_else(PoisonError::into_inner).take();
+        let (name, attempt) = (&delivery.name, delivery.attempt);
+        match Kept::new(&self.broker, name, attempt, took, value, ttl_ms) {
+            Ok(kept) => (outcome, Some(kept)),
+            Err(error) => (Outcome::Failed(error.into()), None),
+        }
+    }
+
+    /// `kept`: the context of a job whose result is wanted, for afterwards.
+    async fn outcome(
+        &self,
+        delivery: &Delivery,
+        grip: &Grip,
+        max_attempts: u32,
+        kept: &mut Option<Context>,
+    ) -> Outcome {
         let cancel = &grip.cancel;
         if cancel.is_cancelled() {
             // Lost or cancelled while it waited for a slot.
@@ -153,10 +191,14 @@ impl Runner {
                 max_attempts,
                 meta: delivery.meta.clone(),
                 deadline: Instant::now() + timeout,
+                result: Mutex::new(None),
                 cancel: cancel.clone(),
                 handed_out: OnceCell::new(),
             }),
         };
+        if context.keeps_result() {
+            *kept = Some(context.clone());
+        }
         grip.begin(timeout);
         self.counted.started(delivery.entry);
         let called = Instant::now();
@@ -263,7 +305,7 @@ impl Runner {
 }
 
 /// The message of a panic, if it has one.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")

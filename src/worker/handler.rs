@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use once_cell::sync::OnceCell;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,8 @@ pub(crate) struct Attempt {
     pub(crate) max_attempts: u32,
     pub(crate) meta: Meta,
     pub(crate) deadline: Instant,
+    /// What the handler has given back, if it is to be kept.
+    pub(crate) result: Mutex<Option<(Codec, Bytes)>>,
     pub(crate) cancel: CancellationToken,
     /// What the handler is given of it, once it asks: cancelling that must not look like the engine's word.
     pub(crate) handed_out: OnceCell<CancellationToken>,
@@ -151,6 +154,42 @@ impl Context {
         self.inner.meta.tracestate.as_deref()
     }
 
+    /// Gives `value` back, in MessagePack, if the producer of the job wants it kept; else it costs nothing. It is stored when the
+    /// handler returns `Ok`. Called again, it takes the place of the former value. [`crate::WorkerBuilder::handle_with_result`]
+    /// does so by itself.
+    ///
+    /// # Errors
+    /// [`crate::Error::Encode`], [`crate::Error::PayloadTooLarge`] above 1 MiB.
+    pub fn set_result<T: Serialize + ?Sized>(&self, value: &T) -> Result<()> {
+        if !self.keeps_result() {
+            return Ok(());
+        }
+        self.put_result(Codec::MsgPack, Codec::MsgPack.encode(self.name(), value)?)
+    }
+
+    /// [`Context::set_result`] with bytes that are passed through.
+    ///
+    /// # Errors
+    /// [`crate::Error::PayloadTooLarge`] above 1 MiB.
+    pub fn set_result_raw(&self, value: impl Into<Bytes>) -> Result<()> {
+        match self.keeps_result() {
+            true => self.put_result(Codec::Raw, value.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the producer of the job wants what the handler gives back.
+    pub fn keeps_result(&self) -> bool {
+        self.inner.meta.result_ms.is_some()
+    }
+
+    fn put_result(&self, codec: Codec, value: Bytes) -> Result<()> {
+        crate::results::check_size(self.name(), &value)?;
+        let result = self.inner.result.lock();
+        *result.unwrap_or_else(PoisonError::into_inner) = Some((codec, value));
+        Ok(())
+    }
+
     /// Fires when this attempt's work is no longer wanted: the job was cancelled, its lease was lost,
     /// its time is up, or the worker's shutdown deadline has come.
     pub fn cancelled(&self) -> &CancellationToken {
@@ -232,6 +271,14 @@ impl JobError {
         Self {
             kind: JobErrorKind::Snoozed { after },
             ..Self::failed("")
+        }
+    }
+
+    /// The same for another job.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            message: self.message.clone(),
+            ..*self
         }
     }
 

@@ -1,6 +1,7 @@
 //! The worker: claims jobs, runs their handlers, settles them. Settings and life cycle are here; the loops have a file each.
 
 pub(crate) mod attempt;
+pub mod batch;
 pub(crate) mod circuit;
 pub(crate) mod claim;
 pub(crate) mod drain;
@@ -26,6 +27,8 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::job::QueueName;
 use attempt::Handlers;
+use batch::Batches;
+pub use batch::{BatchJob, BatchSettings};
 pub use circuit::{Circuit, CircuitState, SharedLimit};
 use handler::{Context, Handler, JobError};
 pub use health::WorkerHealth;
@@ -62,6 +65,8 @@ pub struct WorkerBuilder {
     /// Unless given: 5 s, or a sixth of a shorter lease.
     sweep: Option<Duration>,
     handlers: Handlers,
+    /// Of its batch handlers, to be checked.
+    batches: Vec<BatchSettings>,
 }
 
 impl std::fmt::Debug for WorkerBuilder {
@@ -118,6 +123,7 @@ impl WorkerBuilder {
             prefetch: None,
             sweep: None,
             handlers: Handlers::default(),
+            batches: Vec::new(),
         }
     }
 
@@ -256,11 +262,67 @@ impl WorkerBuilder {
         })
     }
 
+    /// [`WorkerBuilder::handle`], and what the handler gives back is kept in MessagePack for those jobs whose producer asked for
+    /// it by [`crate::NewJob::keep_result`]; [`crate::Queue::wait`] gets it. For other jobs it is not even encoded.
+    #[must_use]
+    pub fn handle_with_result<T, R, F, Fut>(self, name: impl Into<String>, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: serde::Serialize + Send + 'static,
+        F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, JobError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.handle_raw(name, move |job: Context| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let payload = job.decode::<T>()?;
+                let value = handler(payload, job.clone()).await?;
+                Ok(job.set_result(&value)?)
+            }
+        })
+    }
+
     /// Runs `handler` for jobs called `name`; it reads the payload itself.
     #[must_use]
     pub fn handle_raw(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
         self.handlers.by_name.insert(name.into(), Arc::new(handler));
         self
+    }
+
+    /// Runs `handler` for jobs called `name`, several at a time: as many as are there, up to `max_jobs`, or what has come when the
+    /// first has waited for `max_wait`. Each job is settled on its own ([`BatchJob::done`], [`BatchJob::fail`]); those that are
+    /// not when the handler returns end as it does. Leases, time limits, cancellation and the worker's stop are as for single
+    /// jobs, and each job takes a slot: give the worker a concurrency of at least `max_jobs`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream::{BatchJob, BatchSettings, JobError, WorkerBuilder};
+    /// # async fn index(_: &[u64]) -> Result<(), JobError> { Ok(()) }
+    /// # fn with(worker: WorkerBuilder) -> WorkerBuilder {
+    /// let settings = BatchSettings { max_jobs: 100, max_wait: Duration::from_millis(50) };
+    /// worker.concurrency(200).handle_batch("index", settings, |jobs: Vec<BatchJob<u64>>| async move {
+    ///     let (odd, even): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.payload % 2 == 1);
+    ///     odd.into_iter().for_each(|job| job.fail(JobError::refuse("not an even one")));
+    ///     let ids: Vec<u64> = even.iter().map(|job| job.payload).collect();
+    ///     index(&ids).await // what is left ends as this does
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn handle_batch<T, F, Fut>(
+        mut self,
+        name: impl Into<String>,
+        settings: BatchSettings,
+        handler: F,
+    ) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(Vec<BatchJob<T>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), JobError>> + Send + 'static,
+    {
+        self.batches.push(settings);
+        self.handle_raw(name, Batches::new(settings, handler))
     }
 
     /// Runs `handler` for every job that no other handler is named for.
@@ -283,6 +345,7 @@ impl WorkerBuilder {
                 "give the worker at least one handler",
             ));
         }
+        self.batches.iter().try_for_each(BatchSettings::check)?;
         let count =
             |name: &str, value: usize, min: usize, max: usize| match (min..=max).contains(&value) {
                 true => Ok(()),

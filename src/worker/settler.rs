@@ -68,17 +68,20 @@ impl Settler {
                 outcome => outcome,
             };
             match settle(attempt, max_attempts, outcome, &self.backoff, luck) {
-                Settlement::Complete => done.push((finished.delivery, finished.took)),
+                Settlement::Complete => {
+                    done.push((finished.delivery, finished.took, finished.result))
+                }
                 settlement => others.push((finished.delivery, settlement)),
             }
         }
         for lane in Lane::ALL {
             let done: Vec<Done<'_>> = done
                 .iter()
-                .filter(|(delivery, _)| delivery.lane == lane)
-                .map(|(delivery, took)| Done {
+                .filter(|(delivery, ..)| delivery.lane == lane)
+                .map(|(delivery, took, result)| Done {
                     delivery,
                     took: *took,
+                    result: result.as_ref(),
                 })
                 .collect();
             if !done.is_empty() {

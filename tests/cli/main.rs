@@ -18,4 +18,5 @@ mod reload;
 mod seal;
 mod support;
 mod terminal;
+mod wait;
 mod webhooks_doc;

@@ -8,7 +8,7 @@ use crate::support::{Fixture, PATIENCE};
 
 fn done(deliveries: &[Delivery]) -> Vec<Done<'_>> {
     let took = Duration::from_millis(7);
-    let done = deliveries.iter().map(|delivery| Done { delivery, took });
+    let done = deliveries.iter().map(|delivery| Done::new(delivery, took));
     done.collect()
 }
 

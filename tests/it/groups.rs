@@ -371,10 +371,7 @@ async fn a_call_that_is_sent_again_takes_and_frees_no_slot_twice() {
     for _ in 0..2 {
         let mut caller = millstream::broker::Caller::after("w", 6);
         let took = std::time::Duration::ZERO;
-        let done = [millstream::broker::Done {
-            delivery: &job,
-            took,
-        }];
+        let done = [millstream::broker::Done::new(&job, took)];
         let lost = t.broker.complete(&mut caller, job.lane, &done, 0, PATIENCE);
         assert_eq!(lost.await.unwrap(), []);
         t.assert_slots("a", 1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream::broker::doctor::Part;
-use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Promotion};
+use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Promotion};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
 use millstream::schedule::{Schedule, Schedules};
@@ -46,6 +46,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "limits",
             "payloads",
             "ready:suspect",
+            "results",
             UNIQUE,
         ],
     ),
@@ -378,10 +379,14 @@ impl Stage {
                 .await
                 .map(drop),
             "complete" => {
+                let kept = Kept {
+                    stored: "{}\n".into(),
+                    ttl_ms: 60_000,
+                };
                 let took = Duration::ZERO;
-                let done = [millstream::broker::Done {
-                    delivery: running,
-                    took,
+                let done = [Done {
+                    result: Some(&kept),
+                    ..Done::new(running, took)
                 }];
                 broker
                     .complete(&mut caller, running.lane, &done, 100, PATIENCE)
@@ -498,7 +503,7 @@ fn every_script_is_in_the_list() {
             "claim" => 1,
             "stats" | "audit" => 2,
             "enqueue" => 1,
-            "complete" => 5,
+            "complete" => 6,
             "retry" | "dead_letter" | "reclaim" | "mend" => -1,
             _ => 0,
         };

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod batch;
 mod cancel;
 mod claim;
 mod complete;
@@ -40,6 +41,7 @@ mod readme;
 mod reclaim;
 mod redrive;
 mod release;
+mod results;
 mod retry;
 mod run_now;
 #[cfg(feature = "encryption")]

@@ -66,10 +66,7 @@ impl Hand {
         let (lane, entries) = (delivery.lane, &[delivery.entry]);
         match what {
             Move::Complete => {
-                let done = [Done {
-                    delivery,
-                    took: std::time::Duration::from_millis(7),
-                }];
+                let done = [Done::new(delivery, std::time::Duration::from_millis(7))];
                 let lost = broker.complete(caller, lane, &done, 0, PATIENCE).await;
                 won_unless(lost.unwrap() == entries)
             }

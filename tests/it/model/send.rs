@@ -57,10 +57,9 @@ impl World<'_> {
             }
             Call::Complete(lane, deliveries, keep) => {
                 let took = Duration::from_millis(7);
-                let done = deliveries.iter().map(|at| Done {
-                    delivery: &self.deliveries[*at],
-                    took,
-                });
+                let done = deliveries
+                    .iter()
+                    .map(|at| Done::new(&self.deliveries[*at], took));
                 let (done, keep) = (done.collect::<Vec<_>>(), if *keep { 100 } else { 0 });
                 let lost = broker.complete(&mut by, *lane, &done, keep, PATIENCE).await;
                 lost.map(Reply::Lost)

@@ -104,7 +104,7 @@ impl Fixture {
         let took = Duration::from_millis(7);
         let done: Vec<Done<'_>> = deliveries
             .iter()
-            .map(|delivery| Done { delivery, took })
+            .map(|delivery| Done::new(delivery, took))
             .collect();
         let lane = deliveries[0].lane;
         self.broker

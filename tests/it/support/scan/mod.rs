@@ -153,6 +153,12 @@ impl Scan {
             ("upkeep", StoredKey::Text { value, .. }) if expiry > 0 => {
                 self.upkeeper = Some(text(&value));
             }
+            ("results", StoredKey::Stream { .. }) => {}
+            (result, StoredKey::Text { value, .. }) if result.starts_with("result:") => {
+                if expiry < 0 || !value.starts_with(b"{") {
+                    self.fault(format!("{result} never expires, or has no head"));
+                }
+            }
             (unique, StoredKey::Text { value, .. }) if unique.starts_with("unique:") => {
                 if expiry < 0 {
                     self.fault(format!("{unique} never expires"));
