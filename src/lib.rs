@@ -122,3 +122,8 @@ struct SchedulesPage;
 #[doc = include_str!("../docs/results.md")]
 #[doc = include_str!("../docs/batches.md")]
 struct ResultsAndBatchesPages;
+
+/// The code of the library guide, compiled.
+#[cfg(all(doctest, feature = "private-redis"))]
+#[doc = include_str!("../docs/library.md")]
+struct LibraryGuide;

@@ -225,3 +225,49 @@ fn a_page_is_read_as_a_reader_would() {
     let worker = format!("7-{}", id.replace('-', ""));
     assert_eq!(shape_of(&worker), "0-0");
 }
+
+/// The anchor that a heading gets: lower case, without marks, spaces as hyphens.
+fn anchor_of(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn every_link_of_the_book_leads_somewhere_and_every_page_is_in_it() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let entries = std::fs::read_dir(root.join("docs")).unwrap();
+    let mut pages: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let summary = read(&root.join("docs/SUMMARY.md"));
+    for page in &pages {
+        let name = page.file_name().unwrap().to_string_lossy().into_owned();
+        let listed = name == "SUMMARY.md" || summary.contains(&format!("]({name})"));
+        assert!(listed, "{name} is not in docs/SUMMARY.md");
+    }
+    pages.push(root.join("README.md"));
+    for page in &pages {
+        let text = read(page);
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            if !anchor.is_empty() {
+                let target = read(&target);
+                let mut headings = target.lines().filter(|line| line.starts_with('#'));
+                let found = headings.any(|heading| anchor_of(heading) == anchor);
+                assert!(found, "{}: {link} has no such heading", page.display());
+            }
+        }
+    }
+}
