@@ -57,16 +57,16 @@ impl Show {
 
 /// Set what limits a queue.
 #[derive(Debug, Args)]
-#[group(id = "limit", required = true, args = ["max_depth", "no_max_depth"])]
 pub(crate) struct Set {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
     /// Unfinished jobs at most (ready, running, scheduled and held together): enqueues beyond are refused, nothing is dropped
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=config::DEPTH_MAX))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=config::DEPTH_MAX),
+          required_unless_present = "no_max_depth")]
     max_depth: Option<u64>,
     /// Take the limit away
-    #[arg(long)]
+    #[arg(long, conflicts_with = "max_depth")]
     no_max_depth: bool,
 }
 

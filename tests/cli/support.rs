@@ -1,7 +1,7 @@
 //! A private Redis, and the `millstream` binary against it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use millstream::private_redis::{Options, PrivateRedis};
@@ -117,7 +117,7 @@ pub(crate) fn bare(args: &[&str]) -> Command {
 /// A gateway with the settings of `mill.toml`, whose log is read line by line.
 pub(crate) struct Served {
     pub(crate) process: Process,
-    log: BufReader<ChildStderr>,
+    log: std::sync::mpsc::Receiver<String>,
     pub(crate) address: String,
 }
 
@@ -129,7 +129,15 @@ impl Served {
         command.envs(env.iter().copied());
         let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
         let mut served = Self {
             process: Process(child),
             log,
@@ -142,17 +150,16 @@ impl Served {
 
     /// The next line of the log that says this.
     pub(crate) fn line(&mut self, says: &str) -> Value {
-        let mut seen = String::new();
+        let mut seen = Vec::new();
         loop {
-            let from = seen.len();
-            assert!(
-                self.log.read_line(&mut seen).unwrap() > 0,
-                "{says:?} is not in {seen}"
-            );
-            let line: Value = serde_json::from_str(&seen[from..]).unwrap();
+            let Ok(text) = self.log.recv_timeout(PATIENCE) else {
+                panic!("{says:?} is not in {seen:#?}");
+            };
+            let line: Value = serde_json::from_str(&text).unwrap();
             if line["message"].as_str().unwrap().contains(says) {
                 return line;
             }
+            seen.push(text);
         }
     }
 }
