@@ -142,7 +142,7 @@ pub(crate) struct Set {
     #[arg(long, value_parser = parse::duration, value_name = "DURATION")]
     every: Option<Duration>,
     /// The time zone whose clocks --cron means, as in Europe/Bucharest [default: UTC]
-    #[arg(long, value_name = "ZONE", requires = "cron")]
+    #[arg(long, value_name = "ZONE", conflicts_with = "every")]
     zone: Option<String>,
     /// The name of its jobs; workers choose the handler by it
     #[arg(long)]

@@ -18,7 +18,9 @@ use super::{output, parse};
 
 /// Change a job that waits. One that runs, is dead or is finished stays as it is, and the command says so and exits 1.
 #[derive(Debug, Args)]
-#[group(id = "change", required = true, multiple = true, args = ["payload", "payload_file", "delay", "at"])]
+#[command(
+    group(clap::ArgGroup::new("change").required(true).multiple(true).args(["payload", "payload_file", "delay", "at"])),
+)]
 pub(crate) struct Update {
     /// The queue
     #[arg(value_parser = parse::queue)]

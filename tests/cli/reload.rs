@@ -80,7 +80,7 @@ fn sighup_takes_new_secrets_over_and_a_bad_one_keeps_the_old_and_says_so() {
     ] {
         write(name, text);
         served.process.signal("HUP");
-        let line = served.line("the old secrets stay in force");
+        let line = served.line("stay in force");
         let said = line["message"].as_str().unwrap();
         assert!(said.contains(place) && !said.contains("hunter"), "{said}");
         assert_eq!(

@@ -88,7 +88,7 @@ fn every_console_line_prints_what_the_page_says() {
 }
 
 /// Flags of `enqueue` that say nothing of a job, or say it as another option does.
-const NOT_OF_A_JOB: &[&str] = &["count", "json", "payload_file"];
+const NOT_OF_A_JOB: &[&str] = &["count", "json", "payload_file", "wait"];
 
 #[test]
 fn what_can_be_said_on_the_command_line_can_be_said_over_http() {
@@ -109,7 +109,7 @@ fn what_can_be_said_on_the_command_line_can_be_said_over_http() {
     let own = help.split("Global options").next().unwrap();
     let flags = own.lines().filter_map(|line| {
         let flag = line.trim_start().strip_prefix("--")?;
-        let name = flag.split([' ', '=']).next()?.replace('-', "_");
+        let name = flag.split([' ', '=', '[']).next()?.replace('-', "_");
         (!NOT_OF_A_JOB.contains(&name.as_str())).then_some(name)
     });
     let flags: Vec<String> = flags.collect();

@@ -179,6 +179,15 @@ pub(super) const OPTIONS: &[JobOption] = &[
         },
     ),
     option(
+        "keep_result",
+        r#"{"type": "string", "description": "Keep what the handler gives back for this long, for whoever waits for it."}"#,
+        r#""1h""#,
+        |draft, value| {
+            let kept = duration(value)?;
+            draft.change(|job| job.keep_result(kept))
+        },
+    ),
+    option(
         "headers",
         r#"{"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 64, "description": "Kept with the job: handlers see them, and a forwarded request carries them. At most 16 KiB together."}"#,
         r#"{"x-request-id": "7f3a"}"#,
