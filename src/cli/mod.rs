@@ -72,7 +72,7 @@ fn parse_arguments() -> Result<Cli, clap::Error> {
     })?;
     // A URL of the environment is where the work is done: nobody's work shall be measured by accident.
     let written = matches.value_source("redis_url") == Some(ValueSource::CommandLine);
-    if matches!(cli.command, Command::Bench(_)) && !written {
+    if matches!(&cli.command, Command::Bench(bench) if bench.picks_its_server()) && !written {
         cli.globals.redis_url = None;
     }
     Ok(cli)

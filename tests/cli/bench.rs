@@ -36,7 +36,8 @@ fn the_bench_measures_everything_beside_a_bare_client_and_finds_every_job_once()
         }
     }
     let times = report["latency"].as_array().unwrap();
-    assert_eq!(times.len(), 2);
+    // At two fixed rates, and at half of what went in and out at once.
+    assert_eq!(times.len(), 3);
     for time in times.iter().chain([&report["call"]]) {
         for side in ["millstream_us", "bare_us"] {
             let told = |share: &str| time[side][share].as_f64();
@@ -46,6 +47,7 @@ fn the_bench_measures_everything_beside_a_bare_client_and_finds_every_job_once()
     }
     assert!(report["delayed"]["millstream_us"]["p50"].is_number());
     assert!(report["memory"]["bytes_per_waiting_job"].as_f64() > Some(200.0));
+    assert!(report["idle_commands_per_second"].as_f64() > Some(0.0));
     assert_eq!(report["server"]["persistence"], "none");
     assert_eq!(report["problems"], Value::Array(vec![]));
 }
@@ -73,6 +75,23 @@ fn the_bench_leaves_nothing_on_a_server_that_it_is_given_and_does_not_touch_the_
     let keys = cli.json(&["stats", "--json"]);
     assert!(!keys.to_string().contains("bench"), "{keys}");
     assert_eq!(cli.json(&["stats", "mail", "--json"])["ready"], 1);
+}
+
+#[test]
+fn processes_of_workers_empty_several_queues_and_every_job_is_found_once() {
+    let spread = ["--processes", "2", "--queues", "3", "--queue-depth", "30"];
+    let args = [TINY, &["--only", "bulk,drain,both"], &spread].concat();
+    let output = bare(&args).stdin(Stdio::null()).output().unwrap();
+
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["settings"]["processes"], 2);
+    assert_eq!(report["settings"]["queues"], 3);
+    let memory = &report["worker_memory"];
+    assert!(memory["end_bytes"].as_u64() > Some(1 << 20), "{memory}");
+    assert!(memory["end_bytes"].as_u64() <= memory["most_bytes"].as_u64());
+    assert_eq!(report["problems"], Value::Array(vec![]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Beside the engine's own, this is the one room of the program that knows the Redis client: the bare client is what a careful
 //! user of the same library would write, and so the yardstick.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub(super) struct Arena {
     /// `None`: a server of somebody's.
     private: Option<PrivateRedis>,
     url: String,
+    pub(super) redis: RedisSettings,
     persistence: Persistence,
     pub(super) client: Millstream,
     pub(super) bare: Client,
@@ -98,11 +100,13 @@ impl Arena {
             redis_url: Some(url.clone()),
             ..globals.clone()
         };
-        let client = connect_to(&RedisSettings::merge(&globals, None), 1 << 20).await?;
+        let redis = RedisSettings::merge(&globals, None);
+        let client = connect_to(&redis, 1 << 20).await?;
         let bare = connect_bare(&url).await?;
         Ok(Self {
             private,
             url,
+            redis,
             persistence,
             client,
             bare,
@@ -111,6 +115,12 @@ impl Arena {
             measurements: AtomicU64::new(0),
             queues: Mutex::default(),
         })
+    }
+
+    /// `host:port` of the server that was started for this bench.
+    pub(super) fn private_address(&self) -> Option<&str> {
+        self.private.as_ref()?;
+        self.url.strip_prefix("redis://")
     }
 
     /// Where the server is.
@@ -126,6 +136,16 @@ impl Arena {
     /// A queue that nothing else uses; what those before it left is removed first, so that no measurement depends on another.
     pub(super) async fn new_queue(&self) -> anyhow::Result<Queue> {
         self.remove().await?;
+        self.add_queue()
+    }
+
+    /// As many queues as the load is spread over, in the same way.
+    pub(super) async fn new_queues(&self) -> anyhow::Result<Vec<Queue>> {
+        self.remove().await?;
+        (0..self.load.queues).map(|_| self.add_queue()).collect()
+    }
+
+    fn add_queue(&self) -> anyhow::Result<Queue> {
         let number = self.measurements.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.name);
         self.queues().push(name.clone());
@@ -136,6 +156,15 @@ impl Arena {
     pub(super) async fn new_stream(&self) -> anyhow::Result<String> {
         let queue = self.new_queue().await?;
         Ok(bare_stream(queue.name().as_str()))
+    }
+
+    /// The calls of 1,000 that enqueue the jobs with these numbers, and which of the queues each goes to; with many queues and few
+    /// jobs the calls are smaller, so that each queue gets its share.
+    pub(super) fn calls(&self, jobs: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
+        let queues = u64::from(self.load.queues);
+        let size = (jobs.end - jobs.start).div_ceil(queues).clamp(1, BULK);
+        let starts = jobs.clone().step_by(size as usize).enumerate();
+        starts.map(move |(call, from)| (call % queues as usize, from..jobs.end.min(from + size)))
     }
 
     fn queues(&self) -> std::sync::MutexGuard<'_, Vec<String>> {

@@ -1,70 +1,69 @@
 //! The scenarios, done by Millstream with its defaults.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::future::try_join_all;
-use millstream::{Context, Queue, Worker};
-use tokio::sync::Notify;
+use millstream::{Context, Queue};
 
 use super::Scenario;
 use super::arena::{Arena, BULK};
+use super::crew::Crew;
 use super::latency::{Times, open_loop};
-use super::report::Cost;
+use super::monitor;
+use super::report::{Cost, Memory};
 
-/// Pause between two looks whether all is settled.
+/// Pause between two looks whether all is settled; longer where the looks begin with the first job.
 const POLL: Duration = Duration::from_millis(1);
-/// Longest wait for the last settlements.
+const WATCH: Duration = Duration::from_millis(20);
+/// Longest wait for the next settlement.
 const SETTLE: Duration = Duration::from_secs(30);
+/// Before an idle worker is watched: what it does at its start is done. And how long it is watched.
+const CALM: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) async fn throughput(arena: &Arena, scenario: Scenario) -> anyhow::Result<Cost> {
-    let queue = arena.new_queue().await?;
+    let queues = arena.new_queues().await?;
     let (jobs, depth) = (arena.load.jobs, arena.load.depth);
     let before = arena.redis_memory().await?;
-    fill(arena, &queue, 0..depth).await?;
+    fill(arena, &queues, 0..depth).await?;
     match scenario {
         Scenario::Enqueue | Scenario::Bulk => {
             let work = async {
                 match scenario {
-                    Scenario::Bulk => fill(arena, &queue, depth..depth + jobs).await,
-                    _ => one_by_one(arena, &queue, depth..depth + jobs).await,
+                    Scenario::Bulk => fill(arena, &queues, depth..depth + jobs).await,
+                    _ => one_by_one(arena, &queues, depth..depth + jobs).await,
                 }
             };
             let mut cost = Cost::of(arena, jobs, work).await?;
-            let stats = arena.client.inspect(queue.name().as_str())?.stats().await?;
-            if stats.ready != depth + jobs || stats.enqueued_total != depth + jobs {
-                let (ready, all) = (stats.ready, depth + jobs);
+            let counts = Counts::of(arena, &queues).await?;
+            if counts.ready != depth + jobs || counts.enqueued != depth + jobs {
+                let (ready, all) = (counts.ready, depth + jobs);
                 cost.problem(format!("{ready} jobs are ready after {all} were enqueued"));
             }
             let after = arena.redis_memory().await?;
             cost.bytes_per_job = Some((after - before) / (depth + jobs) as f64);
             Ok(cost)
         }
-        _ => drain(arena, &queue, scenario).await,
+        _ => drain(arena, &queues, scenario).await,
     }
 }
 
 /// Enqueues the jobs with these numbers in calls of 1,000.
-async fn fill(arena: &Arena, queue: &Queue, jobs: std::ops::Range<u64>) -> anyhow::Result<()> {
-    for from in jobs.clone().step_by(BULK as usize) {
-        let chunk = from..jobs.end.min(from + BULK);
+async fn fill(arena: &Arena, queues: &[Queue], jobs: Range<u64>) -> anyhow::Result<()> {
+    for (queue, chunk) in arena.calls(jobs) {
         let jobs = chunk.map(|index| arena.job(index)).collect();
-        queue.enqueue_all(jobs).await?;
+        queues[queue].enqueue_all(jobs).await?;
     }
     Ok(())
 }
 
-async fn one_by_one(
-    arena: &Arena,
-    queue: &Queue,
-    jobs: std::ops::Range<u64>,
-) -> anyhow::Result<()> {
+async fn one_by_one(arena: &Arena, queues: &[Queue], jobs: Range<u64>) -> anyhow::Result<()> {
     let producers = arena.load.producers;
     // Each caller is a task of its own, as in a program that serves many.
     let callers = (0..producers).map(|caller| {
-        let (queue, jobs) = (queue.clone(), jobs.clone());
+        let queue = queues[caller as usize % queues.len()].clone();
+        let jobs = jobs.clone();
         let payload_bytes = arena.load.payload_bytes;
         tokio::spawn(async move {
             for index in (jobs.start + caller..jobs.end).step_by(producers as usize) {
@@ -79,93 +78,109 @@ async fn one_by_one(
     Ok(())
 }
 
-/// How often each job ran.
-struct Runs {
-    runs: Vec<AtomicU8>,
-    left: AtomicU64,
-    enough: Notify,
+/// What the queues hold, all together.
+#[derive(Default)]
+struct Counts {
+    ready: u64,
+    /// Running, scheduled or dead: nothing of the bench should end there.
+    elsewhere: u64,
+    completed: u64,
+    enqueued: u64,
 }
 
-/// Starts the workers with a handler that only counts.
-async fn start(arena: &Arena, queue: &Queue, runs: &Arc<Runs>) -> anyhow::Result<Vec<Worker>> {
-    let runs = Arc::clone(runs);
-    let handler = move |job: Context| {
-        let runs = Arc::clone(&runs);
-        async move {
-            let number = job
-                .payload()
-                .first_chunk()
-                .map(|bytes| u64::from_le_bytes(*bytes));
-            let ran = number.and_then(|number| runs.runs.get(usize::try_from(number).ok()?));
-            if let Some(ran) = ran {
-                ran.fetch_add(1, Ordering::Relaxed);
-            }
-            // Beyond zero it goes on from the top: then enough have run already.
-            if runs.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                runs.enough.notify_one();
-            }
-            Ok(())
+impl Counts {
+    async fn of(arena: &Arena, queues: &[Queue]) -> anyhow::Result<Self> {
+        let mut counts = Self::default();
+        for queue in queues {
+            let stats = arena.client.inspect(queue.name().as_str())?.stats().await?;
+            counts.ready += stats.ready;
+            counts.elsewhere += stats.running + stats.scheduled + stats.dead;
+            counts.completed += stats.completed_total;
+            counts.enqueued += stats.enqueued_total;
         }
-    };
-    let workers = (0..arena.load.workers).map(|_| async {
-        let worker = arena.client.worker(queue.name().as_str())?;
-        let worker = worker.concurrency(arena.load.concurrency);
-        anyhow::Ok(worker.handle_raw("noop", handler.clone()).start().await?)
-    });
-    try_join_all(workers).await
+        Ok(counts)
+    }
 }
 
-async fn drain(arena: &Arena, queue: &Queue, scenario: Scenario) -> anyhow::Result<Cost> {
+async fn drain(arena: &Arena, queues: &[Queue], scenario: Scenario) -> anyhow::Result<Cost> {
     let (jobs, depth) = (arena.load.jobs, arena.load.depth);
     let all = depth + jobs;
     if scenario == Scenario::Drain {
-        fill(arena, queue, depth..all).await?;
+        fill(arena, queues, depth..all).await?;
     }
-    let runs = Arc::new(Runs {
-        runs: (0..all).map(|_| AtomicU8::new(0)).collect(),
-        left: AtomicU64::new(jobs),
-        enough: Notify::new(),
-    });
-    let inspector = arena.client.inspect(queue.name().as_str())?;
-    let mut workers = Vec::new();
+    let mut crew = Crew::gather(arena, queues, all).await?;
+    let mut memory = Memory::default();
     let mut cost = Cost::of(arena, jobs, async {
-        workers = start(arena, queue, &runs).await?;
+        crew.start(arena).await?;
         if scenario == Scenario::Both {
-            fill(arena, queue, depth..all).await?;
+            fill(arena, queues, depth..all).await?;
         }
-        runs.enough.notified().await;
-        let began = Instant::now();
-        while inspector.stats().await?.completed_total < jobs {
-            anyhow::ensure!(
-                began.elapsed() < SETTLE,
-                "not all jobs were settled in time"
-            );
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+        crew.enough().await;
+        settled(arena, queues, &crew, &mut memory).await
     })
     .await?;
-    for worker in workers {
-        worker.stop().await;
-    }
-    let ran = |times| {
-        runs.runs
-            .iter()
-            .filter(move |runs| runs.load(Ordering::Relaxed) == times)
-    };
-    let (once, never) = (ran(1).count() as u64, ran(0).count() as u64);
-    let stats = inspector.stats().await?;
+    let runs = crew.stop(all).await?;
+    let ran = |times| runs.iter().filter(move |runs| **runs == times).count() as u64;
+    let (once, never) = (ran(1), ran(0));
+    let counts = Counts::of(arena, queues).await?;
     let is_exact = once + never == all
-        && stats.completed_total == once
-        && stats.ready == never
-        && stats.running + stats.scheduled + stats.dead == 0;
+        && counts.completed == once
+        && counts.ready == never
+        && counts.elsewhere == 0;
     if !is_exact {
         cost.problem(format!(
-            "of {all} jobs {once} ran once and {never} never; {} are completed, {} ready, {} running, {} scheduled, {} dead",
-            stats.completed_total, stats.ready, stats.running, stats.scheduled, stats.dead
+            "of {all} jobs {once} ran once and {never} never; {} are completed, {} ready, {} elsewhere",
+            counts.completed, counts.ready, counts.elsewhere
         ));
     }
+    cost.memory = memory;
     Ok(cost)
+}
+
+/// Returns when the jobs of the load are completed, and notes on the way what the workers have in memory.
+async fn settled(
+    arena: &Arena,
+    queues: &[Queue],
+    crew: &Crew,
+    memory: &mut Memory,
+) -> anyhow::Result<()> {
+    let (jobs, all) = (arena.load.jobs, arena.load.jobs + arena.load.depth);
+    let (mut completed, mut since) = (0, Instant::now());
+    loop {
+        let now = Counts::of(arena, queues).await?.completed;
+        if let Some(bytes) = crew.resident_bytes(all) {
+            memory.note(now as f64 / jobs as f64, bytes);
+        }
+        if now >= jobs {
+            return Ok(());
+        }
+        if now > completed {
+            (completed, since) = (now, Instant::now());
+        }
+        anyhow::ensure!(
+            since.elapsed() < SETTLE,
+            "no job was settled for {} s",
+            SETTLE.as_secs()
+        );
+        let pause = if crew.is_elsewhere() { WATCH } else { POLL };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Commands that one worker with nothing to do sends in a second; on somebody else's server, `None`.
+pub(super) async fn idle(arena: &Arena) -> anyhow::Result<Option<f64>> {
+    let Some(address) = arena.private_address() else {
+        return Ok(None);
+    };
+    let queue = arena.new_queue().await?;
+    let worker = arena.client.worker(queue.name().as_str())?;
+    let worker = worker.concurrency(arena.load.concurrency);
+    let handler = |_: Context| std::future::ready(Ok(()));
+    let worker = worker.handle_raw("noop", handler).start().await?;
+    tokio::time::sleep(CALM).await;
+    let commands = monitor::commands(address, IDLE).await?;
+    worker.stop().await;
+    Ok(Some(commands as f64 / IDLE.as_secs_f64()))
 }
 
 /// How long each of `count` calls of a lone caller took, ns.

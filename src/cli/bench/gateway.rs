@@ -63,13 +63,15 @@ impl GatewayBench {
             producers: self.connections.into(),
             concurrency: 1,
             workers: 1,
+            processes: 0,
+            queues: 1,
             payload_bytes: self.body,
             depth: 0,
         };
         let url = globals.redis_url.as_deref();
         let arena = Arena::connect(url, globals, Persistence::None, load).await?;
         let measured = tokio::select! {
-            measured = self.measure(&arena, globals, &bar) => measured,
+            measured = self.measure(&arena, &bar) => measured,
             () = stop.cancelled() => Err(anyhow::anyhow!("interrupted: the bench was stopped before its end")),
         };
         bar.finish_and_clear();
@@ -89,12 +91,7 @@ impl GatewayBench {
         Ok(())
     }
 
-    async fn measure(
-        &self,
-        arena: &Arena,
-        globals: &Globals,
-        bar: &indicatif::ProgressBar,
-    ) -> anyhow::Result<Report> {
+    async fn measure(&self, arena: &Arena, bar: &indicatif::ProgressBar) -> anyhow::Result<Report> {
         let mut report = Report::new(
             arena.circumstances().await?,
             self.connections,
@@ -105,9 +102,7 @@ impl GatewayBench {
             let of = format!("turn {turn} of {}", self.turns);
             bar.set_message(format!("{of}: gateway"));
             let round = self
-                .round(arena, globals, async |senders| {
-                    senders.flat_out(self.turn).await
-                })
+                .round(arena, async |senders| senders.flat_out(self.turn).await)
                 .await?;
             report.ours(round);
             bar.set_message(format!("{of}: bare server"));
@@ -119,13 +114,13 @@ impl GatewayBench {
         let half = report.half();
         bar.set_message(format!("half load, {half:.0} a second"));
         let round = self
-            .round(arena, globals, async |senders| {
+            .round(arena, async |senders| {
                 senders.at_rate(half, self.turn).await
             })
             .await?;
         report.at_half(round);
         bar.set_message("memory");
-        self.memory(arena, globals, &mut report).await?;
+        self.memory(arena, &mut report).await?;
         Ok(report)
     }
 
@@ -133,12 +128,11 @@ impl GatewayBench {
     async fn round(
         &self,
         arena: &Arena,
-        globals: &Globals,
         send: impl AsyncFnOnce(&mut Senders) -> anyhow::Result<Latency>,
     ) -> anyhow::Result<Round> {
         let queue = arena.new_queue().await?;
         let name = queue.name().as_str();
-        let gateway = Child::start(arena.url(), globals, name, self.access_log).await?;
+        let gateway = Child::start(arena, name, self.access_log).await?;
         let mut senders = Senders::connect(gateway.address, self.connections, self.body).await?;
         senders.flat_out(WARM_UP).await?;
         let cpu = arena.redis_cpu().await?;
@@ -154,15 +148,10 @@ impl GatewayBench {
     }
 
     /// What the gateway holds in memory with many connections open, each of which has sent a webhook.
-    async fn memory(
-        &self,
-        arena: &Arena,
-        globals: &Globals,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    async fn memory(&self, arena: &Arena, report: &mut Report) -> anyhow::Result<()> {
         let queue = arena.new_queue().await?;
         let name = queue.name().as_str();
-        let gateway = Child::start(arena.url(), globals, name, self.access_log).await?;
+        let gateway = Child::start(arena, name, self.access_log).await?;
         let before = gateway.resident_bytes();
         let mut senders = Senders::connect(gateway.address, self.idle, self.body).await?;
         senders.once().await?;

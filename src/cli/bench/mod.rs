@@ -1,14 +1,18 @@
 //! `millstream bench`: what the engine does on this machine, with every promise switched on, beside a bare client that does
 //! only what must be done. Both run in turns in one run, so what moves with the machine moves for both, and the ratio stays.
 //!
-//! [`arena`] is the server and both ways to talk to it, [`engine`] and [`bare`] do the same work each in its way, [`latency`]
-//! sends at a fixed rate and takes times, [`report`] tells. [`gateway`] does the same for webhooks over HTTP.
+//! [`arena`] is the server and both ways to talk to it, [`engine`] and [`bare`] do the same work each in its way, [`crew`] is the
+//! engine's workers, here or in processes of their own ([`child`]), [`latency`] sends at a fixed rate and takes times, [`monitor`]
+//! counts what reaches the server, [`report`] tells. [`gateway`] does the same for webhooks over HTTP.
 
 mod arena;
 mod bare;
+mod child;
+mod crew;
 mod engine;
 mod gateway;
 mod latency;
+mod monitor;
 mod report;
 
 use std::time::Duration;
@@ -18,7 +22,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use millstream::private_redis::Persistence;
 
 use super::args::Globals;
-use super::{output, parse, signals};
+use super::{open_files, output, parse, signals};
 use arena::Arena;
 use report::{Report, Side, Timing};
 
@@ -32,6 +36,8 @@ const CALLS: usize = 1_000;
 const DELAYED_RATE: u32 = 200;
 const DELAYED_MAX: usize = 400;
 const DELAY: Duration = Duration::from_secs(1);
+/// Files that a worker has open at most: its connections and what its runtime needs.
+const FILES_PER_WORKER: usize = 12;
 
 /// Measure the engine beside a bare client on the same Redis, in turns: throughput, latency, Redis's CPU and memory per job.
 /// Every job is checked to run exactly once; exit 1 unless all did.
@@ -55,6 +61,12 @@ pub(crate) struct Bench {
     /// Workers in this process that share the draining, each with its own thread and connections, 1 to 64
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// Let so many processes of their own do the draining, each with --workers workers, 1 to 64, and tell what they have in memory
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    processes: Option<u32>,
+    /// Queues that the jobs are spread over, each with workers and slots of its own, 1 to 1000; latency is measured on one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    queues: u32,
     /// Size of a payload: 8B to 1MiB
     #[arg(long, value_name = "SIZE", default_value = "200B", value_parser = payload)]
     payload: usize,
@@ -70,7 +82,7 @@ pub(crate) struct Bench {
     /// Measure only these, separated by commas
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Write JSON: one object with server, settings, throughput, latency, delayed, memory, problems
+    /// Write JSON: one object with server, settings, throughput, latency, delayed, memory, idle, problems
     #[arg(long)]
     json: bool,
 }
@@ -79,6 +91,7 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Other {
     Gateway(gateway::GatewayBench),
+    Crew(crew::CrewProcess),
 }
 
 /// What is measured.
@@ -94,10 +107,13 @@ pub(super) enum Scenario {
     Both,
     /// One caller enqueues one job after the other; bare: XADD
     Call,
-    /// From enqueue to the start of the handler, at 200 and at 2,000 jobs a second; bare: from XADD to the answer of a blocked read
+    /// From enqueue to the start of the handler, at 200 and 2,000 jobs a second, and at half of what `both` gave if it was measured;
+    /// bare: from XADD to the answer of a blocked read
     Latency,
     /// How late delayed jobs start
     Delayed,
+    /// Commands a second of a worker with nothing to do, twelve seconds long; only on a Redis that the bench started
+    Idle,
 }
 
 /// What the private Redis writes to disk.
@@ -138,21 +154,32 @@ pub(super) struct Load {
     pub(super) producers: u64,
     pub(super) concurrency: usize,
     pub(super) workers: u32,
+    /// Processes of workers; none: the workers are in this one.
+    pub(super) processes: u32,
+    pub(super) queues: u32,
     pub(super) payload_bytes: usize,
     /// Jobs that wait already.
     pub(super) depth: u64,
 }
 
 impl Bench {
+    /// Whether nobody but the command line may say where Redis is; a process of workers was told by the bench that started it.
+    pub(crate) fn picks_its_server(&self) -> bool {
+        !matches!(self.other, Some(Other::Crew(_)))
+    }
+
     /// Whether it says how its own Redis is to be set up.
     pub(crate) fn sets_up_redis(&self) -> bool {
         self.persistence != Disk::None
     }
 
     pub(crate) async fn run(mut self, globals: &Globals) -> anyhow::Result<()> {
-        if let Some(Other::Gateway(bench)) = self.other.take() {
-            return bench.run(globals).await;
+        match self.other.take() {
+            Some(Other::Gateway(bench)) => return bench.run(globals).await,
+            Some(Other::Crew(crew)) => return crew.run(globals).await,
+            None => {}
         }
+        open_files::raise((self.queues * self.workers) as usize * FILES_PER_WORKER);
         let stop = signals::shutdown(false)?;
         let url = globals.redis_url.as_deref();
         let bar = output::spinner("starting");
@@ -185,6 +212,8 @@ impl Bench {
             producers: self.producers.into(),
             concurrency: self.concurrency,
             workers: self.workers,
+            processes: self.processes.unwrap_or(0),
+            queues: self.queues,
             payload_bytes: self.payload,
             depth: self.queue_depth.into(),
         }
@@ -235,7 +264,10 @@ impl Bench {
                 report.timing(Timing::Call, Side::Bare, &took);
             }
         }
-        for rate in RATES.into_iter().filter(|_| self.wants(Scenario::Latency)) {
+        // Half of what goes in and out at once, where that was measured.
+        let half = report.both().map(|both| (both / 2.0) as u32);
+        let rates = RATES.into_iter().chain(half.filter(|rate| *rate > 0));
+        for rate in rates.filter(|_| self.wants(Scenario::Latency)) {
             let jobs = self.jobs.min(rate * LATENCY_SECONDS) as usize;
             for turn in 0..self.turns {
                 say(Scenario::Latency, turn, Side::Millstream);
@@ -251,6 +283,10 @@ impl Bench {
             let jobs = DELAYED_MAX.min(self.jobs as usize);
             let late = engine::starts(arena, DELAYED_RATE, jobs, Some(DELAY)).await?;
             report.timing(Timing::Late, Side::Millstream, &late);
+        }
+        if self.wants(Scenario::Idle) {
+            say(Scenario::Idle, 0, Side::Millstream);
+            report.idle = engine::idle(arena).await?;
         }
         Ok(report)
     }

@@ -47,7 +47,29 @@ pub(super) struct Cost {
     jobs_per_second: f64,
     redis_us_per_job: f64,
     pub(super) bytes_per_job: Option<f64>,
+    pub(super) memory: Memory,
     problems: Vec<String>,
+}
+
+/// What the largest process of workers had in memory, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Memory {
+    /// When a tenth of the jobs was done.
+    tenth: Option<u64>,
+    most: Option<u64>,
+    /// When all were done.
+    end: Option<u64>,
+}
+
+impl Memory {
+    /// Notes what it has when this share of the jobs is done.
+    pub(super) fn note(&mut self, done: f64, bytes: u64) {
+        if done >= 0.1 {
+            self.tenth.get_or_insert(bytes);
+        }
+        self.most = self.most.max(Some(bytes));
+        self.end = Some(bytes);
+    }
 }
 
 impl Cost {
@@ -82,6 +104,8 @@ pub(super) struct Report {
     turns: u32,
     throughput: Vec<(Scenario, [Vec<Cost>; 2])>,
     timings: Vec<(Timing, [Option<Histogram<u64>>; 2])>,
+    /// Commands a second of a worker with nothing to do.
+    pub(super) idle: Option<f64>,
     /// What went wrong; nothing, if every job ran exactly once.
     pub(super) problems: Vec<String>,
 }
@@ -94,6 +118,7 @@ impl Report {
             turns,
             throughput: Vec::new(),
             timings: Vec::new(),
+            idle: None,
             problems: Vec::new(),
         }
     }
@@ -137,6 +162,20 @@ impl Report {
         median(costs.filter_map(|cost| cost.bytes_per_job))
     }
 
+    /// What the workers had in memory in the turn where they had most of it.
+    fn worker_memory(&self) -> Option<Memory> {
+        let costs = self.throughput.iter().flat_map(|(_, costs)| &costs[0]);
+        let memory = costs.map(|cost| cost.memory).filter(|of| of.most.is_some());
+        memory.max_by_key(|memory| memory.most)
+    }
+
+    /// How many jobs a second go in and out at once.
+    pub(super) fn both(&self) -> Option<f64> {
+        let mut rows = self.throughput.iter();
+        let (_, costs) = rows.find(|(scenario, _)| *scenario == Scenario::Both)?;
+        rate(&costs[0])
+    }
+
     pub(super) fn json(&self) -> anyhow::Result<()> {
         let throughput = self.throughput.iter().map(|(scenario, costs)| {
             let [ours, bare] = costs.each_ref().map(|costs| rate(costs));
@@ -168,6 +207,7 @@ impl Report {
             .collect::<Vec<_>>()
         };
         let bytes = self.bytes_per_job();
+        let workers = self.worker_memory();
         output::json(&json!({
             "server": self.circumstances,
             "settings": {
@@ -175,6 +215,8 @@ impl Report {
                 "producers": self.load.producers,
                 "concurrency": self.load.concurrency,
                 "workers": self.load.workers,
+                "processes": self.load.processes,
+                "queues": self.load.queues,
                 "payload_bytes": self.load.payload_bytes,
                 "queue_depth": self.load.depth,
                 "turns": self.turns,
@@ -187,6 +229,12 @@ impl Report {
                 "bytes_per_waiting_job": bytes.map(f64::round),
                 "beyond_payload": bytes.map(|bytes| (bytes - self.load.payload_bytes as f64).round()),
             },
+            "worker_memory": workers.map(|memory| json!({
+                "tenth_bytes": memory.tenth,
+                "most_bytes": memory.most,
+                "end_bytes": memory.end,
+            })),
+            "idle_commands_per_second": self.idle.map(rounded),
             "problems": self.problems,
         }))
     }
@@ -254,6 +302,24 @@ impl Report {
                 "memory: {bytes:.0} bytes of Redis for each waiting job, {beyond:.0} beyond its payload"
             ))?;
         }
+        if let Some(Memory { tenth, most, end }) = self.worker_memory() {
+            let mib = |bytes: Option<u64>| {
+                bytes.map_or("-".into(), |bytes| {
+                    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+                })
+            };
+            output::line(format!(
+                "a process of workers has {} MiB after a tenth of its jobs, {} at the end, {} at most",
+                mib(tenth),
+                mib(end),
+                mib(most)
+            ))?;
+        }
+        if let Some(commands) = self.idle {
+            output::line(format!(
+                "a worker with nothing to do sends {commands:.1} commands a second"
+            ))?;
+        }
         for problem in &self.problems {
             output::line(format!("problem: {problem}"))?;
         }
@@ -271,12 +337,32 @@ impl Report {
                 output::counted(producers, "caller")
             ),
             Scenario::Bulk => "enqueue, 1,000 a call".into(),
-            Scenario::Drain => format!(
-                "drain, {} of {concurrency} slots",
-                output::counted(self.load.workers.into(), "worker")
-            ),
+            Scenario::Drain => format!("drain, {} of {concurrency} slots", self.crew()),
             _ => "bulk and drain at once".into(),
         }
+    }
+}
+
+impl Report {
+    /// Who drains.
+    fn crew(&self) -> String {
+        let Load {
+            workers,
+            processes,
+            queues,
+            ..
+        } = self.load;
+        let processes = match processes {
+            0 => String::new(),
+            1 => "1 process of ".into(),
+            _ => format!("{processes} processes of "),
+        };
+        let workers = output::counted(workers.into(), "worker");
+        let queues = match queues {
+            1 => String::new(),
+            _ => format!(" for each of {queues} queues,"),
+        };
+        format!("{processes}{workers}{queues}")
     }
 }
 

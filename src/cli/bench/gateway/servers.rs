@@ -14,11 +14,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio::runtime::Runtime;
 
-use crate::cli::args::Globals;
-use crate::cli::settings::RedisSettings;
+use crate::cli::bench::arena::Arena;
+use crate::cli::bench::child::{self, program};
 
 /// The gateway's one source, and what its webhooks are signed with.
 pub(super) const SOURCE: &str = "shop";
@@ -34,30 +33,17 @@ pub(super) struct Child {
 
 impl Child {
     pub(super) async fn start(
-        redis_url: &str,
-        globals: &Globals,
+        arena: &Arena,
         queue: &str,
         access_log: bool,
     ) -> anyhow::Result<Self> {
-        let redis = RedisSettings::merge(globals, None);
-        let mut command = Command::new(std::env::current_exe()?);
-        for (variable, _) in std::env::vars_os() {
-            // The settings of whoever runs the bench are not those of its gateway.
-            let bytes = variable.as_encoded_bytes();
-            if bytes.starts_with(b"MILLSTREAM_") || bytes == b"RUST_LOG" {
-                command.env_remove(&variable);
-            }
-        }
         let log = if access_log {
             "info"
         } else {
             "info,millstream::access=off"
         };
-        if redis.allow_eviction {
-            command.arg("--allow-eviction");
-        }
-        let mut process = command
-            .args(["gateway", "--listen", "127.0.0.1:0", "--log-format", "json"])
+        let mut process = program(arena, &["gateway"])?
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
             .args([
                 "--source",
                 SOURCE,
@@ -70,12 +56,9 @@ impl Child {
             .args(["--queue", queue, "--dedupe", "5m", "--stop-with-stdin"])
             .env("BENCH_SECRET", SECRET)
             .env("MILLSTREAM_LOG", format!("{log},fred=error"))
-            .env("MILLSTREAM_REDIS_URL", redis_url)
-            .env("MILLSTREAM_NAMESPACE", redis.namespace)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .context("cannot start the gateway")?;
         let stderr = process.stderr.take().context("a child without stderr")?;
@@ -105,13 +88,7 @@ impl Child {
 
     /// What it has in memory, bytes; `None` where the system does not tell.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
-        let status = format!("/proc/{}/status", self.process.id()?);
-        let status = std::fs::read_to_string(status).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib << 10)
+        child::resident_bytes(&self.process)
     }
 }
 
