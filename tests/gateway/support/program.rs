@@ -24,26 +24,40 @@ impl Program {
     /// `millstream gateway` with the shop of [`super::senders`] as its only source, and `gateway` in its section of that name. More
     /// arguments come from `args`; `before` is what the shell does first.
     pub(crate) fn start(place: &Place, gateway: &str, args: &[&str], before: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("millstream.toml");
         let text = format!(
             "[gateway]\nlisten = \"127.0.0.1:0\"\n{gateway}\n[sources.shop]\nscheme = \"shopify\"\nsecrets = [\"env:SHOP_SECRET\"]\nqueue = \"{QUEUE}\"\n"
         );
-        std::fs::write(&config, text).unwrap();
-        let mut command = Command::new("sh");
+        Self::run(place, "gateway", &text, args, &[], before)
+    }
+
+    /// A `command` that listens, with `config` as its file and these variables besides.
+    pub(crate) fn run(
+        place: &Place,
+        command: &str,
+        config: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+        before: &str,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("millstream.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut shell = Command::new("sh");
         for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"MILLSTREAM_") {
-                command.env_remove(name);
+            let name_bytes = name.as_encoded_bytes();
+            if name_bytes.starts_with(b"MILLSTREAM_") || name_bytes.starts_with(b"OTEL_") {
+                shell.env_remove(name);
             }
         }
-        let mut child = command
+        let mut child = shell
             .args(["-c", &format!("{before}exec \"$@\""), "sh"])
             .arg(env!("CARGO_BIN_EXE_millstream"))
-            .args(["gateway", "--log-format", "json", "--config"])
-            .arg(&config)
+            .args([command, "--log-format", "json", "--config"])
+            .arg(&file)
             .args(args)
             .env("MILLSTREAM_REDIS_URL", place.redis.url())
             .env("SHOP_SECRET", SECRET)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -51,24 +65,27 @@ impl Program {
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
+        // From here on it ends with this value, also when it never listens.
+        let mut program = Self {
+            child,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            log: Arc::clone(&log),
+            _dir: dir,
+        };
         let (tell, told) = mpsc::channel();
-        let lines = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let said: Value = serde_json::from_str(&line).unwrap_or_default();
                 if let Some(address) = said["address"].as_str() {
                     let _ = tell.send(address.parse().unwrap());
                 }
-                lines.lock().unwrap().push(line);
+                log.lock().unwrap().push(line);
             }
         });
-        let address = told.recv_timeout(PATIENCE).expect("the gateway listens");
-        Self {
-            child,
-            address,
-            log,
-            _dir: dir,
-        }
+        let address = told.recv_timeout(PATIENCE);
+        program.address =
+            address.unwrap_or_else(|_| panic!("it does not listen: {:?}", program.log()));
+        program
     }
 
     /// What it has logged so far.
