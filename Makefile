@@ -3,6 +3,8 @@
 CARGO ?= cargo
 # More arguments for the program or the tests: make demo ARGS="--jobs 5000", make test ARGS=private_redis
 ARGS ?=
+# Built for the tests besides the default: one build serves them all.
+FEATURES ?= otel
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak mutants lint fmt clippy docs lua bench bench-once redis tmux
@@ -14,7 +16,7 @@ demo: redis ## 1,000 signed webhooks through a private Redis, gateway and worker
 	$(CARGO) run --release --locked -- demo $(ARGS)
 
 test: redis tmux ## Every test, against a Redis of its own, and the examples of the documentation
-	$(CARGO) test --locked $(ARGS)
+	$(CARGO) test --locked --features $(FEATURES) $(ARGS)
 
 soak: redis ## Ten minutes of kills, freezes, cuts and outages, then every job accounted for (MILLSTREAM_SOAK_SECONDS, MILLSTREAM_SOAK_SEED)
 	$(CARGO) test --release --locked --test soak -- --ignored --nocapture $(ARGS)
@@ -45,7 +47,7 @@ bench: redis ## Measures latency and throughput
 	$(CARGO) bench --locked --bench '*' -- $(ARGS)
 
 bench-once: redis ## Runs every bench once, unmeasured, to see that it still works
-	@if ls benches/*.rs >/dev/null 2>&1; then $(CARGO) test --locked --bench '*' -- --test; else echo "no benches"; fi
+	@if ls benches/*.rs >/dev/null 2>&1; then $(CARGO) test --locked --features $(FEATURES) --bench '*' -- --test; else echo "no benches"; fi
 
 redis: ## Sees that there is a redis-server to start, and installs one if not
 	@.ci/ensure redis

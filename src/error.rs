@@ -228,6 +228,16 @@ impl Error {
         }
     }
 
+    /// What became of a call, in a word for counters and spans.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Ambiguous { .. } => "ambiguous",
+            _ => "failed",
+        }
+    }
+
     /// True when the fault lies in what was configured, here or at the server, rather than in the world: the binary exits 2.
     pub fn is_usage(&self) -> bool {
         matches!(

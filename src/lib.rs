@@ -60,8 +60,9 @@
 //!
 //! # Features
 //! `cli` (default): the binary, with everything below. `gateway`: HTTP in. `webhooks`: HTTP out and commands.
-//! `encryption`: payloads that Redis keeps sealed. `tls`: `rediss://` and `https://`. `private-redis`: a server of one's own for tests. A library user who wants only
-//! queues and workers takes `default-features = false`.
+//! `encryption`: payloads that Redis keeps sealed. `tls`: `rediss://` and `https://`. `private-redis`: a server of one's own for tests.
+//! `otel-spans`: spans that follow a trace, for a program with a layer of tracing-opentelemetry. `otel`: traces to a collector
+//! from the binary. A library user who wants only queues and workers takes `default-features = false`.
 
 pub mod backlog;
 mod backoff;
@@ -80,6 +81,8 @@ pub mod inspect;
 pub mod job;
 mod keys;
 pub mod metrics;
+#[cfg(feature = "otel")]
+pub mod otel;
 #[cfg(feature = "private-redis")]
 pub mod private_redis;
 pub mod queue;
@@ -88,6 +91,7 @@ mod results;
 pub mod schedule;
 mod schedules;
 mod seal;
+mod spans;
 mod upkeep;
 pub mod worker;
 

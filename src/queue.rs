@@ -13,6 +13,7 @@ use crate::job::durability::Durability;
 use crate::job::{Enqueued, JobId, NewJob, QueueName};
 use crate::redis::Patience;
 use crate::results::{self, JobResult};
+use crate::spans::Sending;
 
 /// A queue to put jobs into. Made by [`crate::Millstream::queue`]; cheap to clone, and to be shared:
 /// calls of many tasks through one `Queue` travel together.
@@ -75,9 +76,15 @@ impl Queue {
     /// [`crate::Error::Unfit`]: the server cannot confirm the durability that was asked for; nothing was stored.
     /// [`crate::Error::Ambiguous`]: no answer within the enqueue timeout (4 s by default). The job may be stored, and may
     /// even have run; enqueue it again where that does no harm, or with [`NewJob::unique_for`] from the start.
-    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
+    pub async fn enqueue(&self, mut job: NewJob) -> Result<Enqueued> {
         job.check(self.payload_bytes_max)?;
-        self.coalescer.enqueue(job).await
+        let sending = Sending::start(&self.name, std::slice::from_mut(&mut job));
+        let stored = self.coalescer.enqueue(job).await;
+        match &stored {
+            Ok(enqueued) => sending.stored(std::slice::from_ref(enqueued)),
+            Err(error) => sending.failed(error.kind()),
+        }
+        stored
     }
 
     /// Stores many jobs, in order, and answers in the same order. Each chunk of up to 1,000 jobs and 1 MiB of payloads is
@@ -86,17 +93,25 @@ impl Queue {
     /// # Errors
     /// As [`Queue::enqueue`]. All jobs are checked before the first is sent. When a chunk fails, the chunks before it are
     /// stored and the later ones were not sent.
-    pub async fn enqueue_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+    pub async fn enqueue_all(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
         for job in &jobs {
             job.check(self.payload_bytes_max)?;
         }
+        let sending = Sending::start(&self.name, &mut jobs);
         let mut enqueued = Vec::with_capacity(jobs.len());
         let mut rest = jobs.as_slice();
         while !rest.is_empty() {
             let (chunk, later) = rest.split_at(chunk_len(rest));
-            enqueued.extend(self.coalescer.enqueue_chunk(chunk).await?);
+            match self.coalescer.enqueue_chunk(chunk).await {
+                Ok(stored) => enqueued.extend(stored),
+                Err(error) => {
+                    sending.failed(error.kind());
+                    return Err(error);
+                }
+            }
             rest = later;
         }
+        sending.stored(&enqueued);
         Ok(enqueued)
     }
 

@@ -68,6 +68,12 @@ pub(crate) struct Enqueue {
     /// Keep what the handler gives back for this long after the job is completed, for jobs wait
     #[arg(long, value_parser = parse::window, value_name = "DURATION")]
     keep_result: Option<Duration>,
+    /// The trace that the job belongs to, as a W3C traceparent, like the TRACEPARENT of a command's environment
+    #[arg(long, value_name = "TRACEPARENT")]
+    traceparent: Option<String>,
+    /// What belongs to the traceparent, passed on with it
+    #[arg(long, value_name = "TRACESTATE", requires = "traceparent")]
+    tracestate: Option<String>,
     /// Wait until the job ends, for 5m or as long as given, and print what its handler gave back instead of the id
     #[arg(long, value_parser = parse::duration, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5m",
           require_equals = true, requires = "keep_result", conflicts_with = "count")]
@@ -177,6 +183,12 @@ impl Enqueue {
         }
         if let Some(deadline) = self.deadline {
             job = job.deadline(deadline);
+        }
+        if let Some(traceparent) = &self.traceparent {
+            job = job.traceparent(traceparent);
+        }
+        if let Some(tracestate) = &self.tracestate {
+            job = job.tracestate(tracestate);
         }
         Ok(job)
     }

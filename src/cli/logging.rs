@@ -7,13 +7,23 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{Command, Globals, LogFormat};
 use super::failure::usage;
+use super::traces;
 
 /// Installs the subscriber, with the bridge for records of the `log` crate (the Redis client writes those).
 ///
 /// A service logs what it does; other commands only what goes wrong, so that their output stays readable.
 pub(crate) fn init(globals: &Globals, command: &Command) -> anyhow::Result<()> {
     let filter = filter(globals, command)?;
+    // What a log has no use for, and would put before every line.
+    #[cfg(feature = "otel")]
+    let filter = filter.add_directive(format!("{}=off", millstream::otel::SPANS_TARGET).parse()?);
     let colours = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    #[cfg(feature = "otel")]
+    if command.is_service()
+        && let Some(exporter) = traces::start()?
+    {
+        return with_traces(globals, filter, colours, exporter);
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -22,7 +32,34 @@ pub(crate) fn init(globals: &Globals, command: &Command) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     }
     .map_err(|error| anyhow::anyhow!(error))
-    .context("cannot start logging")
+    .context("cannot start logging")?;
+    if command.is_service() {
+        traces::mention_missing();
+    }
+    Ok(())
+}
+
+/// The same log, and beside it the spans that go to a collector: each with its own filter.
+#[cfg(feature = "otel")]
+fn with_traces(
+    globals: &Globals,
+    filter: EnvFilter,
+    colours: bool,
+    exporter: &millstream::otel::Exporter,
+) -> anyhow::Result<()> {
+    use tracing_subscriber::prelude::*;
+
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match globals.log_format {
+        LogFormat::Text => lines.with_ansi(colours).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let lines = lines.with_filter(filter);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(exporter.layer())
+        .try_init()
+        .context("cannot start logging")
 }
 
 /// Flag, then `MILLSTREAM_LOG`, then `RUST_LOG`, then the default.

@@ -35,6 +35,7 @@ mod settings;
 mod signals;
 mod stats;
 mod top;
+mod traces;
 mod update;
 mod wait;
 mod workers;
@@ -94,10 +95,14 @@ fn refuse_redis_url(cli: &Cli, matches: &ArgMatches) -> Result<(), &'static str>
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    logging::init(&cli.globals, &cli.command)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(cli.command.run(&cli.globals))
+        .context("cannot start the runtime")?;
+    {
+        // What exports traces sends them from here.
+        let _within = runtime.enter();
+        logging::init(&cli.globals, &cli.command)?;
+    }
+    runtime.block_on(cli.command.run(&cli.globals))
 }

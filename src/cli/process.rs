@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::future::join_all;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::connect_to;
 use super::settings::{HandlerSettings, QueueSettings, RedisSettings, ScheduleSettings};
-use super::{metrics, open_files, output, parse, schedules, signals};
+use super::{metrics, open_files, output, parse, schedules, signals, traces};
 
 /// The log line that says that all workers of the process claim jobs and the gateway has its socket.
 pub(crate) const READY: &str = "ready";
@@ -54,6 +54,7 @@ pub(crate) struct Process {
     /// Looks after the schedules of the config file.
     keeper: Option<JoinHandle<()>>,
     stop: CancellationToken,
+    shutdown_timeout: Duration,
 }
 
 impl Plan {
@@ -107,6 +108,7 @@ impl Process {
             programs: Vec::new(),
             keeper: None,
             stop,
+            shutdown_timeout: plan.shutdown_timeout(),
         };
         match process.fill(&plan, &client, recorder).await {
             Ok(()) => {
@@ -177,11 +179,16 @@ impl Process {
             stop.cancel();
             result
         };
+        let shutdown_timeout = self.shutdown_timeout;
         let work = async {
             stop.cancelled().await;
+            let began = Instant::now();
             self.drain().await;
+            began
         };
-        let (served, ()) = tokio::join!(serve, work);
+        let (served, began) = tokio::join!(serve, work);
+        // What the drain left of the time is for the spans of the last jobs.
+        traces::finish(shutdown_timeout.saturating_sub(began.elapsed())).await;
         tracing::info!("stopped");
         Ok(served?)
     }

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::escape_controls;
 use crate::config::ERROR_BYTES_MAX;
 use crate::error::{Error, Result};
+use crate::spans;
 use crate::worker::handler::{Context, Handler, HandlerFuture, JobError};
 
 /// How long a program has between SIGTERM and SIGKILL.
@@ -242,10 +243,12 @@ impl Recipe {
             command.env_remove(name);
         }
         // As OpenTelemetry passes a trace to a program; ours, if we were started in one, is not the job's.
-        for (name, value) in [
-            ("TRACEPARENT", job.traceparent()),
-            ("TRACESTATE", job.tracestate()),
-        ] {
+        let current = spans::current();
+        let (parent, state) = match &current {
+            Some(context) => (Some(context.parent.as_str()), context.state.as_deref()),
+            None => (job.traceparent(), job.tracestate()),
+        };
+        for (name, value) in [("TRACEPARENT", parent), ("TRACESTATE", state)] {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),

@@ -15,28 +15,23 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error as SendError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{Method, Request, StatusCode, Uri};
 use once_cell::sync::OnceCell;
 
 use super::escape_controls;
-use super::private::{Resolver, is_private};
+use super::private::is_private;
+use super::sender::{SendError, Sender};
 use crate::error::{Error, Result};
 use crate::gateway::signature::{Secret, sign_standard};
 use crate::job::QueueName;
 use crate::job::codec::Codec;
+use crate::job::trace::TraceContext;
 use crate::metrics::handles::Forwarding;
+use crate::spans::Calling;
 use crate::worker::handler::{Context, Handler, HandlerFuture, JobError};
 
-/// Longest wait for a TCP connection. An address that does not answer by then is down, and the attempt's own limit may be minutes.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept. Below the 5 s after which Node's server, the shortest of the common ones, closes it:
-/// a request that meets the close on its way is a failed attempt.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Bytes of an answer's body that are read, so that the connection can be used again; a longer one costs the connection.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an answer's body that are kept in the error of a failed attempt.
@@ -191,6 +186,8 @@ impl Forward {
         Ok(Self {
             target: Arc::new(Target {
                 peer: format!("{}:{port}", authority.host()),
+                host: authority.host().to_owned(),
+                port,
                 authorization: user.map(basic_authorization),
                 secret: secret.transpose()?,
                 dead_on: settings.dead_on,
@@ -238,6 +235,8 @@ struct Target {
     url: Uri,
     /// `host:port`, for messages. Not the path or query: webhook URLs carry tokens there.
     peer: String,
+    host: String,
+    port: u16,
     authorization: Option<HeaderValue>,
     secret: Option<Secret>,
     dead_on: Vec<u16>,
@@ -247,7 +246,8 @@ struct Target {
 
 impl Target {
     async fn deliver(&self, job: &Context) -> Result<(), JobError> {
-        let request = self.request(job)?;
+        let calling = Calling::start(&self.host, self.port);
+        let request = self.request(job, calling.context())?;
         // Dropped without a word: the attempt's time was up, or the job was given up.
         let mut watch = Watch::start(self.counted(job.queue()));
         let answer = self.sender.send(request).await.map_err(|error| {
@@ -255,10 +255,12 @@ impl Target {
                 true => "unconnected",
                 false => "unanswered",
             };
+            calling.failed(watch.outcome);
             self.unanswered(&error)
         })?;
         let status = answer.status();
         watch.outcome = outcome(status, &self.dead_on);
+        calling.answered(status.as_u16());
         let verdict = judge(status, answer.headers(), &self.dead_on, SystemTime::now());
         // Half of the time left at most: an answer that came in time must not be lost to its own slow body.
         let left = job.deadline().saturating_duration_since(Instant::now());
@@ -289,7 +291,12 @@ impl Target {
         }
     }
 
-    fn request(&self, job: &Context) -> Result<Request<Full<Bytes>>, JobError> {
+    /// `context`: where the request stands in the trace, if somebody follows that; else what the job was given goes along.
+    fn request(
+        &self,
+        job: &Context,
+        context: Option<TraceContext>,
+    ) -> Result<Request<Full<Bytes>>, JobError> {
         let mut headers = HeaderMap::new();
         let options = job.header("connection").unwrap_or_default();
         let connection_options: Vec<&str> = options.split(',').map(str::trim).collect();
@@ -328,10 +335,11 @@ impl Target {
         ] {
             headers.insert(name, header_value(name, value)?);
         }
-        for (name, value) in [
-            ("traceparent", job.traceparent()),
-            ("tracestate", job.tracestate()),
-        ] {
+        let (parent, state) = match &context {
+            Some(context) => (Some(context.parent.as_str()), context.state.as_deref()),
+            None => (job.traceparent(), job.tracestate()),
+        };
+        for (name, value) in [("traceparent", parent), ("tracestate", state)] {
             if let Some(value) = value {
                 headers.insert(name, header_value(name, value)?);
             }
@@ -373,54 +381,6 @@ impl Target {
             cause = error.source();
         }
         JobError::unavailable(message)
-    }
-}
-
-/// Connects to what the resolver lets through.
-type Connector = HttpConnector<Resolver>;
-
-/// The pooled client. Plain `http` does without certificates, which a small container may not have.
-enum Sender {
-    Http(Client<Connector, Full<Bytes>>),
-    #[cfg(feature = "tls")]
-    Https(Client<hyper_rustls::HttpsConnector<Connector>, Full<Bytes>>),
-}
-
-impl Sender {
-    fn new(https: bool, refuse_private: bool) -> Result<Self> {
-        let mut connector = HttpConnector::new_with_resolver(Resolver::new(refuse_private));
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        connector.enforce_http(!https);
-        let mut client = Client::builder(TokioExecutor::new());
-        client
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            // When a kept connection turns out closed before anything of the request was written, it goes out again at once
-            // on another. Once any of it may have been read it does not: that is a failed attempt, and the backoff's to repeat.
-            .retry_canceled_requests(true);
-        #[cfg(feature = "tls")]
-        if https {
-            let connector = hyper_rustls::HttpsConnectorBuilder::new()
-                .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-                .map_err(|source| Error::Io {
-                    what: "loading this machine's trusted certificates, which https needs (Debian, Ubuntu: package ca-certificates)".into(),
-                    source,
-                })?
-                .https_only()
-                .enable_http1()
-                .wrap_connector(connector);
-            return Ok(Self::Https(client.build(connector)));
-        }
-        Ok(Self::Http(client.build(connector)))
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-        match self {
-            Self::Http(client) => client.request(request).await,
-            #[cfg(feature = "tls")]
-            Self::Https(client) => client.request(request).await,
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod forward;
 mod private;
+pub(crate) mod sender;
 
 pub use command::{CommandHandler, CommandSettings};
 pub use forward::{Forward, ForwardSettings};

@@ -71,7 +71,7 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
 
 /// Looks names up, and passes over private addresses when it is told to.
 #[derive(Clone)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     system: GaiResolver,
     refuse_private: bool,
 }

@@ -17,12 +17,12 @@ use std::time::{Duration, SystemTime};
 use hyper::body::{Body, Incoming};
 use hyper::{HeaderMap, Method, Request, Version, header};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{Instrument as _, warn};
 
 use super::api::tokens::Tokens;
 use super::api::{self, Api, Batch};
 use super::health::{Health, Pool};
-use super::source::Source;
+use super::source::{Source, trace};
 use super::{GatewaySettings, MetricsPage, Store};
 use crate::error::Error;
 use crate::job::QueueName;
@@ -228,7 +228,7 @@ impl<S: Store> Inner<S> {
             }
             _ if lane == Lane::Spare => Reply::busy(),
             (method, [Some("webhooks"), Some(source), None]) => {
-                access.route = "/webhooks/{source}";
+                access.serve("/webhooks/{source}");
                 access.counted = Some(&self.counted.unknown);
                 if let Some(number) = self.sources.by_name.get(source) {
                     access.source = Some(self.sources.known[*number].name());
@@ -242,7 +242,7 @@ impl<S: Store> Inner<S> {
                     .unwrap_or_else(|refusal| refusal)
             }
             (method, [Some("queues"), Some(queue), Some("jobs")]) if segments.next().is_none() => {
-                access.route = "/queues/{queue}/jobs";
+                access.serve("/queues/{queue}/jobs");
                 if *method != Method::POST {
                     return Reply::method_not_allowed("POST");
                 }
@@ -273,13 +273,21 @@ impl<S: Store> Inner<S> {
         request: Request<Incoming>,
         access: &mut Access<'_>,
     ) -> Result<Reply, Reply> {
+        let context = access.serving.follow(trace(request.headers()));
         let body = self.intake.read(request.into_body()).await?;
         access.bytes = body.bytes.len();
         let batch = Batch::read(&body.bytes, jiff::Timestamp::now());
-        let batch = batch.map_err(|refusal| Reply::refused(&refusal))?;
+        let mut batch = batch.map_err(|refusal| Reply::refused(&refusal))?;
+        if let Some(context) = context {
+            let untold = batch
+                .jobs
+                .iter_mut()
+                .filter(|job| job.meta.traceparent.is_none());
+            untold.for_each(|job| job.set_trace(context.clone()));
+        }
         let list = batch.is_list();
         let stored = pin!(self.store.store_in(queue, batch.jobs, batch.durability));
-        match in_time(stored).await {
+        match in_time(stored.instrument(access.serving.span())).await {
             Ok(enqueued) => {
                 if let [one] = enqueued.as_slice() {
                     access.job = Some(one.id.clone());
@@ -318,10 +326,13 @@ impl<S: Store> Inner<S> {
             head.headers.insert(REQUEST_ID, access.request_id.clone());
         }
         let job = source.job(&head.headers, body.bytes.clone());
-        let job = job.map_err(|malformed| Reply::malformed(&malformed))?;
+        let mut job = job.map_err(|malformed| Reply::malformed(&malformed))?;
+        if let Some(context) = access.serving.follow(trace(&head.headers)) {
+            job.set_trace(context);
+        }
         // Handed over by reference: a future that is an argument takes its room twice.
         let stored = pin!(self.store.store(number, job));
-        match in_time(stored).await {
+        match in_time(stored.instrument(access.serving.span())).await {
             Ok(enqueued) => {
                 let reply = Reply::stored(&enqueued);
                 access.job = Some(enqueued.id);

@@ -16,7 +16,7 @@ pub use super::signature::SchemeSettings;
 use super::signature::{self, Scheme, Secret};
 use crate::config;
 use crate::error::{Error, Result};
-use crate::job::trace::{is_tracestate, trace_id};
+use crate::job::trace::TraceContext;
 use crate::job::{NewJob, QueueName};
 
 /// Longest name of a source, bytes. It is part of the URL, of job names and of unique keys.
@@ -331,19 +331,18 @@ impl Source {
                 job = job.header(name.as_str(), value);
             }
         }
-        // Whatever is not well-formed is dropped, as the recommendation asks: it is no reason to refuse a webhook.
-        if let Some(parent) = joined(headers, &TRACEPARENT).filter(|it| trace_id(it).is_some()) {
-            job = job.traceparent(parent);
-            if let Some(state) = joined(headers, &TRACESTATE).filter(|it| is_tracestate(it)) {
-                job = job.tracestate(state);
-            }
-        }
         Ok(job)
     }
 }
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The trace that a request belongs to. What is not well-formed is dropped, as the recommendation asks: it is no reason to refuse
+/// a webhook.
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::new(joined(headers, &TRACEPARENT)?, joined(headers, &TRACESTATE))
+}
 
 /// A header that a user wants to keep.
 fn kept_header(setting: &str, name: &str, scheme: &Scheme) -> Result<HeaderName> {

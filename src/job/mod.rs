@@ -366,6 +366,13 @@ impl NewJob {
         self
     }
 
+    /// [`NewJob::traceparent`] and [`NewJob::tracestate`] at once.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn set_trace(&mut self, context: trace::TraceContext) {
+        self.meta.traceparent = Some(context.parent);
+        self.meta.tracestate = context.state;
+    }
+
     /// How long the unique key is held, if that does not depend on the job.
     fn window(&self) -> Option<Duration> {
         self.unique.as_ref().and_then(Unique::window)

@@ -3,6 +3,26 @@
 /// Longest `tracestate` that is carried, bytes: what the recommendation asks at least.
 pub(crate) const TRACESTATE_BYTES_MAX: usize = 512;
 
+/// A place in a trace, as it travels in headers and with jobs. The `parent` is well-formed.
+// Only what takes HTTP requests in, or knows spans, has one.
+#[cfg(any(feature = "gateway", feature = "otel-spans"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TraceContext {
+    pub(crate) parent: String,
+    pub(crate) state: Option<String>,
+}
+
+#[cfg(feature = "gateway")]
+impl TraceContext {
+    /// Nothing of a `traceparent` that is not well-formed; a `tracestate` that cannot be carried is left behind.
+    pub(crate) fn new(parent: impl Into<String>, state: Option<String>) -> Option<Self> {
+        let parent = parent.into();
+        trace_id(&parent)?;
+        let state = state.filter(|state| is_tracestate(state));
+        Some(Self { parent, state })
+    }
+}
+
 /// The trace id of a well-formed `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`, neither id all zeros. A later version may say
 /// more behind these four.
 pub(crate) fn trace_id(traceparent: &str) -> Option<&str> {

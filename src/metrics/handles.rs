@@ -104,15 +104,7 @@ impl Producing {
                     self.duplicates.increment(duplicates as u64);
                 }
             }
-            Err(error) => self.failed.count(
-                match error {
-                    Error::Refused { .. } => "refused",
-                    Error::Unreachable { .. } => "unreachable",
-                    Error::Ambiguous { .. } => "ambiguous",
-                    _ => "failed",
-                },
-                1,
-            ),
+            Err(error) => self.failed.count(error.kind(), 1),
         }
     }
 }

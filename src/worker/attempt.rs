@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::metrics::handles::Working;
 use crate::redis::Patience;
 use crate::results::Kept;
+use crate::spans;
 
 /// How long a handler that was told to give up may tidy up before it is dropped.
 const TIDY_UP: Duration = Duration::from_millis(500);
@@ -137,7 +138,7 @@ impl Runner {
         if delivery.foreign {
             let advice =
                 "this entry was not written by Millstream: its fields are kept as the payload";
-            return Outcome::Failed(JobError::refuse(advice));
+            return self.unhandled(delivery, JobError::refuse(advice));
         }
         let mut deadline = None;
         if delivery.meta.expires_at_ms.is_some() || delivery.meta.deadline_at_ms.is_some() {
@@ -158,12 +159,12 @@ impl Runner {
                 "no handler for job name {:?}; this worker handles: {known}",
                 delivery.name
             );
-            return Outcome::Failed(JobError::failed(message));
+            return self.unhandled(delivery, JobError::failed(message));
         };
         let payload = match delivery.opened(&self.broker) {
             Ok(payload) => payload,
             // Nor is this the job's end: the worker that has the key may be about to start.
-            Err(error) => return Outcome::Failed(JobError::failed(error.to_string())),
+            Err(error) => return self.unhandled(delivery, JobError::failed(error.to_string())),
         };
         // Before the attempt begins: a wait for others is no part of its time.
         let pass = tokio::select! {
@@ -202,19 +203,27 @@ impl Runner {
         grip.begin(timeout);
         self.counted.started(delivery.entry);
         let called = Instant::now();
-        let span = tracing::info_span!(
-            "job",
-            queue = %self.broker.queue,
-            job = %delivery.id,
-            attempt = delivery.attempt,
-            trace_id = delivery.meta.trace_id(),
-        );
+        let span = self.span(delivery);
         let outcome = self
             .guarded(handler.as_ref(), context, cancel, timeout)
-            .instrument(span)
+            .instrument(span.clone())
             .await;
+        spans::attempted(&span, outcome.name(), outcome.fault());
         self.counted.ended(called.elapsed());
         pass.report(&outcome);
+        outcome
+    }
+
+    fn span(&self, delivery: &Delivery) -> tracing::Span {
+        let Delivery { id, name, .. } = delivery;
+        let (attempt, meta) = (delivery.attempt, &delivery.meta);
+        spans::attempt(&self.broker.queue, id, name, attempt, meta)
+    }
+
+    /// How an attempt ends that no handler can be called for.
+    fn unhandled(&self, delivery: &Delivery, error: JobError) -> Outcome {
+        let outcome = Outcome::Failed(error);
+        spans::attempted(&self.span(delivery), outcome.name(), outcome.fault());
         outcome
     }
 

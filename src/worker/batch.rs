@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use super::handler::{Context, Handler, HandlerFuture, JobError};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::spans;
 
 /// How large a batch may be, and how long its first job waits for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +151,11 @@ fn send<T: Send + 'static>(call: Arc<Call<T>>, jobs: Vec<BatchJob<T>>) {
         jobs.iter().map(|job| Arc::clone(&job.word)).collect();
     tokio::spawn(async move {
         // In a task of its own: a panic of the handler ends that alone.
-        let called = tokio::spawn(async move { call(jobs).await });
+        let span = jobs.first().map_or_else(tracing::Span::none, |first| {
+            let metas = jobs.iter().map(|job| &job.context.inner.meta);
+            spans::batch(first.context.queue(), jobs.len(), metas)
+        });
+        let called = tokio::spawn(async move { call(jobs).await }.instrument(span));
         let result = match called.await {
             Ok(result) => result,
             Err(error) => Err(JobError::failed(match error.try_into_panic() {

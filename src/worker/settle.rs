@@ -21,6 +21,34 @@ pub(crate) enum Outcome {
     Settled,
 }
 
+impl Outcome {
+    /// Its word in spans.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed(error) => match error.kind {
+                JobErrorKind::Failed { .. } => "failed",
+                JobErrorKind::Refused => "refused",
+                JobErrorKind::Snoozed { .. } => "snoozed",
+            },
+            Self::Interrupted => "interrupted",
+            Self::Gone => "gone",
+            Self::Settled => "settled",
+        }
+    }
+
+    /// What kind of failure it is, if it is one.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Failed(error) if error.unavailable => Some("unavailable"),
+            Self::Failed(error) if !matches!(error.kind, JobErrorKind::Snoozed { .. }) => {
+                Some(self.name())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What one script makes of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {

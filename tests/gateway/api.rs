@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
+use millstream::deliver::{Forward, ForwardSettings};
 use millstream::gateway::api::tokens::TokenSettings;
 use millstream::gateway::{GatewaySettings, MetricsPage};
 use millstream::job::state::State;
 use serde_json::{Value, json};
 
 use crate::support::http::{self, Answer};
+use crate::support::receiver::Receiver;
 use crate::support::{Inbox, Place, QUEUE};
 
 const TOKEN: &str = "a-token-of-some-length";
@@ -77,6 +79,49 @@ async fn a_job_is_stored_with_all_its_options_and_answered_with_its_id() {
     assert_eq!(again.json()["id"], stored["id"]);
     assert_eq!(again.json()["duplicate"], true);
     assert_eq!(place.stats().await.enqueued_total, 1);
+}
+
+#[tokio::test]
+async fn a_trace_comes_in_the_header_of_the_request_or_with_a_job_of_its_own() {
+    const OF_REQUEST: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const OF_JOB: &str = "00-1111111111111111111111111111111c-2222222222222222-00";
+    let place = Place::new().await;
+    let inbox = place.gateway_with(Vec::new(), with_tokens).await;
+    let mut receiver = Receiver::answering([204]).await;
+    let handler = Forward::new(ForwardSettings::new(receiver.url())).unwrap();
+    let worker = place.client.worker(QUEUE).unwrap().concurrency(1);
+    let worker = worker.fallback(handler).start().await.unwrap();
+    let own = format!(
+        r#"[{{"name": "a"}}, {{"name": "b", "traceparent": "{OF_JOB}", "tracestate": "own=1"}}]"#
+    );
+    let mut traced = headers(TOKEN);
+    traced.push(("traceparent".to_owned(), OF_REQUEST.to_owned()));
+    traced.push(("tracestate".to_owned(), "vendor=1".to_owned()));
+
+    let request = http::request("POST", &path(), &traced, own.as_bytes());
+    assert_eq!(inbox.ask(&request).await.status, 201);
+
+    for (parent, state) in [(OF_REQUEST, "vendor=1"), (OF_JOB, "own=1")] {
+        let seen = receiver.next().await;
+        assert_eq!(seen.headers()["traceparent"], parent);
+        assert_eq!(seen.headers()["tracestate"], state);
+    }
+    let broken = inbox.enqueue(r#"{"name": "a", "traceparent": "00-1-2-3"}"#);
+    let broken = broken.await;
+    assert_eq!(broken.status, 400);
+    assert!(
+        broken.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("traceparent")
+    );
+    // A header that is not well-formed is dropped, as the recommendation asks.
+    let mut traced = headers(TOKEN);
+    traced.push(("traceparent".to_owned(), "00-1-2-3".to_owned()));
+    let request = http::request("POST", &path(), &traced, br#"{"name": "c"}"#);
+    assert_eq!(inbox.ask(&request).await.status, 201);
+    assert!(!receiver.next().await.headers().contains_key("traceparent"));
+    worker.stop().await;
 }
 
 #[tokio::test]

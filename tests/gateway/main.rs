@@ -20,3 +20,5 @@ mod siege;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(all(feature = "otel", feature = "cli"))]
+mod traces;

@@ -136,7 +136,13 @@ impl Scratch {
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .args(["test", "--no-run", "--locked", "--message-format=json"])
+            .args([
+                "test",
+                "--no-run",
+                "--locked",
+                "--features=otel",
+                "--message-format=json",
+            ])
             .env("CARGO_TARGET_DIR", &self.build)
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .current_dir(&self.tree);

@@ -193,6 +193,26 @@ pub(super) const OPTIONS: &[JobOption] = &[
         r#"{"x-request-id": "7f3a"}"#,
         headers,
     ),
+    option(
+        "traceparent",
+        r#"{"type": "string", "description": "The trace that the job belongs to, as W3C Trace Context writes it. Left out: that of the request's own header."}"#,
+        r#""00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#,
+        |draft, value| {
+            let parent = read(value, "write text")?;
+            draft.job.meta.traceparent = Some(parent);
+            Ok(())
+        },
+    ),
+    option(
+        "tracestate",
+        r#"{"type": "string", "maxLength": 512, "description": "With traceparent: what belongs to it, passed on with it."}"#,
+        r#""vendor=1""#,
+        |draft, value| {
+            let state = read(value, "write text")?;
+            draft.job.meta.tracestate = Some(state);
+            Ok(())
+        },
+    ),
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static JobOption> {

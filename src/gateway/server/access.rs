@@ -14,6 +14,7 @@ use tracing::info;
 use super::reply::Reply;
 use crate::job::JobId;
 use crate::metrics::handles::Receiving;
+use crate::spans::Serving;
 
 /// By which a sender, a proxy and our log speak of the same request.
 pub(in crate::gateway) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,6 +33,8 @@ pub(super) struct Access<'a> {
     /// Bytes of the body, once it was read whole.
     pub(super) bytes: usize,
     pub(super) request_id: HeaderValue,
+    /// What a tracer is told of it.
+    pub(super) serving: Serving,
     status: u16,
     outcome: &'static str,
 }
@@ -57,10 +60,17 @@ impl Access<'_> {
             counted: None,
             bytes: 0,
             request_id: request_id(request.headers()),
+            serving: Serving::default(),
             // The client goes away before it is answered; nginx's number for it.
             status: 499,
             outcome: "gone",
         }
+    }
+
+    /// The request is for a route that a tracer wants to hear of.
+    pub(super) fn serve(&mut self, route: &'static str) {
+        self.route = route;
+        self.serving = Serving::start(self.method, route);
     }
 
     /// This is what the client is told.
@@ -73,6 +83,7 @@ impl Access<'_> {
 impl Drop for Access<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
+        self.serving.ended(self.status);
         if let Some(counted) = self.counted {
             counted.answered(self.outcome, took);
         }

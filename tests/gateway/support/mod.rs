@@ -1,5 +1,7 @@
 //! A running inbox on a Redis of its own, and how to wait.
 
+#[cfg(all(feature = "otel", feature = "cli"))]
+pub(crate) mod collector;
 pub(crate) mod http;
 #[cfg(feature = "cli")]
 pub(crate) mod program;
