@@ -12,12 +12,14 @@
 -- KEYS[8] payloads  millstream:{Q}:payloads       hash, job id -> payload
 -- KEYS[9] stats     millstream:{Q}:stats          hash, lifetime counters
 -- KEYS[10] events   millstream:{Q}:events         stream, capped
+-- KEYS[11] high     millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[12] low      millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] from      group to begin with, or '' for the first
 -- ARGV[2] limit     groups and jobs together, 1 to 1,000
 --
 -- Returns {OK, admitted, next}: the group to go on with, '' at the end. Cost O(limit log n), n = held jobs.
 local held, groups, limits, lane, suspects, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local jobs, payloads, stats, events = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local jobs, payloads, stats, events, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local from, limit = ARGV[1], tonumber(ARGV[2])
 -- Broken jobs that are looked for at the head of a group; those behind them come later.
 local BROKEN_MAX = 10
@@ -31,6 +33,7 @@ check('HLEN', stats)
 check('XLEN', events)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
+  high = high, low = low,
 })
 local now = ms_of(now_us())
 

@@ -13,7 +13,9 @@
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[13..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
+-- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[15..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -25,8 +27,8 @@
 local scheduled, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ready_lane, next_lane, suspects = KEYS[7], KEYS[8], KEYS[9]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local held, groups, limits = KEYS[10], KEYS[11], KEYS[12]
-local FIRST_UNIQUE = 13
+local held, groups, limits, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local FIRST_UNIQUE = 15
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -38,8 +40,11 @@ check('XLEN', events)
 check('XLEN', ready_lane)
 check('XLEN', next_lane)
 check('XLEN', suspects)
+check('XLEN', high)
+check('XLEN', low)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready_lane, suspects = suspects, jobs = jobs, payloads = payloads,
+  high = high, low = low,
 })
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 
@@ -58,11 +63,13 @@ elseif record and record.state == 'held' then
   before = 'held'
 else
   -- On a stream: where the record says, or, having never left it, under its own id. Another job may have the same
-  -- entry id on the other lane, and a job that came back has an entry id that is not its name.
+  -- entry id on another lane, and a job that came back has an entry id that is not its name.
   local lane, entry = ready_lane, job_id
   if record then
     entry = record.entry or ''
-    if record.lane == next_lane or record.lane == suspects then lane = record.lane end
+    for _, known in ipairs({ next_lane, suspects, high, low }) do
+      if record.lane == known then lane = known end
+    end
   end
   if not string.find(entry, '^%d+%-%d+$') then return { MISSING } end
   local found = redis.call('XRANGE', lane, entry, entry)[1]

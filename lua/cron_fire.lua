@@ -12,6 +12,9 @@
 -- KEYS[8] held        millstream:{Q}:held      zset, jobs that wait for their group
 -- KEYS[9] groups      millstream:{Q}:groups    hash, group -> slots taken
 -- KEYS[10] limits     millstream:{Q}:limits    hash, concurrency of groups
+-- KEYS[11] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[12] high       millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[13] low        millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] schedule    its id
 -- ARGV[2] version     of the definition that the caller has read
 -- ARGV[3] due_ms      the due time that the caller has seen
@@ -22,12 +25,12 @@
 -- ARGV[8] deadline_ms how long it may take in all, retries included; 0 for ever
 -- ARGV[9] tells       1: write an event for each job; a schedule of every second would push all others out
 -- ARGV[10] missed     which slots were missed and are not made up for, in words; '' for none
--- ARGV[11..] slots   two per slot, up to 100: unix ms, and the meta of its job
+-- ARGV[11..] slots   two per slot, up to 100: unix ms, and the meta of its job; the job's id is there if it has a priority
 --
 -- Returns {OK, "id id ...", holder}: holder is the unfinished job because of which slots were skipped, or ''.
 -- {STALE} with nothing changed when somebody else has fired it, or it was changed. Cost O(slots + log n), n = schedules.
 local cron, due, lane, jobs, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local payloads, held, groups, limits = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local payloads, held, groups, limits, suspects, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local id, version, due_ms, next_ms, overlap = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local name, expires_ms, deadline_ms, tells, missed = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
 local FIRST, STRIDE = 11, 2
@@ -39,9 +42,15 @@ check('HLEN', jobs)
 check('HLEN', stats)
 check('XLEN', events)
 check('HLEN', payloads)
+check('XLEN', suspects)
+check('XLEN', high)
+check('XLEN', low)
 local us = now_us()
 local now = ms_of(us)
-use_groups({ held = held, groups = groups, limits = limits, jobs = jobs, payloads = payloads, stats = stats, us = us })
+use_groups({
+  held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
+  us = us, high = high, low = low,
+})
 local state, score = read_state(cron, id), tonumber(redis.call('ZSCORE', due, id))
 if not state or state.version ~= version or score ~= tonumber(due_ms) or score > now then return { STALE } end
 local payload = redis.call('HGET', cron, id .. ' payload') or ''
@@ -61,9 +70,12 @@ for i = FIRST, #ARGV, STRIDE do
     break
   end
   local meta = meta_of(ARGV[i + 1])
-  local job_id
+  local job_id = string.find(meta, '"priority":', 1, true) and read_meta(meta).id
   local fields = grouped(meta)
-  if fields then
+  if job_id then
+    local record = { name = name, attempt = 1, meta = meta, payload_bytes = #payload }
+    place_in_turn(nil, IN_LINE, job_id, record, payload, true)
+  elseif fields then
     job_id = add_in_turn(lane, fields.group, name, payload, meta)
   else
     job_id = redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)

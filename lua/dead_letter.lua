@@ -14,7 +14,9 @@
 -- KEYS[10] limits    millstream:{Q}:limits     hash, concurrency of groups
 -- KEYS[11] ready     millstream:{Q}:ready      stream, for the next job of the group
 -- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[13..] unique  millstream:{Q}:unique:*   string, id of the job that holds the key
+-- KEYS[13] high      millstream:{Q}:ready:high  stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low   stream, jobs of low priority
+-- KEYS[15..] unique  millstream:{Q}:unique:*   string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -28,7 +30,8 @@
 local lane, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
 local held, groups, limits, ready, suspects = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local FIRST_UNIQUE = 13
+local high, low = KEYS[13], KEYS[14]
+local FIRST_UNIQUE = 15
 local group, caller, number, entry_id, reason, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local again, answer = replayed(producers, caller, number)
@@ -42,6 +45,7 @@ check('XLEN', ready)
 check('XLEN', suspects)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
+  high = high, low = low,
 })
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 

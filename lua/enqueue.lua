@@ -11,17 +11,20 @@
 -- KEYS[8] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
 -- KEYS[9] limits     millstream:{Q}:limits         hash, `max_depth` and the concurrency of groups
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
--- KEYS[11..] more    with `grouped` groups; then the unique keys, string, id of the job that holds the key
+-- KEYS[11] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[12] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[13..] more    with `grouped` groups; then the unique keys, string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] wake       channel that hears of a new earliest due time
--- ARGV[5] grouped    1 when one of the jobs has a group, or may take the place of another
+-- ARGV[5] grouped    1 when one of the jobs has a group or a priority, or may take the place of another
 -- ARGV[6..] jobs     run by run of jobs that differ in nothing but their payloads: how many, name, meta, options, the payloads
 --
 -- options is '' for a job that may run at once, '@' and the name for one of a group that has nothing else to say, else JSON:
 --   group         the job's group
---   id            the job's id (with delay_ms, and when it may be throttled)
+--   id            the job's id (with delay_ms or priority, and when it may be throttled)
+--   priority      high or low, as its meta says
 --   delay_ms      wait before it may run
 --   unique        number of the unique key, from 1
 --   unique_ms     how long the key is held, at most
@@ -35,9 +38,9 @@
 -- replaced, and no job was made. {FULL, depth, max_depth} with nothing changed when the queue has no room for all of them. {OLD}
 -- when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each scheduled one.
 local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local next_lane, suspects, limits, held = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local next_lane, suspects, limits, held, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local FIRST_UNIQUE = has_groups and 12 or 11
+local FIRST_UNIQUE = has_groups and 14 or 13
 local FIRST = 6
 local JSON = string.byte('{')
 
@@ -54,6 +57,8 @@ while run <= #ARGV do
     check('HLEN', payloads)
     check('XLEN', next_lane)
     check('XLEN', suspects)
+    check('XLEN', high)
+    check('XLEN', low)
     break
   end
   run = run + 4 + tonumber(ARGV[run])
@@ -64,14 +69,16 @@ if max_depth then
   check('ZCARD', held)
   check('XLEN', next_lane)
   check('XLEN', suspects)
+  check('XLEN', high)
+  check('XLEN', low)
 end
 local us = now_us()
 if has_groups then
   check('HLEN', jobs)
   check('HLEN', payloads)
   use_groups({
-    held = held, groups = KEYS[11], limits = limits, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
-    us = us,
+    held = held, groups = KEYS[13], limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
+    stats = stats, us = us, high = high, low = low,
   })
 end
 local duplicates, replaced = 0, 0
@@ -81,7 +88,7 @@ local function in_the_way(key, options)
   local job_id = redis.call('GET', key)
   if not job_id then return nil end
   if options.window and not options.conflict then return { id = job_id } end
-  local holder = found(job_id, { lane, next_lane, suspects }, jobs, group) or { state = 'gone' }
+  local holder = found(job_id, { lane, next_lane, suspects, high, low }, jobs, group) or { state = 'gone' }
   holder.id = job_id
   if options.window then return holder end
   if options.waiting then return waits(holder) and holder or nil end
@@ -110,8 +117,8 @@ local function file(id, name, payload, meta, options, since)
     local ends_ms = math.min(options.expires_ms or math.huge, options.deadline_ms or math.huge)
     schedule(scheduled, wake, id, us, math.min(options.delay_ms, ends_ms))
   else
-    place_in_turn(lane, IN_LINE, id, record, payload, true)
-    redis.call('ZREM', scheduled, id)
+    place_in_turn(nil, IN_LINE, id, record, payload, true)
+    if since then redis.call('ZREM', scheduled, id) end
   end
   if since and since.state == 'held' then let_go(id, since.record) end
   if since and since.lane then redis.call('XDEL', since.lane, since.entry) end
@@ -151,7 +158,7 @@ local function store(name, payload, meta, options)
     return '~' .. holder.id
   end
   local id = options.id
-  if options.delay_ms then
+  if options.delay_ms or options.priority then
     file(id, name, payload, meta, options)
   elseif options.group then
     id = add_in_turn(lane, options.group, name, payload, meta)
@@ -180,7 +187,7 @@ end
 
 if max_depth then
   local depth = redis.call('ZCARD', scheduled) + redis.call('ZCARD', held)
-  for _, of_lane in ipairs({ lane, next_lane, suspects }) do depth = depth + redis.call('XLEN', of_lane) end
+  for _, of_lane in ipairs({ lane, next_lane, suspects, high, low }) do depth = depth + redis.call('XLEN', of_lane) end
   -- Who needs room is looked at only where it is short.
   if depth + count_jobs(false) > max_depth and depth + count_jobs(true) > max_depth then return { FULL, depth, max_depth } end
 end

@@ -15,7 +15,9 @@
 -- KEYS[10] next      millstream:{Q}:ready:next     stream of the jobs that are read first
 -- KEYS[11] ready     millstream:{Q}:ready          stream for the jobs that may run
 -- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[13..] lanes   millstream:{Q}:ready*         streams
+-- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[15..] lanes   millstream:{Q}:ready*         streams
 -- ARGV[1] group      consumer group
 -- ARGV[2] wake       channel on which workers listen
 -- ARGV[3] kind       what is wrong, in a word of `audit`
@@ -27,7 +29,7 @@ local keys = {
   scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6],
 }
 local limits, stats, events, next_lane, ready, suspects = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local lanes = { unpack(KEYS, 13) }
+local high, low, lanes = KEYS[13], KEYS[14], { unpack(KEYS, 15) }
 local group, wake, kind, lane = ARGV[1], ARGV[2], ARGV[3], lanes[tonumber(ARGV[4])]
 local FIRST = 5
 
@@ -40,10 +42,12 @@ check('XLEN', events)
 check('XLEN', next_lane)
 check('XLEN', ready)
 check('XLEN', suspects)
+check('XLEN', high)
+check('XLEN', low)
 for i = 1, #lanes do check('XLEN', lanes[i]) end
 use_groups({
   held = keys.held, groups = keys.groups, limits = limits, lane = ready, suspects = suspects, jobs = keys.jobs,
-  payloads = keys.payloads, stats = stats,
+  payloads = keys.payloads, stats = stats, high = high, low = low,
 })
 
 local us = now_us()
@@ -113,7 +117,7 @@ local remedies = {
     if record.state == 'dead' then return redis.call('ZADD', keys.dead, now, job_id) end
     if record.state == 'held' then
       record.turn = nil
-      return place_in_turn(ready, IN_LINE, job_id, record, payload)
+      return place_in_turn(nil, IN_LINE, job_id, record, payload)
     end
     schedule(keys.scheduled, wake, job_id, us, 0)
   end,

@@ -14,6 +14,8 @@
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
+-- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] worker     who asks
 -- ARGV[2] lock_ms    how long the asker keeps the upkeep
 -- ARGV[3] limit      jobs, 1 to 1,000
@@ -25,12 +27,14 @@
 -- Cost O(limit log n), n = scheduled jobs.
 local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
-local held, groups, limits = KEYS[10], KEYS[11], KEYS[12]
+local held, groups, limits, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local worker, lock_ms, limit, wake = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 check('ZCARD', scheduled)
 check('XLEN', lane)
 check('XLEN', suspects)
+check('XLEN', high)
+check('XLEN', low)
 check('ZCARD', dead)
 check('HLEN', jobs)
 check('HLEN', payloads)
@@ -38,7 +42,7 @@ check('HLEN', stats)
 check('XLEN', events)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
-  stats = stats, wake = wake,
+  stats = stats, wake = wake, high = high, low = low,
 })
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
@@ -74,7 +78,7 @@ for _, job_id in ipairs(due) do
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
   if record and payload then
     if not expire(job_id, record) then
-      place_in_turn(lane, IN_LINE, job_id, record, payload)
+      place_in_turn(nil, IN_LINE, job_id, record, payload)
       promoted = promoted + 1
     end
   else

@@ -11,6 +11,8 @@
 -- KEYS[8] held       millstream:{Q}:held      zset, jobs that wait for their group
 -- KEYS[9] groups     millstream:{Q}:groups    hash, group -> slots taken
 -- KEYS[10] limits    millstream:{Q}:limits    hash, concurrency of groups
+-- KEYS[11] high      millstream:{Q}:ready:high  stream, jobs of high priority
+-- KEYS[12] low       millstream:{Q}:ready:low   stream, jobs of low priority
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3] wake       channel on which workers listen
@@ -19,7 +21,7 @@
 -- Returns {OK, redriven}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
 -- Cost O(ids log n), n = dead jobs.
 local dead, lane, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local producers, held, groups, limits = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local producers, held, groups, limits, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
 local FIRST = 4
 
@@ -31,9 +33,12 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+check('XLEN', high)
+check('XLEN', low)
 -- A job that begins anew is no suspect.
 use_groups({
-  held = held, groups = groups, limits = limits, suspects = lane, jobs = jobs, payloads = payloads, stats = stats, wake = wake,
+  held = held, groups = groups, limits = limits, lane = lane, suspects = lane, jobs = jobs, payloads = payloads, stats = stats,
+  wake = wake, high = high, low = low,
 })
 
 local redriven, last = 0, nil
@@ -46,7 +51,7 @@ for i = FIRST, #ARGV do
     -- A new life is not bound by the old one's unique key and times: they were given up when the job died.
     fields.stalls, fields.unique, fields.expires_at_ms, fields.deadline_at_ms = nil, nil, nil, nil
     record.meta, record.attempt, record.reason = cjson.encode(fields), 1, nil
-    place_in_turn(lane, IN_LINE, job_id, record, payload)
+    place_in_turn(nil, IN_LINE, job_id, record, payload)
     redis.call('ZREM', dead, job_id)
     redriven, last = redriven + 1, job_id
   end

@@ -11,6 +11,9 @@
 -- KEYS[8] groups     millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[9] limits     millstream:{Q}:limits         hash, concurrency of groups
 -- KEYS[10] stats     millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[11] lane      millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[12] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[13] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3] job_id     the scheduled job
@@ -19,7 +22,7 @@
 -- Returns {OK}, or with nothing changed {WRONG_STATE, state} or {MISSING}; {OLD} when a later call of this caller was
 -- carried out. Cost O(log n), n = scheduled jobs.
 local scheduled, next_lane, suspects, jobs, payloads, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local held, groups, limits, stats = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local held, groups, limits, stats, lane, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local again, answer = replayed(producers, caller, number)
@@ -27,12 +30,13 @@ if again then return { again, answer } end
 check('ZCARD', scheduled)
 check('XLEN', next_lane)
 check('XLEN', suspects)
+check('XLEN', lane)
 check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 use_groups({
-  held = held, groups = groups, limits = limits, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
-  wake = wake,
+  held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
+  wake = wake, high = high, low = low,
 })
 
 local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)

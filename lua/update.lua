@@ -1,6 +1,6 @@
 -- update: scheduled -> scheduled; held -> held | scheduled; ready -> ready | scheduled
--- An operator changes a job that waits: its payload, or when it is due. One that is put back on a lane goes to its end; one that is
--- held keeps its turn.
+-- An operator changes a job that waits: its payload, its priority, or when it is due. One that is put back on a lane goes to its
+-- end, and one that was handed back stays among those; one that is held keeps its turn.
 --
 -- KEYS[1] scheduled  millstream:{Q}:scheduled      zset, job id -> due (unix ms)
 -- KEYS[2] jobs       millstream:{Q}:jobs           hash, job id -> record
@@ -13,21 +13,24 @@
 -- KEYS[9] held       millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[10] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[11] limits    millstream:{Q}:limits         hash, concurrency of groups
+-- KEYS[12] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[13] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] job_id     the job
--- ARGV[5] wake       channel that hears of a new earliest due time and of a suspect
+-- ARGV[5] wake       channel that hears of a new earliest due time, of a suspect and of a priority
 -- ARGV[6] changes    JSON, what is said of it changes:
 --                    payload   true: the payload, which was written for the job name `name` and sealed with the key `sealed`, if any
+--                    priority  high, normal or low
 --                    delay_ms  wait from now; 0 for a job that is ready or held leaves it there
 -- ARGV[7] payload    the new payload
 --
 -- Returns {OK, state after}, or with nothing changed {WRONG_STATE, state}, {MISSING}, {STALE} when the job has another name;
 -- {OLD} when a later call of this caller was carried out. Cost O(log n), n = scheduled jobs.
 local scheduled, jobs, payloads, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local lanes, suspects = { KEYS[6], KEYS[7], KEYS[8] }, KEYS[8]
-local held, groups, limits = KEYS[9], KEYS[10], KEYS[11]
+local lanes, next_lane, suspects = { KEYS[6], KEYS[7], KEYS[8], KEYS[12], KEYS[13] }, KEYS[7], KEYS[8]
+local held, groups, limits, high, low = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local changes, new_payload = cjson.decode(ARGV[6]), ARGV[7]
 
@@ -40,7 +43,7 @@ check('XLEN', events)
 for _, lane in ipairs(lanes) do check('XLEN', lane) end
 use_groups({
   held = held, groups = groups, limits = limits, lane = lanes[1], suspects = suspects, jobs = jobs, payloads = payloads,
-  wake = wake,
+  wake = wake, high = high, low = low,
 })
 
 local us = now_us()
@@ -57,8 +60,11 @@ if changes.name and changes.name ~= record.name then return { STALE } end
 
 if changes.payload then
   payload, fields.sealed = new_payload, changes.sealed
-  record.meta, record.payload_bytes = cjson.encode(fields), #payload
+  record.payload_bytes = #payload
 end
+if changes.priority then fields.priority = changes.priority ~= 'normal' and changes.priority or nil end
+local is_changed = changes.payload or changes.priority
+if is_changed then record.meta = cjson.encode(fields) end
 local delay_ms = changes.delay_ms
 if delay_ms then
   -- It waits no longer than until it is out of time, when it ends.
@@ -75,15 +81,17 @@ if job.state == 'scheduled' or is_delayed then
   if delay_ms then schedule(scheduled, wake, job_id, us, delay_ms) end
 elseif job.state == 'held' then
   park(jobs, payloads, job_id, record, payload)
-elseif changes.payload then
-  place(job.lane, suspects, wake, jobs, job_id, record, payload)
+elseif is_changed then
+  local lane = job.lane == next_lane and next_lane or lane_of(turns, wake, record.meta)
+  place(lane, suspects, wake, jobs, job_id, record, payload)
 end
-if on_lane and (record.state == 'scheduled' or changes.payload) then redis.call('XDEL', job.lane, job.entry) end
+if on_lane and (record.state == 'scheduled' or is_changed) then redis.call('XDEL', job.lane, job.entry) end
 
 close_groups()
 
 local changed = {}
 if changes.payload then changed[#changed + 1] = 'payload' end
+if changes.priority then changed[#changed + 1] = 'priority' end
 if delay_ms then changed[#changed + 1] = 'due' end
 event(events, 'updated', job_id, table.concat(changed, ', '))
 remember(producers, caller, number, ms_of(us), record.state)

@@ -34,13 +34,26 @@ pub enum Lane {
     Ready,
     /// Jobs that are one stall short of a crash loop. A worker holds one of them at a time.
     Suspect,
+    /// Jobs of high priority.
+    High,
+    /// Jobs of low priority.
+    Low,
 }
 
 impl Lane {
     /// Every lane.
-    pub const ALL: [Self; 3] = [Self::Next, Self::Ready, Self::Suspect];
-    /// Those that are read together and as fast as there is room, in the order in which they are read.
+    pub const ALL: [Self; 5] = [
+        Self::Next,
+        Self::Ready,
+        Self::Suspect,
+        Self::High,
+        Self::Low,
+    ];
+    /// Those that are read together and as fast as there is room, in the order in which they are read, while no job has a priority
+    /// of its own.
     pub const READ: [Self; 2] = [Self::Next, Self::Ready];
+    /// The same where jobs have priorities.
+    pub const BY_PRIORITY: [Self; 4] = [Self::Next, Self::High, Self::Ready, Self::Low];
 
     /// The lane's place in [`Lane::ALL`].
     pub(crate) fn index(self) -> usize {
@@ -48,6 +61,19 @@ impl Lane {
             Self::Next => 0,
             Self::Ready => 1,
             Self::Suspect => 2,
+            Self::High => 3,
+            Self::Low => 4,
+        }
+    }
+
+    /// The word in statistics and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Ready => "normal",
+            Self::Suspect => "suspect",
+            Self::High => "high",
+            Self::Low => "low",
         }
     }
 }
@@ -97,6 +123,18 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "ready:suspect",
         "stream",
         "the same, one at a time per worker: jobs whose workers went silent twice",
+        "XRANGE KEY - + COUNT 10",
+    ),
+    purpose(
+        "ready:high",
+        "stream",
+        "the same, read before `ready`: jobs of high priority",
+        "XRANGE KEY - + COUNT 10",
+    ),
+    purpose(
+        "ready:low",
+        "stream",
+        "the same, read after `ready`: jobs of low priority",
         "XRANGE KEY - + COUNT 10",
     ),
     purpose(
@@ -199,6 +237,8 @@ pub(crate) struct Keys {
     pub(crate) ready: Key,
     pub(crate) next: Key,
     pub(crate) suspects: Key,
+    pub(crate) high: Key,
+    pub(crate) low: Key,
     pub(crate) scheduled: Key,
     pub(crate) dead: Key,
     pub(crate) held: Key,
@@ -227,6 +267,8 @@ impl Keys {
             ready: key("ready"),
             next: key("ready:next"),
             suspects: key("ready:suspect"),
+            high: key("ready:high"),
+            low: key("ready:low"),
             scheduled: key("scheduled"),
             dead: key("dead"),
             held: key("held"),
@@ -258,6 +300,8 @@ impl Keys {
             Lane::Next => &self.next,
             Lane::Ready => &self.ready,
             Lane::Suspect => &self.suspects,
+            Lane::High => &self.high,
+            Lane::Low => &self.low,
         }
     }
 
@@ -268,6 +312,11 @@ impl Keys {
             ("groups", &self.groups),
             ("limits", &self.limits),
         ]
+    }
+
+    /// The lanes of jobs with a priority of their own, under the names of the headers.
+    pub(crate) fn of_priorities(&self) -> [(&'static str, &Key); 2] {
+        [("high", &self.high), ("low", &self.low)]
     }
 
     pub(crate) fn unique(&self, key: &str) -> Key {
@@ -295,6 +344,8 @@ mod tests {
             &keys.ready,
             &keys.next,
             &keys.suspects,
+            &keys.high,
+            &keys.low,
             &keys.scheduled,
             &keys.dead,
             &keys.held,

@@ -100,7 +100,7 @@ pub use broker::GroupOrder;
 pub use client::Millstream;
 pub use error::{Error, Result};
 pub use job::durability::Durability;
-pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, QueueName};
+pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, Priority, QueueName};
 pub use queue::Queue;
 pub use results::JobResult;
 #[cfg(feature = "encryption")]
@@ -121,8 +121,9 @@ struct Readme;
 #[doc = include_str!("../docs/schedules.md")]
 struct SchedulesPage;
 
-/// And of the pages on results and batches.
+/// And of the pages on priorities, results and batches.
 #[cfg(doctest)]
+#[doc = include_str!("../docs/priorities.md")]
 #[doc = include_str!("../docs/results.md")]
 #[doc = include_str!("../docs/batches.md")]
 struct ResultsAndBatchesPages;

@@ -4,7 +4,8 @@
 //! **before** connecting, for the handles are made once and kept. Without one they do nothing. What a queue holds is asked of Redis when it
 //! is wanted: [`QueueGauges`].
 //!
-//! Labels have few values, all of them from the settings or from here: `queue`, `source`, `outcome`, `state`.
+//! Labels have few values, all of them from the settings or from here: `queue`, `source`, `outcome`, `state`,
+//! `lane`.
 
 mod gauges;
 pub(crate) mod handles;
@@ -46,7 +47,7 @@ pub struct Metric {
     pub unit: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// The values of the label `outcome` or `state`, where it has one.
+    /// The values of the label `outcome`, `state` or `lane`, where it has one.
     pub values: &'static [&'static str],
     /// What it says.
     pub help: &'static str,
@@ -135,6 +136,8 @@ list! {
 
     JOBS: Gauge "queue_jobs", "jobs", ["queue", "state"], ["ready", "running", "scheduled", "held", "dead"],
         "Jobs that the queue holds. Asked of Redis at the scrape; absent when Redis did not answer.";
+    READY: Gauge "queue_ready_jobs", "jobs", ["queue", "lane"], ["next", "normal", "suspect", "high", "low"],
+        "Ready jobs lane by lane: handed-back ones, which run first, those of each priority, and suspects, which run one at a time. Absent when Redis did not answer.";
     OLDEST_READY: Gauge "queue_oldest_ready_seconds", "seconds", ["queue"], [],
         "Age of the ready job that waits longest; 0 when none waits. Absent when Redis did not answer.";
     OVERDUE: Gauge "queue_overdue_seconds", "seconds", ["queue"], [],
@@ -184,7 +187,7 @@ mod tests {
                 let listed = !metric.values.is_empty();
                 let bounded = match *label {
                     "queue" | "source" => true,
-                    "outcome" | "state" => listed,
+                    "outcome" | "state" | "lane" => listed,
                     _ => false,
                 };
                 assert!(bounded, "{name}: {label}");
@@ -199,7 +202,9 @@ mod tests {
             String::from("| metric | kind | unit | labels | says |\n|---|---|---|---|---|\n");
         for metric in ALL {
             let label = |label: &&str| match (*label, metric.values) {
-                ("outcome" | "state", values) => format!("`{label}`: {}", values.join(", ")),
+                ("outcome" | "state" | "lane", values) => {
+                    format!("`{label}`: {}", values.join(", "))
+                }
                 _ => format!("`{label}`"),
             };
             let labels: Vec<String> = metric.labels.iter().map(label).collect();

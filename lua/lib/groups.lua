@@ -26,6 +26,11 @@ local function use_groups(keys)
   -- On most queues nothing is limited, and then nobody asks further.
   turns.quiet = held == 0 and limits == 0
   turns.any_held = held > 0
+  -- Those who wait go to the lanes of their priorities; who has more to do with these looks at them himself.
+  if turns.any_held then
+    check('XLEN', turns.high)
+    check('XLEN', turns.low)
+  end
 end
 
 local function group_named(name)
@@ -145,8 +150,8 @@ local function vacate(job)
   leave(fields.group)
 end
 
--- Puts a job that is off the streams on `lane`, or among the held when it is not its turn. `is_new`: this payload is not the one
--- that is stored.
+-- Puts a job that is off the streams on `lane`, nil for the one of its priority, or among the held when it is not its turn.
+-- `is_new`: this payload is not the one that is stored.
 local function place_in_turn(lane, kind, job_id, record, payload, is_new)
   local fields = not turns.quiet and grouped(record.meta)
   if fields and fields.slot and group_named(fields.group).paused then
@@ -163,12 +168,13 @@ local function place_in_turn(lane, kind, job_id, record, payload, is_new)
     end
     record.meta = meta
   end
+  lane = lane or lane_of(turns, turns.wake, record.meta)
   place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
   redis.call('HDEL', turns.payloads, job_id)
   return true
 end
 
--- A new job, to the lane or among the held.
+-- A new job without a priority of its own, to the lane or among the held.
 local function add_in_turn(lane, name, job_name, payload, meta)
   local entered = enter(name, meta)
   if entered then
@@ -191,7 +197,8 @@ local function admit_held(group, more)
         record.meta = with_slot(record.meta)
       end
       record.turn = nil
-      place(turns.lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
+      local lane = lane_of(turns, turns.wake, record.meta)
+      place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
       redis.call('HDEL', turns.payloads, job_id)
       redis.call('ZREM', turns.held, member)
       admitted = admitted + 1

@@ -11,6 +11,19 @@ local function is_suspect(meta)
   return is_json and type(fields) == 'table' and (tonumber(fields.stalls) or 0) >= SUSPECT_STALLS
 end
 
+-- The lane for a job that waits for its turn, by its priority. `lanes` has `lane`, the usual one, `high` and `low`. Workers read
+-- those two once they know of them, and hear of the first job there through `wake`; they also look by themselves.
+local function lane_of(lanes, wake, meta)
+  -- Looked for as text first: most jobs have no priority of their own, and JSON is dear.
+  if not string.find(meta, '"priority":', 1, true) then return lanes.lane end
+  local is_json, fields = pcall(cjson.decode, meta)
+  local priority = is_json and type(fields) == 'table' and fields.priority
+  if priority ~= 'high' and priority ~= 'low' then return lanes.lane end
+  local lane = lanes[priority]
+  if redis.call('XLEN', lane) == 0 then redis.pcall('PUBLISH', wake, 'priority') end
+  return lane
+end
+
 -- To `suspects` if it is one, else to `lane`. Workers hear of a suspect through `wake`: their reads do not wait for it. They
 -- also look by themselves, so a user without the right to publish stops nothing.
 local function place(lane, suspects, wake, jobs, job_id, record, payload)

@@ -2,7 +2,7 @@
 -- queue without a maximum depth.
 -- Lua makes every function of a script anew in each call, so this way ends before those that it does not need. Keys and
 -- arguments are those of `enqueue`, and so is all that it does.
-if ARGV[5] ~= '1' and #KEYS == 10 and not looked_at(KEYS[9], redis.pcall('HGET', KEYS[9], 'max_depth')) then
+if ARGV[5] ~= '1' and #KEYS == 12 and not looked_at(KEYS[9], redis.pcall('HGET', KEYS[9], 'max_depth')) then
   local FIRST = 6
   local plain, run = true, FIRST
   while plain and run <= #ARGV do

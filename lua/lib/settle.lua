@@ -28,7 +28,7 @@ local function is_ours(fields)
   -- A number without end is read, and cannot be written again.
   if not pcall(cjson.encode, said) then return false end
   local kinds =
-    { id = 'string', unique = 'string', stalls = 'number', expires_at_ms = 'number', deadline_at_ms = 'number' }
+    { id = 'string', unique = 'string', priority = 'string', stalls = 'number', expires_at_ms = 'number', deadline_at_ms = 'number' }
   for field, kind in pairs(kinds) do
     if said[field] ~= nil and type(said[field]) ~= kind then return false end
   end

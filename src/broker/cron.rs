@@ -201,6 +201,8 @@ impl Broker {
             .key("events", &keys.events)
             .key("payloads", &keys.payloads)
             .keys(keys.of_groups())
+            .key("suspects", &keys.suspects)
+            .keys(keys.of_priorities())
             .text("schedule", &due.schedule)
             .text("version", &due.version)
             .number("due_ms", due.due)

@@ -64,6 +64,33 @@ pub enum Expiry {
     In(Option<Duration>),
 }
 
+/// Of ten jobs that a worker takes, one is taken from the lane `low` first and one from `ready`: so neither starves, however many
+/// jobs of high priority come.
+const ROUND: usize = 10;
+/// Their places in the ten, from 1.
+const READY_COMES: usize = 5;
+const LOW_COMES: usize = 10;
+
+/// From which lanes the jobs `turn + 1` to `turn + limit` of a worker are taken, and how many at most from each. What was handed
+/// back comes first of all; then low and normal ones as far as it is their turn, and what is left is taken in the order of the
+/// priorities.
+fn shares_by_priority(turn: usize, limit: usize) -> Vec<(Lane, usize)> {
+    // How many of those places are among these jobs.
+    let turns =
+        |place: usize| (turn + limit + ROUND - place) / ROUND - (turn + ROUND - place) / ROUND;
+    let mut shares = vec![(Lane::Next, limit)];
+    for (lane, share) in [
+        (Lane::Low, turns(LOW_COMES)),
+        (Lane::Ready, turns(READY_COMES)),
+    ] {
+        if share > 0 {
+            shares.push((lane, share));
+        }
+    }
+    shares.extend([Lane::High, Lane::Ready, Lane::Low].map(|lane| (lane, limit)));
+    shares
+}
+
 impl Broker {
     /// Makes the consumer group of every lane, where it is missing. From the first entry on, so that jobs which came
     /// before the first worker are not passed over.
@@ -83,8 +110,21 @@ impl Broker {
         limit: usize,
         patience: Patience,
     ) -> Result<Vec<Delivery>> {
-        self.claim_from(&Lane::READ, consumer, limit, patience)
-            .await
+        let shares = Lane::READ.map(|lane| (lane, limit));
+        self.claim_from(&shares, consumer, limit, patience).await
+    }
+
+    /// Ready -> running, exactly `limit` at most over the lanes of [`Lane::BY_PRIORITY`], for a worker that has taken `turn` jobs by
+    /// priority before: see [`shares_by_priority`]. Nothing from a paused queue.
+    pub async fn claim_by_priority(
+        &self,
+        consumer: &str,
+        turn: usize,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<Vec<Delivery>> {
+        let shares = shares_by_priority(turn, limit);
+        self.claim_from(&shares, consumer, limit, patience).await
     }
 
     /// Ready -> running: one suspect, if there is one.
@@ -93,25 +133,28 @@ impl Broker {
         consumer: &str,
         patience: Patience,
     ) -> Result<Option<Delivery>> {
-        let claimed = self.claim_from(&[Lane::Suspect], consumer, 1, patience);
+        let claimed = self.claim_from(&[(Lane::Suspect, 1)], consumer, 1, patience);
         Ok(claimed.await?.pop())
     }
 
     async fn claim_from(
         &self,
-        lanes: &[Lane],
+        lanes: &[(Lane, usize)],
         consumer: &str,
         limit: usize,
         patience: Patience,
     ) -> Result<Vec<Delivery>> {
         let mut call = Call::new(&script::CLAIM).key("limits", &self.keys.limits);
-        for lane in lanes {
+        for (lane, _) in lanes {
             call.push_key("lanes", self.keys.lane(*lane));
         }
-        let call = call
+        let mut call = call
             .text("group", GROUP)
             .text("consumer", consumer)
             .number("limit", limit as i64);
+        for (_, share) in lanes {
+            call = call.number("shares", *share as i64);
+        }
         let mut reply = self.redis.call(call, patience).await?;
         let entries = reply.take_list(1)?;
         let deliveries = entries.into_iter().filter_map(|entry| {
@@ -119,7 +162,7 @@ impl Broker {
                 return None;
             };
             let lane = number_of(parts.first()?)?;
-            let lane = *lanes.get(usize::try_from(lane - 1).ok()?)?;
+            let (lane, _) = *lanes.get(usize::try_from(lane - 1).ok()?)?;
             parts.remove(0);
             Delivery::read(lane, raw_entry(lane.index(), Value::Array(parts))?)
         });
@@ -183,7 +226,9 @@ impl Broker {
                 .key("more", &keys.limits)
                 .key("more", &keys.payloads)
                 .key("more", &keys.ready)
-                .key("more", &keys.suspects),
+                .key("more", &keys.suspects)
+                .key("more", &keys.high)
+                .key("more", &keys.low),
             false => call,
         };
         let kept = done.iter().any(|done| done.result.is_some());
@@ -270,6 +315,7 @@ impl Broker {
             .keys(keys.of_groups())
             .key("ready", &keys.ready)
             .key("suspects", &keys.suspects)
+            .keys(keys.of_priorities())
             .text("group", GROUP);
         let call = caller
             .sign(call)
@@ -370,7 +416,8 @@ impl Broker {
             .key("producers", &keys.producers)
             .keys(keys.of_groups())
             .key("ready", &keys.ready)
-            .key("suspects", &keys.suspects);
+            .key("suspects", &keys.suspects)
+            .keys(keys.of_priorities());
         if let Some(unique) = delivery.unique() {
             call.push_key("unique", &keys.unique(unique));
         }
@@ -409,5 +456,45 @@ impl Broker {
             forgotten += self.redis.call(call, patience).await?.count(1)?;
         }
         Ok(forgotten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a worker takes one by one, when every lane but the one for handed-back jobs has more than enough.
+    fn taken(count: usize) -> Vec<Lane> {
+        let first = |turn| {
+            let mut shares = shares_by_priority(turn, 1).into_iter();
+            shares.find(|(lane, _)| *lane != Lane::Next)
+        };
+        (0..count).filter_map(first).map(|(lane, _)| lane).collect()
+    }
+
+    #[test]
+    fn of_ten_jobs_one_is_a_low_one_and_one_a_normal_one() {
+        let (high, ready, low) = (Lane::High, Lane::Ready, Lane::Low);
+        let ten = [high, high, high, high, ready, high, high, high, high, low];
+        assert_eq!(taken(20), [ten, ten].concat());
+    }
+
+    #[test]
+    fn many_at_once_have_the_shares_that_they_would_have_one_by_one() {
+        for turn in 0..25 {
+            for limit in 1..45 {
+                let one_by_one = &taken(turn + limit)[turn..];
+                let shares = shares_by_priority(turn, limit);
+                let (order, rest) = shares.split_at(shares.len() - 3);
+                assert_eq!(order[0], (Lane::Next, limit));
+                for lane in [Lane::Low, Lane::Ready] {
+                    let of_lane = one_by_one.iter().filter(|of| **of == lane).count();
+                    let share = order.iter().find(|(of, _)| *of == lane);
+                    assert_eq!(share.map_or(0, |(_, share)| *share), of_lane);
+                }
+                let all = [Lane::High, Lane::Ready, Lane::Low].map(|lane| (lane, limit));
+                assert_eq!(rest, all);
+            }
+        }
     }
 }

@@ -132,7 +132,8 @@ impl Broker {
             .key("events", &keys.events)
             .key("next", &keys.next)
             .key("ready", &keys.ready)
-            .key("suspects", &keys.suspects);
+            .key("suspects", &keys.suspects)
+            .keys(keys.of_priorities());
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }

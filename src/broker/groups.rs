@@ -68,6 +68,7 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
+            .keys(keys.of_priorities())
             .text("from", from.unwrap_or_default())
             .number("limit", limit as i64);
         let reply = self.redis.call(call, patience).await?;
@@ -109,7 +110,8 @@ impl Broker {
             .key("lane", keys.lane(Lane::Ready))
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
-            .keys(keys.of_groups());
+            .keys(keys.of_groups())
+            .keys(keys.of_priorities());
         let mut call = caller
             .sign(call.text("group", GROUP))
             .text("of_group", group)

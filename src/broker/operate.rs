@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::{Broker, Caller};
 use crate::error::{Error, Result};
 use crate::job::state::State;
-use crate::job::{JobId, JobUpdate, NewJob, millis};
-use crate::keys::{GROUP, Lane};
+use crate::job::{JobId, JobUpdate, NewJob, Priority, millis};
+use crate::keys::{GROUP, Key, Lane};
 use crate::redis::Patience;
 use crate::redis::reply::{Reply, Status, number_of, text_of};
 use crate::redis::script::{self, Call};
@@ -19,6 +19,8 @@ use crate::redis::script::{self, Call};
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub ready: u64,
+    /// The same, lane by lane, in the order of [`Lane::ALL`].
+    pub ready_by_lane: Vec<(Lane, u64)>,
     pub running: u64,
     pub scheduled: u64,
     pub dead: u64,
@@ -44,6 +46,8 @@ struct Changes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sealed: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
 }
 
@@ -59,7 +63,9 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("producers", &keys.producers)
             .keys(keys.of_groups())
-            .key("stats", &keys.stats);
+            .key("stats", &keys.stats)
+            .key("lane", &keys.ready)
+            .keys(keys.of_priorities());
         let call = caller
             .sign(call)
             .text("job_id", id.as_str())
@@ -86,7 +92,8 @@ impl Broker {
             .key("lane", &keys.ready)
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
-            .keys(keys.of_groups());
+            .keys(keys.of_groups())
+            .keys(keys.of_priorities());
         if let Some(unique) = unique {
             call.push_key("unique", &keys.unique(unique));
         }
@@ -119,6 +126,7 @@ impl Broker {
     ) -> Result<Option<State>> {
         let keys = &self.keys;
         let mut changes = Changes {
+            priority: update.priority.map(Priority::name),
             delay_ms: update.delay.map(millis),
             ..Changes::default()
         };
@@ -141,6 +149,7 @@ impl Broker {
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
             .keys(keys.of_groups())
+            .keys(keys.of_priorities())
             .text("group", GROUP);
         let changes = serde_json::to_string(&changes).expect("plain strings and numbers");
         let call = caller
@@ -177,7 +186,8 @@ impl Broker {
             .key("stats", &keys.stats)
             .key("events", &keys.events)
             .key("producers", &keys.producers)
-            .keys(keys.of_groups());
+            .keys(keys.of_groups())
+            .keys(keys.of_priorities());
         let call = caller.sign(call).bytes("wake", keys.wake.clone());
         self.counted(call, ids, patience).await
     }
@@ -241,6 +251,16 @@ impl Broker {
         Ok(text_of(&paused).is_some())
     }
 
+    /// Whether any unfinished job is on a lane of its own for its priority.
+    pub async fn has_priorities(&self, patience: Patience) -> Result<bool> {
+        let count = |key: &Key| {
+            let args = vec![key.as_str().into()];
+            self.redis.command("XLEN", args, patience)
+        };
+        let (high, low) = tokio::join!(count(&self.keys.high), count(&self.keys.low));
+        Ok([high?, low?].iter().any(|jobs| number_of(jobs) != Some(0)))
+    }
+
     /// The queue's counts at one moment.
     pub async fn stats(&self, patience: Patience) -> Result<Counts> {
         let keys = &self.keys;
@@ -263,6 +283,11 @@ impl Broker {
         });
         Ok(Counts {
             ready: reply.count(1)?,
+            ready_by_lane: Lane::ALL
+                .into_iter()
+                .zip(reply.list(12)?)
+                .filter_map(|(lane, ready)| Some((lane, u64::try_from(number_of(ready)?).ok()?)))
+                .collect(),
             running: reply.count(2)?,
             scheduled: reply.count(3)?,
             dead: reply.count(4)?,

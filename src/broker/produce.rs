@@ -7,7 +7,7 @@ use super::{Broker, Caller};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
-use crate::job::{Enqueued, Hold, NewJob, OnConflict, millis};
+use crate::job::{Enqueued, Hold, NewJob, OnConflict, Priority, millis};
 use crate::keys::GROUP;
 use crate::redis::Patience;
 use crate::redis::reply::Status;
@@ -35,7 +35,7 @@ impl Broker {
     ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
-            .reserve(9 + jobs.len())
+            .reserve(11 + jobs.len())
             .key("lane", &keys.ready)
             .key("scheduled", &keys.scheduled)
             .key("jobs", &keys.jobs)
@@ -46,9 +46,13 @@ impl Broker {
             .key("suspects", &keys.suspects)
             .key("limits", &keys.limits)
             .key("held", &keys.held)
+            .keys(keys.of_priorities())
             .text("group", GROUP);
-        let grouped =
-            |job: &NewJob| job.meta.group.is_some() || job.on_conflict != OnConflict::Refuse;
+        let grouped = |job: &NewJob| {
+            job.meta.group.is_some()
+                || job.meta.priority != Priority::Normal
+                || job.on_conflict != OnConflict::Refuse
+        };
         let grouped = jobs.iter().any(grouped);
         if grouped {
             call.push_key("more", &keys.groups);
@@ -82,7 +86,13 @@ impl Broker {
                 }
             }
             options.delay_ms = job.delay.filter(|delay| !delay.is_zero()).map(millis);
-            if options.delay_ms.is_some() || job.on_conflict == OnConflict::Throttle {
+            options.priority =
+                Some(job.meta.priority.name()).filter(|_| job.meta.priority != Priority::Normal);
+            // Entry ids name jobs of one lane only.
+            if options.delay_ms.is_some()
+                || options.priority.is_some()
+                || job.on_conflict == OnConflict::Throttle
+            {
                 options.id = Some(uuid::Uuid::now_v7().simple().to_string());
             }
             options.expires_ms = job.expires.map(millis);
@@ -168,6 +178,8 @@ struct Options<'a> {
     group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

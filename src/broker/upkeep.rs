@@ -90,6 +90,7 @@ impl Broker {
             .key("events", &keys.events)
             .key("lock", &keys.upkeep)
             .keys(keys.of_groups())
+            .keys(keys.of_priorities())
             .text("worker", &by.worker)
             .number("lock_ms", millis(by.lock).cast_signed())
             .number("limit", limit as i64)
@@ -129,7 +130,8 @@ impl Broker {
             .key("events", &keys.events)
             .key("lock", &keys.upkeep)
             .keys(keys.of_groups())
-            .key("ready", &keys.ready);
+            .key("ready", &keys.ready)
+            .keys(keys.of_priorities());
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{ArgGroup, Args, Subcommand};
 use comfy_table::{Cell, CellAlignment, Color};
 use millstream::schedule::{Change, Missed, Overlap, Schedule, ScheduleView, Schedules};
-use millstream::{Millstream, NewJob, QueueName, config};
+use millstream::{Millstream, NewJob, Priority, QueueName, config};
 
 use super::args::Globals;
 use super::connect::{connect, connect_to_store};
@@ -163,6 +163,9 @@ pub(crate) struct Set {
     /// Pause it. Without this an older pause goes on: cron resume ends it
     #[arg(long)]
     paused: bool,
+    /// Which of the waiting jobs runs first: high, normal or low
+    #[arg(long, value_name = "PRIORITY", value_parser = parse::priority, default_value = "normal")]
+    priority: Priority,
     /// Whom its jobs are for: a tenant, a shop
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
@@ -216,7 +219,7 @@ impl Set {
 
     fn schedule(&self) -> anyhow::Result<Schedule> {
         let payload = read_payload(self.payload.as_deref(), self.payload_file.as_deref())?;
-        let mut job = NewJob::raw(&self.name, payload);
+        let mut job = NewJob::raw(&self.name, payload).priority(self.priority);
         if let Some(group) = &self.group {
             job = job.group(group);
         }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
-use millstream::{Durability, Enqueued, NewJob, OnConflict, QueueName, config};
+use millstream::{Durability, Enqueued, NewJob, OnConflict, Priority, QueueName, config};
 
 use super::args::Globals;
 use super::connect::connect_to_store;
@@ -50,6 +50,9 @@ pub(crate) struct Enqueue {
     /// what comes within --unique-for becomes one job that is due at its end
     #[arg(long, value_name = "HOW", value_parser = parse::on_conflict, default_value = "refuse", requires = "unique")]
     on_conflict: OnConflict,
+    /// Which of the waiting jobs runs first: high, normal or low
+    #[arg(long, value_name = "PRIORITY", value_parser = parse::priority, default_value = "normal")]
+    priority: Priority,
     /// Whom the job is for: a tenant, a shop
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
@@ -165,7 +168,7 @@ impl Enqueue {
             (Some(key), None) => job.unique(key),
             (None, _) => job,
         };
-        job = job.on_conflict(self.on_conflict);
+        job = job.on_conflict(self.on_conflict).priority(self.priority);
         if let Some(group) = &self.group {
             job = job.group(group);
         }

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 use millstream::inspect::{Inspector, JobFilter, JobView};
 use millstream::job::codec::Codec;
 use millstream::job::state::State;
-use millstream::{JobId, QueueName};
+use millstream::{JobId, Priority, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
@@ -29,7 +29,7 @@ pub(crate) enum Jobs {
     RunNow(RunNow),
     /// Wait until a job ends, and print what its handler gave back
     Wait(Wait),
-    /// Change the payload or the time of a job that waits
+    /// Change the payload, the priority or the time of a job that waits
     Update(Update),
 }
 
@@ -168,6 +168,8 @@ impl List {
         let mut header = vec!["id", "name"];
         let grouped = have_groups(&jobs);
         header.extend(grouped.then_some("group"));
+        let prioritised = jobs.iter().any(|job| job.priority != Priority::Normal);
+        header.extend(prioritised.then_some("priority"));
         header.extend(["state", "attempt", "stalls", "bytes", "when", "last error"]);
         let mut table = output::table(&header);
         for job in &jobs {
@@ -188,6 +190,7 @@ impl List {
                 Cell::new(output::clean(&job.name)),
             ];
             row.extend(grouped.then(|| group_cell(job)));
+            row.extend(prioritised.then(|| Cell::new(job.priority)));
             row.extend([
                 Cell::new(job.state).fg(colour),
                 Cell::new(job.attempt).set_alignment(CellAlignment::Right),
@@ -198,7 +201,15 @@ impl List {
             ]);
             table.add_row(row);
         }
-        let spare = ["stalls", "bytes", "attempt", "group", "last error", "when"];
+        let spare = [
+            "stalls",
+            "bytes",
+            "attempt",
+            "priority",
+            "group",
+            "last error",
+            "when",
+        ];
         output::print_rows(&mut table, Some("last error"), &spare, "no such jobs")?;
         self.page.tell_rest(&jobs, next.as_deref())
     }
@@ -294,6 +305,9 @@ pub(super) fn facts(job: &JobView) -> Vec<(String, String)> {
     row("name", job.name.clone());
     if let Some(group) = &job.group {
         row("group", group.clone());
+    }
+    if job.priority != Priority::Normal {
+        row("priority", job.priority.to_string());
     }
     row("state", job.state.to_string());
     let limit = job

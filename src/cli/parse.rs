@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use millstream::gateway::field::Field;
 use millstream::schedule::{Missed, Overlap};
-use millstream::{Backoff, Durability, GroupOrder, OnConflict, QueueName, config};
+use millstream::{Backoff, Durability, GroupOrder, OnConflict, Priority, QueueName, config};
 
 /// Reads `250ms`, `5s`, `2m`, `1h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -48,6 +48,11 @@ pub(crate) fn durability(text: &str) -> Result<Durability, String> {
 
 /// What is done when another job holds the unique key.
 pub(crate) fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    text.parse().map_err(reason_of)
+}
+
+/// Which of the waiting jobs runs first.
+pub(crate) fn priority(text: &str) -> Result<Priority, String> {
     text.parse().map_err(reason_of)
 }
 

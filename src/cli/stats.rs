@@ -165,6 +165,9 @@ fn one(stats: &inspect::Stats, rates: Option<&Rates>) -> anyhow::Result<()> {
     ] {
         row(label, output::count(number));
     }
+    if let Some(text) = lanes(stats) {
+        row("ready by lane", text);
+    }
     row("oldest ready job waits", output::age(stats.oldest_ready_ms));
     if let Some(text) = circuits(stats) {
         row("circuit", text);
@@ -185,6 +188,20 @@ fn one(stats: &inspect::Stats, rates: Option<&Rates>) -> anyhow::Result<()> {
         row("attempts failed per second", per_second(rates.failed));
     }
     output::print(&table, "")
+}
+
+/// `handed back 1, high 2, normal 3`, in the order in which they run; nothing while all ready jobs are normal ones.
+fn lanes(stats: &inspect::Stats) -> Option<String> {
+    let jobs = |lane: &str| stats.ready_by_lane.get(lane).copied().unwrap_or_default();
+    if jobs("normal") == stats.ready {
+        return None;
+    }
+    let lanes = ["next", "high", "normal", "low", "suspect"].into_iter();
+    let told = lanes.filter(|lane| jobs(lane) > 0).map(|lane| {
+        let label = if lane == "next" { "handed back" } else { lane };
+        format!("{label} {}", output::count(jobs(lane)))
+    });
+    Some(told.collect::<Vec<_>>().join(", "))
 }
 
 /// `open in 2 workers: 127.0.0.1:3000 is down`.

@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use millstream::inspect::Inspector;
 use millstream::job::codec::Codec;
-use millstream::{JobUpdate, QueueName};
+use millstream::{JobUpdate, Priority, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
@@ -19,7 +19,7 @@ use super::{output, parse};
 /// Change a job that waits. One that runs, is dead or is finished stays as it is, and the command says so and exits 1.
 #[derive(Debug, Args)]
 #[command(
-    group(clap::ArgGroup::new("change").required(true).multiple(true).args(["payload", "payload_file", "delay", "at"])),
+    group(clap::ArgGroup::new("change").required(true).multiple(true).args(["payload", "payload_file", "delay", "at", "priority"])),
 )]
 pub(crate) struct Update {
     /// The queue
@@ -39,6 +39,9 @@ pub(crate) struct Update {
     /// Run the job no earlier than this moment: 2027-01-31T09:00:00Z; a past moment is now
     #[arg(long, value_parser = moment, value_name = "RFC3339")]
     at: Option<Timestamp>,
+    /// The new priority: high, normal or low
+    #[arg(long, value_name = "PRIORITY", value_parser = parse::priority)]
+    priority: Option<Priority>,
     /// Write JSON: id, state (where it is now)
     #[arg(long)]
     json: bool,
@@ -54,6 +57,9 @@ impl Update {
         let at = self.at.map(|at| until(at, Timestamp::now()));
         if let Some(delay) = self.delay.or(at) {
             update = update.delay(delay);
+        }
+        if let Some(priority) = self.priority {
+            update = update.priority(priority);
         }
         let state = queue.update(&self.id.as_str().into(), &update).await?;
         if self.json {

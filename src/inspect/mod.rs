@@ -61,6 +61,11 @@ impl Inspector {
         Ok(Stats {
             queue: self.broker.queue.to_string(),
             ready: counts.ready,
+            ready_by_lane: counts
+                .ready_by_lane
+                .into_iter()
+                .map(|(lane, jobs)| (lane.name(), jobs))
+                .collect(),
             scheduled: counts.scheduled,
             held: counts.held,
             running: counts.running,
@@ -127,7 +132,7 @@ impl Inspector {
     }
 
     /// Changes a job that waits. One that is scheduled stays where it is; one that is ready goes to the end of its lane when its
-    /// payload changes, and is scheduled when it is given a delay. Returns the state after.
+    /// payload or its priority changes, and is scheduled when it is given a delay. Returns the state after.
     ///
     /// # Errors
     /// [`crate::Error::InvalidJob`], [`crate::Error::PayloadTooLarge`]: mend the update. [`crate::Error::NotFound`].

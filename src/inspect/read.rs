@@ -419,6 +419,7 @@ pub(super) fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) 
         id,
         name: record.name.clone(),
         group: meta.group,
+        priority: meta.priority,
         state,
         attempt: record.attempt,
         max_attempts: meta.max_attempts,
@@ -445,6 +446,7 @@ pub(super) fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobV
         id: delivery.id.clone(),
         name: delivery.name.clone(),
         group: delivery.meta.group.clone(),
+        priority: delivery.meta.priority,
         state: if pending.is_some() {
             State::Running
         } else {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::job::JobId;
 use crate::job::state::State;
+use crate::job::{JobId, Priority};
 
 /// A queue's counts at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,6 +14,8 @@ pub struct Stats {
     pub queue: String,
     /// Jobs that may run and are not running.
     pub ready: u64,
+    /// The same, lane by lane: `next` (handed back, read first), `high`, `normal`, `low`, and `suspect` (run one at a time).
+    pub ready_by_lane: std::collections::BTreeMap<&'static str, u64>,
     /// Jobs that are due later.
     pub scheduled: u64,
     /// Jobs that wait for their group.
@@ -62,6 +64,8 @@ pub struct JobView {
     pub name: String,
     /// Whom it is for: a tenant, a shop.
     pub group: Option<String>,
+    /// Which of the waiting jobs runs first.
+    pub priority: Priority,
     /// Where it stands.
     pub state: State,
     /// The attempt that runs or comes next, from 1; for a dead job the last one.

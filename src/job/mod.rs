@@ -22,7 +22,8 @@ use codec::Codec;
 use durability::Durability;
 pub use update::JobUpdate;
 
-/// The name of a job for its whole life. Opaque: the entry id of its first delivery, or a UUIDv7 for a job that began as scheduled.
+/// The name of a job for its whole life. Opaque: the entry id of its first delivery, or a UUIDv7 for a job that began as scheduled, or with a priority
+/// of its own.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct JobId(Arc<str>);
@@ -127,6 +128,47 @@ pub struct NewJob {
     pub(crate) expires: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) meta: Meta,
+}
+
+/// Which of two waiting jobs runs first; see [`NewJob::priority`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// As it comes.
+    #[default]
+    Normal,
+    /// When nothing else waits; but one of ten jobs that a worker takes is a low one, if there is any.
+    Low,
+}
+
+impl Priority {
+    /// The word in flags, JSON and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Priority {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::High, Self::Normal, Self::Low];
+        let found = all.into_iter().find(|priority| priority.name() == text);
+        found.ok_or_else(|| Error::setting("priority", text.escape_debug(), "high, normal or low"))
+    }
 }
 
 /// A unique key and how long it is held.
@@ -305,6 +347,15 @@ impl NewJob {
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.meta.group = Some(group.into());
+        self
+    }
+
+    /// Which of the waiting jobs runs first: those of high priority before the others, those of low priority last. Of ten jobs that
+    /// a worker takes, one is a low and one a normal one, if there are any, so that none waits for ever. A job that was handed back
+    /// or taken from a silent worker comes before all of them. Default: [`Priority::Normal`].
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.meta.priority = priority;
         self
     }
 
@@ -525,6 +576,9 @@ pub(crate) struct Meta {
     pub(crate) unique_waiting: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<String>,
+    /// Chooses the lane.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) priority: Priority,
     /// The job counts among those of its group that are ready or running; written by the scripts.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) slot: bool,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::JobId;
+use super::{JobId, Priority};
 use crate::config;
 use crate::error::{Error, Result};
 
@@ -15,12 +15,14 @@ use crate::error::{Error, Result};
 /// # use std::time::Duration;
 /// let later = JobUpdate::new().delay(Duration::from_secs(3600));
 /// let other = JobUpdate::new().payload(r#"{"user":8}"#);
+/// let first = JobUpdate::new().priority(millstream::Priority::High);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct JobUpdate {
     pub(crate) payload: Option<Bytes>,
     pub(crate) delay: Option<Duration>,
+    pub(crate) priority: Option<Priority>,
 }
 
 impl JobUpdate {
@@ -41,6 +43,12 @@ impl JobUpdate {
         self
     }
 
+    /// The new priority. A job that is ready goes to the end of its new lane.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
     /// Checks everything that can be known before Redis is asked.
     ///
     /// # Errors
@@ -54,7 +62,7 @@ impl JobUpdate {
             })
         };
         if *self == Self::default() {
-            let reason = "say what is to be changed: the payload or the delay".into();
+            let reason = "say what is to be changed: the payload, the delay or the priority".into();
             return invalid("update", "nothing".into(), reason);
         }
         let horizon = config::HORIZON_MAX;

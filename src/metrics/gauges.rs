@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{JOBS, Metric, OLDEST_READY, OPEN_CIRCUITS, OVERDUE, PAUSED, REDIS_UP, UPKEEP_LAG};
+use super::{
+    JOBS, Metric, OLDEST_READY, OPEN_CIRCUITS, OVERDUE, PAUSED, READY, REDIS_UP, UPKEEP_LAG,
+};
 use crate::broker::{Broker, Counts};
 use crate::client::Millstream;
 use crate::error::Result;
@@ -54,6 +56,7 @@ impl QueueGauges {
             .collect();
         let mut text = String::new();
         states(&mut text, &known);
+        lanes(&mut text, &known);
         let seconds = |age: Option<Duration>| age.map(|age| age.as_secs_f64());
         let one = |yes: bool| Some(f64::from(u8::from(yes)));
         type Read<'a> = &'a dyn Fn(&Counts) -> Option<f64>;
@@ -105,6 +108,18 @@ fn states(text: &mut String, known: &[(&str, &Counts)]) {
                 &[("queue", queue), ("state", state)],
                 jobs as f64,
             );
+        }
+    }
+}
+
+fn lanes(text: &mut String, known: &[(&str, &Counts)]) {
+    if !known.is_empty() {
+        head(text, &READY);
+    }
+    for (queue, counts) in known {
+        for (lane, jobs) in &counts.ready_by_lane {
+            let labels = [("queue", *queue), ("lane", lane.name())];
+            line(text, &READY, &labels, *jobs as f64);
         }
     }
 }

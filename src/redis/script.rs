@@ -109,6 +109,8 @@ pub(crate) static ENQUEUE: Script = Script::new(
         "suspects",
         "limits",
         "held",
+        "high",
+        "low",
         "more..",
     ],
     &["group", "caller", "number", "wake", "grouped", "jobs.."],
@@ -117,7 +119,7 @@ pub(crate) static CLAIM: Script = Script::new(
     "claim",
     lua!("lib/status.lua", "lib/check.lua", "claim.lua"),
     &["limits", "lanes.."],
-    &["group", "consumer", "limit"],
+    &["group", "consumer", "limit", "shares.."],
 );
 pub(crate) static EXTEND: Script = Script::new(
     "extend",
@@ -182,6 +184,8 @@ pub(crate) static RETRY: Script = Script::new(
         "limits",
         "ready",
         "suspects",
+        "high",
+        "low",
     ],
     &[
         "group", "caller", "number", "entry_id", "delay_ms", "charged", "error", "wake",
@@ -235,6 +239,8 @@ pub(crate) static DEAD_LETTER: Script = Script::new(
         "limits",
         "ready",
         "suspects",
+        "high",
+        "low",
         "unique..",
     ],
     &["group", "caller", "number", "entry_id", "reason", "error"],
@@ -257,7 +263,7 @@ pub(crate) static RECLAIM: Script = Script::new(
     ),
     &[
         "next", "suspects", "dead", "jobs", "payloads", "stats", "events", "lock", "held",
-        "groups", "limits", "ready", "lanes..",
+        "groups", "limits", "ready", "high", "low", "lanes..",
     ],
     &[
         "group", "worker", "lock_ms", "lease_ms", "stalls", "lane", "cursor", "limit", "wake",
@@ -293,6 +299,8 @@ pub(crate) static PROMOTE: Script = Script::new(
         "held",
         "groups",
         "limits",
+        "high",
+        "low",
     ],
     &["worker", "lock_ms", "limit", "wake"],
 );
@@ -320,6 +328,9 @@ pub(crate) static RUN_NOW: Script = Script::new(
         "groups",
         "limits",
         "stats",
+        "lane",
+        "high",
+        "low",
     ],
     &["caller", "number", "job_id", "wake"],
 );
@@ -353,6 +364,8 @@ pub(crate) static CANCEL: Script = Script::new(
         "held",
         "groups",
         "limits",
+        "high",
+        "low",
         "unique..",
     ],
     &["group", "caller", "number", "job_id", "wake"],
@@ -386,6 +399,8 @@ pub(crate) static UPDATE: Script = Script::new(
         "held",
         "groups",
         "limits",
+        "high",
+        "low",
     ],
     &[
         "group", "caller", "number", "job_id", "wake", "changes", "payload",
@@ -417,6 +432,8 @@ pub(crate) static REDRIVE: Script = Script::new(
         "held",
         "groups",
         "limits",
+        "high",
+        "low",
     ],
     &["caller", "number", "wake", "ids.."],
 );
@@ -485,7 +502,7 @@ pub(crate) static ADMIT: Script = Script::new(
     ),
     &[
         "held", "groups", "limits", "lane", "suspects", "dead", "jobs", "payloads", "stats",
-        "events",
+        "events", "high", "low",
     ],
     &["from", "limit"],
 );
@@ -526,6 +543,8 @@ pub(crate) static GROUP_PURGE: Script = Script::new(
         "held",
         "groups",
         "limits",
+        "high",
+        "low",
     ],
     &[
         "group", "caller", "number", "of_group", "total", "wake", "ids..",
@@ -652,6 +671,7 @@ pub(crate) static CRON_FIRE: Script = Script::new(
     ),
     &[
         "cron", "due", "lane", "jobs", "stats", "events", "payloads", "held", "groups", "limits",
+        "suspects", "high", "low",
     ],
     &[
         "schedule",
@@ -719,6 +739,8 @@ pub(crate) static MEND: Script = Script::new(
         "next",
         "ready",
         "suspects",
+        "high",
+        "low",
         "lanes..",
     ],
     &["group", "wake", "kind", "lane", "ids.."],

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Missed, Overlap, SCHEDULE_HEADER, SLOT_HEADER, Schedule, When};
 use crate::error::{Error, Result};
-use crate::job::{Meta, millis};
+use crate::job::{Meta, Priority, millis};
 
 /// The definition beside the payload, JSON. Fields of newer versions are passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ impl Definition {
             .map_or_else(|_| slot.to_string(), |slot| slot.to_string());
         meta.headers.insert(SCHEDULE_HEADER.into(), schedule.into());
         meta.headers.insert(SLOT_HEADER.into(), shown);
+        if meta.priority != Priority::Normal {
+            // Entry ids name jobs of one lane only.
+            meta.id = Some(uuid::Uuid::now_v7().simple().to_string().into());
+        }
         meta.to_stored().into_owned()
     }
 }

@@ -1,7 +1,9 @@
 //! Hints from other processes, so that nobody has to wait for the next look: a job has become the earliest due one, a
-//! schedule was set, the queue was paused, a running job was cancelled, a suspect waits. Any hint may be lost; every one of them is also found by looking.
+//! schedule was set, the queue was paused, a running job was cancelled, a suspect waits, a job has a
+//! priority of its own. Any hint may be lost; every one of them is also found by looking.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -15,6 +17,8 @@ use crate::worker::lease::Leases;
 
 /// How often the limits are looked at without a hint: a pause is seen within this time.
 const LOOK: Duration = Duration::from_secs(1);
+/// Looks at empty lanes after which a worker reads without them again.
+const LOOKS_IN_VAIN: u32 = 60;
 
 /// Whom hints reach. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +26,10 @@ pub(crate) struct Hints {
     pub(crate) due: Arc<Notify>,
     pub(crate) cron: Arc<Notify>,
     pub(crate) pause: watch::Sender<bool>,
+    /// Whether jobs have priorities of their own.
+    pub(crate) priorities: watch::Sender<bool>,
+    /// How often in a row none was found.
+    pub(crate) in_vain: Arc<AtomicU32>,
     pub(crate) leases: Leases,
 }
 
@@ -31,6 +39,25 @@ impl Hints {
         if let Ok(paused) = broker.is_paused(STEP).await {
             self.pause
                 .send_if_modified(|now| std::mem::replace(now, paused) != paused);
+        }
+    }
+
+    /// There is a job with a priority of its own, or was a moment ago.
+    fn has_priorities(&self) {
+        self.in_vain.store(0, Ordering::Relaxed);
+        self.priorities
+            .send_if_modified(|now| !std::mem::replace(now, true));
+    }
+
+    async fn look_at_priorities(&self, broker: &Broker) {
+        match broker.has_priorities(STEP).await {
+            Ok(true) => self.has_priorities(),
+            // Nobody has to hear of every such job: only the first one on an empty lane is told of.
+            Ok(false) if self.in_vain.fetch_add(1, Ordering::Relaxed) >= LOOKS_IN_VAIN => {
+                self.priorities
+                    .send_if_modified(|now| std::mem::replace(now, false));
+            }
+            Ok(false) | Err(_) => {}
         }
     }
 }
@@ -57,6 +84,7 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
                     }
                     _ if hint == "due" => hints.due.notify_one(),
                     _ if hint == "cron" => hints.cron.notify_one(),
+                    _ if hint == "priority" => hints.has_priorities(),
                     _ if hint == "suspect" => hints.leases.suspect_wanted().notify_one(),
                     _ => {
                         hints.due.notify_one();
@@ -87,12 +115,15 @@ fn place_of(broker: &Broker, text: &str) -> Option<Place> {
     Some((lane, entry.parse().ok()?))
 }
 
-/// Looks at the limits every second.
+/// Looks at the limits, and at the lanes of those with priorities, every second.
 pub(crate) async fn watch_limits(broker: Broker, hints: Hints) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        hints.look_at_limits(&broker).await;
+        tokio::join!(
+            hints.look_at_limits(&broker),
+            hints.look_at_priorities(&broker)
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +119,12 @@ pub(crate) struct Claimer {
     /// Called after jobs were fed, so that there are slots to take them.
     pub(crate) staff: Box<dyn Fn() + Send + Sync>,
     pub(crate) paused: watch::Receiver<bool>,
+    /// Jobs have priorities of their own.
+    pub(crate) prioritised: watch::Receiver<bool>,
+    /// How many jobs were taken by priority.
+    pub(crate) turn: usize,
+    /// About how large a payload is, so that no answer is larger than it may be.
+    pub(crate) payload_bytes: usize,
     pub(crate) stop: CancellationToken,
     pub(crate) pulse: Pulse,
     /// How the next read divides its room among the lanes.
@@ -136,7 +143,6 @@ pub(crate) struct Claimer {
 impl Claimer {
     /// Claims until it is told to stop. Returns when nothing more can arrive.
     pub(crate) async fn run(mut self) {
-        let mut payload_bytes = 1024;
         let mut pause = Duration::from_millis(50);
         // A read or a claim failed: it may have delivered what nobody saw. That comes first, before anything new.
         let mut unseen = false;
@@ -147,10 +153,10 @@ impl Claimer {
             let asked = Instant::now();
             let looks = unseen || doubt.is_some_and(|doubt| doubt.look <= asked);
             let read = match looks {
-                true => self.read_unseen().await,
+                true => self.read_unseen().await.map(Some),
                 false => {
                     let block = doubt.map_or(self.block, |_| self.block.min(again));
-                    self.read(payload_bytes, block).await
+                    self.read(block).await
                 }
             };
             match read {
@@ -165,16 +171,19 @@ impl Claimer {
                     }
                     self.pulse.beat();
                     pause = Duration::from_millis(50);
+                    let Some(entries) = entries else {
+                        continue;
+                    };
                     if entries.is_empty() {
                         // A hint may have been lost; an idle moment costs nothing.
                         self.look_for_suspect = true;
                     } else {
-                        let total: usize = entries
+                        let total = entries
                             .iter()
                             .flat_map(|entry| &entry.fields)
                             .map(bytes::Bytes::len)
                             .sum();
-                        payload_bytes = (payload_bytes + total / entries.len()) / 2 + 1;
+                        self.weigh(entries.len(), total);
                         let read = |raw: RawEntry| Delivery::read(Lane::ALL[raw.stream], raw);
                         self.take_all(entries.into_iter().filter_map(read), asked)
                             .await;
@@ -230,15 +239,19 @@ impl Claimer {
         self.load.room().min(self.gate.room(waiting))
     }
 
-    /// One read, of no more than there is room for over all lanes.
+    /// Takes in how large so many jobs were together.
+    fn weigh(&mut self, jobs: usize, total: usize) {
+        self.payload_bytes = (self.payload_bytes + total / jobs.max(1)) / 2 + 1;
+    }
+
+    /// One read, of no more than there is room for over all lanes. `None`: what came is in hand already, and there may be more.
     async fn read(
         &mut self,
-        payload_bytes: usize,
         block: Duration,
-    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+    ) -> std::result::Result<Option<Vec<RawEntry>>, ReadFailure> {
         let room = self
             .room()
-            .min(config::BATCH_BYTES_MAX / payload_bytes)
+            .min(config::BATCH_BYTES_MAX / self.payload_bytes)
             .clamp(1, config::BATCH_JOBS_MAX);
         // Each of the claims below is sent once: a second try would not bring what the first one claimed when its answer
         // was lost. Then the own list does.
@@ -251,8 +264,11 @@ impl Claimer {
             self.looked_for_suspect = asked;
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
             if self.take_claimed(suspect, asked).await? > 0 {
-                return Ok(Vec::new());
+                return Ok(Some(Vec::new()));
             }
+        }
+        if *self.prioritised.borrow() {
+            return self.read_by_priority(room, block).await;
         }
         if room == 1 {
             // One place, two lanes: look without waiting first, with a count that holds over both. Only a job that
@@ -260,7 +276,7 @@ impl Claimer {
             let asked = Instant::now();
             let claimed = self.broker.claim(&self.consumer, 1, once).await;
             if self.take_claimed(claimed, asked).await? > 0 {
-                return Ok(Vec::new());
+                return Ok(Some(Vec::new()));
             }
         } else if let Some(shares) = self.flow.shares(room) {
             let lanes: Vec<(&Key, usize)> = Lane::READ
@@ -271,24 +287,66 @@ impl Claimer {
             let entries = self.reader.read_now(&lanes, &self.consumer).await?;
             self.flow.saw(&entries, shares);
             if !entries.is_empty() {
-                return Ok(entries);
+                return Ok(Some(entries));
             }
         }
         // Redis counts per stream, so a read that waits for two lanes asks for half the room of each, rounded down: the two
         // halves together are never more than there is room for.
         let share = (room / 2).max(1);
-        let entries = self.read_waiting(share, block).await?;
+        let entries = self.read_waiting(&Lane::READ, share, block).await?;
         self.flow.saw(&entries, [share; 2]);
-        Ok(entries)
+        Ok(Some(entries))
+    }
+
+    /// The same for a queue whose jobs have priorities: the claim looks at the lanes in their order and counts over all of them. Only
+    /// when it finds none a read waits for whatever comes first; as above, jobs that come into several lanes in the moment between
+    /// the two may be more than there is room for, by three at most.
+    async fn read_by_priority(
+        &mut self,
+        room: usize,
+        block: Duration,
+    ) -> std::result::Result<Option<Vec<RawEntry>>, ReadFailure> {
+        let asked = Instant::now();
+        let once = Patience::brief(Duration::ZERO);
+        let claimed = self
+            .broker
+            .claim_by_priority(&self.consumer, self.turn, room, once)
+            .await;
+        if let Ok(claimed) = &claimed {
+            self.turn += claimed.len();
+            let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
+            if !claimed.is_empty() {
+                self.weigh(claimed.len(), total);
+            }
+        }
+        if self.take_claimed(claimed, asked).await? > 0 {
+            // As long as there are more, nothing waits for the hint that a suspect has come.
+            let hint = self.leases.suspect_wanted().notified();
+            self.look_for_suspect |= hint.now_or_never().is_some();
+            return Ok(None);
+        }
+        let lanes = Lane::BY_PRIORITY;
+        let share = (room / lanes.len()).max(1);
+        let entries = self.read_waiting(&lanes, share, block).await?;
+        self.turn += entries.len();
+        Ok(Some(entries))
     }
 
     /// A read that waits for the first job, and ends when the worker stops or pauses.
-    async fn read_waiting(
+    async fn read_waiting<const N: usize>(
         &mut self,
+        lanes: &[Lane; N],
         share: usize,
         block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        let streams = self.broker.lane_keys(Lane::READ);
+        let streams = self.broker.lane_keys(*lanes);
+        let reads_all = lanes.len() == Lane::BY_PRIORITY.len();
+        let of_all = |mut entries: Vec<RawEntry>| {
+            for entry in &mut entries {
+                entry.stream = lanes[entry.stream].index();
+            }
+            entries
+        };
         let read = self.reader.read(&streams, &self.consumer, share, block);
         tokio::pin!(read);
         // The read is never dropped: what it brings after it was told to end is ours.
@@ -298,10 +356,11 @@ impl Claimer {
                 _ = self.paused.wait_for(|paused| *paused) => {}
                 () = self.gate.opened() => {}
                 () = self.leases.suspect_wanted().notified() => self.look_for_suspect = true,
+                _ = self.prioritised.wait_for(|prioritised| *prioritised && !reads_all) => {}
             }
         };
         tokio::select! {
-            entries = &mut read => return entries,
+            entries = &mut read => return entries.map(of_all),
             () = interrupted => {}
         }
         // The order may overtake a read that is still on its way, and then ends nothing; and a client that has just
@@ -310,13 +369,13 @@ impl Claimer {
         for _ in 0..UNBLOCK_TRIES {
             self.reader.unblock(&self.broker.redis, streams[0]).await;
             tokio::select! {
-                entries = &mut read => return entries,
+                entries = &mut read => return entries.map(of_all),
                 () = tokio::time::sleep(UNBLOCK_AGAIN) => {}
             }
         }
         tokio::select! {
-            entries = &mut read => entries,
-            () = self.reader.reconnect() => read.await,
+            entries = &mut read => entries.map(of_all),
+            () = self.reader.reconnect() => read.await.map(of_all),
         }
     }
 

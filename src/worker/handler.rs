@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
 use crate::job::codec::Codec;
-use crate::job::{JobId, Meta, QueueName};
+use crate::job::{JobId, Meta, Priority, QueueName};
 
 /// What a [`Handler`] returns.
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<(), JobError>> + Send>>;
@@ -80,6 +80,11 @@ impl Context {
     /// Whom the job is for, as its producer said: a tenant, a shop.
     pub fn group(&self) -> Option<&str> {
         self.inner.meta.group.as_deref()
+    }
+
+    /// The job's priority.
+    pub fn priority(&self) -> Priority {
+        self.inner.meta.priority
     }
 
     /// The number of this attempt, from 1.

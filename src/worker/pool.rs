@@ -103,6 +103,8 @@ struct Pool {
     listener: Result<Listener>,
     /// The queue was paused when the worker started.
     paused: bool,
+    /// It had jobs with priorities of their own.
+    prioritised: bool,
     stop: CancellationToken,
     health: WorkerHealth,
     reading: Pulse,
@@ -137,6 +139,9 @@ impl Pool {
         let paused = broker
             .is_paused(Patience::brief(settings.connect_timeout))
             .await?;
+        let prioritised = broker
+            .has_priorities(Patience::brief(settings.connect_timeout))
+            .await?;
         // New at every start, so that a restarted worker never passes for the one that died.
         let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
         let runner = Runner {
@@ -169,6 +174,7 @@ impl Pool {
             consumer,
             listener,
             paused,
+            prioritised,
             stop,
             health,
             reading,
@@ -189,6 +195,7 @@ impl Pool {
             consumer,
             listener,
             paused,
+            prioritised,
             stop,
             health,
             ..
@@ -219,6 +226,7 @@ impl Pool {
         // Beats until the last job is settled; then dropped.
         let mut upkeep = JoinSet::new();
         let (pause, paused) = watch::channel(paused);
+        let (priorities, prioritised) = watch::channel(prioritised);
         upkeep.spawn(heartbeat(
             broker.clone(),
             consumer.clone(),
@@ -235,6 +243,8 @@ impl Pool {
             due: Arc::clone(&due),
             cron: Arc::clone(&cron),
             pause,
+            priorities,
+            in_vain: Arc::default(),
             leases: leases.clone(),
         };
         upkeep.spawn(upkeep::hints::listen(
@@ -308,6 +318,9 @@ impl Pool {
             feed: feed.clone(),
             staff: Box::new(move || slots.staff()),
             paused,
+            prioritised,
+            turn: 0,
+            payload_bytes: 1024,
             stop: stop.clone(),
             pulse: self.reading,
             flow: Flow::default(),

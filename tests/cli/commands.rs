@@ -52,6 +52,7 @@ fn stats_json_has_every_field_of_the_contract() {
     for field in [
         "queue",
         "ready",
+        "ready_by_lane",
         "scheduled",
         "held",
         "running",
@@ -89,6 +90,71 @@ fn an_enqueued_job_can_be_listed_shown_and_cancelled() {
     let output = cli.run(&["jobs", "show", "q", &id]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&id));
+}
+
+#[test]
+fn a_priority_is_given_listed_shown_and_changed() {
+    let cli = Cli::new();
+    let normal = cli.enqueued(&[]);
+    assert!(!cli.ok(&["jobs", "list", "q"]).contains("priority"));
+    let id = cli.enqueued(&["--priority", "high"]);
+
+    let lanes = |cli: &Cli| cli.json(&["stats", "q", "--json"])["ready_by_lane"].clone();
+    assert_eq!(
+        lanes(&cli),
+        serde_json::json!({"next": 0, "high": 1, "normal": 1, "low": 0, "suspect": 0})
+    );
+    assert!(cli.ok(&["stats", "q"]).contains("high 1, normal 1"));
+    let priority = |id: &str| cli.json(&["jobs", "show", "q", id, "--json"])["priority"].clone();
+    assert_eq!(
+        (priority(&id), priority(&normal)),
+        ("high".into(), "normal".into())
+    );
+    assert!(cli.ok(&["jobs", "show", "q", &id]).contains("high"));
+    let listed = cli.ok(&["jobs", "list", "q"]);
+    assert!(
+        listed.contains("priority") && listed.contains("high"),
+        "{listed}"
+    );
+
+    cli.ok(&["jobs", "update", "q", &id, "--priority", "low"]);
+    assert_eq!(
+        (priority(&id), &lanes(&cli)["low"]),
+        ("low".into(), &Value::from(1))
+    );
+    let changed = cli.json(&[
+        "jobs",
+        "update",
+        "q",
+        &normal,
+        "--priority",
+        "high",
+        "--json",
+    ]);
+    assert_eq!(changed["state"], "ready");
+
+    for command in [
+        &["enqueue", "q", "--name", "a", "--priority", "urgent"][..],
+        &["jobs", "update", "q", &id, "--priority", "1"],
+        &[
+            "cron",
+            "set",
+            "s",
+            "--queue",
+            "q",
+            "--name",
+            "a",
+            "--every",
+            "1m",
+            "--priority",
+            "",
+        ],
+    ] {
+        let output = cli.run(command);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("high, normal or low"), "{told}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ async fn a_job_is_stored_with_all_its_options_and_answered_with_its_id() {
     let inbox = place.gateway_with(Vec::new(), with_tokens).await;
     let body = r#"{
         "name": "invoice/send", "payload": {"amount": 19.90}, "delay": "1h", "group": "shop-1", "unique": "k",
-        "unique_for": "24h", "max_attempts": 3, "timeout": "2m", "headers": {"X-Request-Id": "7f3a"}
+        "unique_for": "24h", "max_attempts": 3, "timeout": "2m", "priority": "high", "headers": {"X-Request-Id": "7f3a"}
     }"#;
 
     let answer = inbox.enqueue(body).await;
@@ -70,6 +70,7 @@ async fn a_job_is_stored_with_all_its_options_and_answered_with_its_id() {
     assert_eq!(job.payload.as_deref(), Some(&br#"{"amount": 19.90}"#[..]));
     assert_eq!(job.codec, "json");
     assert_eq!(job.group.as_deref(), Some("shop-1"));
+    assert_eq!(job.priority.name(), "high");
     assert_eq!(job.headers["x-request-id"], "7f3a");
 
     let again = inbox

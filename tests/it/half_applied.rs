@@ -28,6 +28,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "limits",
             "held",
             "groups",
+            "ready:high",
+            "ready:low",
             UNIQUE,
         ],
     ),
@@ -46,6 +48,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "limits",
             "payloads",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
             "results",
             UNIQUE,
         ],
@@ -64,6 +68,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "groups",
             "limits",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -91,6 +97,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "groups",
             "limits",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
             UNIQUE,
         ],
     ),
@@ -109,6 +117,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "groups",
             "limits",
             "ready",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -126,6 +136,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "groups",
             "limits",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -141,6 +153,9 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "groups",
             "limits",
             "stats",
+            "ready",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -158,6 +173,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "groups",
             "limits",
+            "ready:high",
+            "ready:low",
             UNIQUE,
         ],
     ),
@@ -175,6 +192,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "groups",
             "limits",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -190,6 +209,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "groups",
             "limits",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -209,8 +230,19 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     (
         "cron_fire",
         &[
-            "cron", "cron:due", "ready", "jobs", "stats", "events", "payloads", "held", "groups",
+            "cron",
+            "cron:due",
+            "ready",
+            "jobs",
+            "stats",
+            "events",
+            "payloads",
+            "held",
+            "groups",
             "limits",
+            "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -226,6 +258,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "payloads",
             "stats",
             "events",
+            "ready:high",
+            "ready:low",
         ],
     ),
     ("limit", &["limits", "events"]),
@@ -246,6 +280,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "held",
             "groups",
             "limits",
+            "ready:high",
+            "ready:low",
         ],
     ),
     ("pause", &["limits", "events"]),
@@ -262,6 +298,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:next",
             "ready",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -276,6 +314,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:next",
             "ready",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -293,6 +333,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:next",
             "ready",
             "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
 ];
@@ -347,9 +389,8 @@ impl Stage {
         let key = self.t.key(suffix);
         self.t.redis(&["DEL", &key]);
         match suffix {
-            "ready" | "ready:next" | "ready:suspect" | "events" | "completed" => {
-                self.t.redis(&["SET", &key, "in the way"])
-            }
+            "events" | "completed" => self.t.redis(&["SET", &key, "in the way"]),
+            lane if lane.starts_with("ready") => self.t.redis(&["SET", &key, "in the way"]),
             _ => self.t.redis(&["RPUSH", &key, "in the way"]),
         };
     }
@@ -501,9 +542,9 @@ fn every_script_is_in_the_list() {
         // its own as well is named once here.
         let more = match name {
             "claim" => 1,
-            "stats" | "audit" => 2,
+            "stats" | "audit" => 4,
             "enqueue" => 1,
-            "complete" => 6,
+            "complete" => 8,
             "retry" | "dead_letter" | "reclaim" | "mend" => -1,
             _ => 0,
         };

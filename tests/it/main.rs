@@ -33,6 +33,7 @@ mod panics;
 mod pause;
 mod persistence;
 mod prefetch;
+mod priority;
 mod promote;
 mod prune;
 mod purge;

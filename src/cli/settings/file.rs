@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream::gateway::field::Field;
 use millstream::gateway::signature::{Algorithm, Encoding};
 use millstream::schedule::{Missed, Overlap};
-use millstream::{Backoff, GroupOrder, QueueName};
+use millstream::{Backoff, GroupOrder, Priority, QueueName};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -160,6 +160,7 @@ pub(crate) struct ScheduleSection {
     pub(crate) overlap: Option<Overlap>,
     #[serde(default)]
     pub(crate) paused: bool,
+    pub(crate) priority: Option<Priority>,
     pub(crate) group: Option<String>,
     #[serde(default, deserialize_with = "max_attempts")]
     pub(crate) max_attempts: Option<u32>,

@@ -52,6 +52,9 @@ pub(crate) fn read(file: Option<&ConfigFile>) -> anyhow::Result<ScheduleSettings
 
 fn schedule_of(section: &ScheduleSection) -> Result<Schedule, &'static str> {
     let mut job = NewJob::raw(&section.name, section.payload.clone());
+    if let Some(priority) = section.priority {
+        job = job.priority(priority);
+    }
     if let Some(group) = &section.group {
         job = job.group(group);
     }

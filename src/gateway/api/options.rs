@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::gateway::source::NEVER_KEPT;
 use crate::job::codec::Codec;
-use crate::job::{NewJob, OnConflict};
+use crate::job::{NewJob, OnConflict, Priority};
 
 /// Headers of one job.
 const HEADERS_MAX: usize = 64;
@@ -112,6 +112,15 @@ pub(super) const OPTIONS: &[JobOption] = &[
         r#"{"type": "string", "minLength": 1, "description": "Whom the job is for: a tenant, a shop. At most 256 bytes."}"#,
         r#""shop-1.example""#,
         |draft, value| read(value, "write text").map(|group| draft.job.meta.group = Some(group)),
+    ),
+    option(
+        "priority",
+        r#"{"type": "string", "enum": ["high", "normal", "low"], "description": "Which of the waiting jobs runs first. Left out: normal."}"#,
+        r#""high""#,
+        |draft, value| {
+            let priority: Priority = parsed(value, "write high, normal or low")?;
+            draft.change(|job| job.priority(priority))
+        },
     ),
     option(
         "unique",

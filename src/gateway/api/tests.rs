@@ -1,4 +1,5 @@
 use super::*;
+use crate::job::Priority;
 use crate::job::codec::Codec;
 use hyper::header::HeaderValue;
 use std::time::Duration;
@@ -30,7 +31,7 @@ fn every_option_is_read_and_its_own_example_is_accepted() {
     let body = r#"{
         "name": "invoice/send", "payload": {"amount": 19.90, "id": 18446744073709551617},
         "at": "2027-01-31T10:00:05+01:00", "group": "shop-1", "unique": "k", "unique_for": "24h", "max_attempts": 3,
-        "timeout": "2m", "expires": "1h", "headers": {"X-Request-Id": "7f3a"}, "durability": "replicas:2"
+        "priority": "low", "timeout": "2m", "expires": "1h", "headers": {"X-Request-Id": "7f3a"}, "durability": "replicas:2"
     }"#;
     assert_eq!(read(body).unwrap().durability, Durability::Replicas(2));
     let job = one(body);
@@ -45,6 +46,7 @@ fn every_option_is_read_and_its_own_example_is_accepted() {
     let day = Duration::from_secs(24 * 3600);
     assert_eq!(job.unique.as_ref().unwrap().window(), Some(day));
     assert_eq!(job.meta.max_attempts, Some(3));
+    assert_eq!(job.meta.priority, Priority::Low);
     assert_eq!(job.meta.timeout_ms, Some(120_000));
     assert_eq!(job.expires, Some(Duration::from_secs(3600)));
     assert_eq!(job.meta.headers["x-request-id"], "7f3a");
@@ -241,6 +243,11 @@ fn what_cannot_be_is_refused_with_its_option_and_what_would_be_accepted() {
             "deadline",
         ),
         (r#"{"name": "a", "group": ""}"#, "invalid_job", "group"),
+        (
+            r#"{"name": "a", "priority": "urgent"}"#,
+            "invalid_job",
+            "priority",
+        ),
         (
             r#"{"name": "a", "headers": {"a b": "c"}}"#,
             "invalid_job",

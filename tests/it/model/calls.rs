@@ -1,8 +1,8 @@
 //! What each call does to the reference, and what it must be answered.
 
-use millstream::JobId;
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, Transition};
+use millstream::{JobId, Priority};
 
 use super::operation::{Conflict, Order, Reason, Until, Wait};
 use super::reference::{Answer, Job, LastCall, Model, Moment, Reply, Stored};
@@ -23,8 +23,8 @@ pub(super) enum Call {
     /// With the unique key that the job was seen to hold.
     Cancel(Option<usize>, Option<String>),
     RunNow(Option<usize>),
-    /// With another payload, at another time: at once, or later with `true`.
-    Update(Option<usize>, Option<u8>, Option<bool>),
+    /// With another payload, at another time (at once, or later with `true`), of another priority.
+    Update(Option<usize>, Option<u8>, Option<bool>, Option<Priority>),
     Redrive(Vec<usize>),
     Purge(Vec<usize>),
 }
@@ -48,7 +48,9 @@ impl Model {
             Call::Release(_, deliveries) => self.release(deliveries),
             Call::Cancel(job, key) => self.cancel(*job, key.as_ref()),
             Call::RunNow(job) => self.run_now(*job),
-            Call::Update(job, payload, later) => self.update(*job, *payload, *later),
+            Call::Update(job, payload, later, priority) => {
+                self.update(*job, *payload, *later, *priority)
+            }
             Call::Redrive(jobs) => self.redrive(jobs),
             Call::Purge(jobs) => self.purge(jobs),
         };
@@ -155,7 +157,8 @@ impl Model {
             self.go(number, Transition::Enqueue, Some(State::Scheduled));
         } else {
             self.place_in_turn(number, Transition::Enqueue, Lane::Ready, IN_LINE);
-            self.jobs[number].left = self.jobs[number].state == Some(State::Held);
+            let is_normal = order.priority == Priority::Normal;
+            self.jobs[number].left = !is_normal || self.jobs[number].state == Some(State::Held);
         }
         if let Some((key, _)) = key {
             let until = Moment::later(self.now_ms, hold);
@@ -185,6 +188,7 @@ impl Model {
                 (wait, Moment::later(self.now_ms, after))
             }),
             group: order.group.map(translate::group),
+            priority: order.priority,
             slot: false,
             turn: String::new(),
             meta: translate::meta(order),
@@ -378,6 +382,7 @@ impl Model {
         job: Option<usize>,
         payload: Option<u8>,
         later: Option<bool>,
+        priority: Option<Priority>,
     ) -> (Reply, Option<Answer>) {
         let Some((job, before)) = job.and_then(|job| Some((job, self.jobs[job].state?))) else {
             return (Reply::NotFound, None);
@@ -388,6 +393,8 @@ impl Model {
         if let Some(payload) = payload {
             self.jobs[job].payload = translate::payload(payload);
         }
+        self.jobs[job].priority = priority.unwrap_or(self.jobs[job].priority);
+        let is_changed = payload.is_some() || priority.is_some();
         let on_lane = before == State::Ready;
         let after = match later {
             None | Some(false) => before,
@@ -398,7 +405,7 @@ impl Model {
         if on_lane && after == State::Scheduled {
             self.vacate(job, &mut left);
         }
-        if on_lane && (after == State::Scheduled || payload.is_some()) {
+        if on_lane && (after == State::Scheduled || is_changed) {
             let lane = Lane::ALL
                 .into_iter()
                 .find(|lane| self.lane(*lane).iter().any(|place| place.job == job));
@@ -406,7 +413,9 @@ impl Model {
             self.lane(lane).retain(|place| place.job != job);
             self.jobs[job].left = true;
             if after == State::Ready {
-                self.place(job, lane);
+                // One that was handed back stays among those.
+                let is_next = lane == Lane::Next;
+                self.place(job, if is_next { lane } else { Lane::Ready });
             }
         }
         self.admit_next(&left);
@@ -415,7 +424,11 @@ impl Model {
             let wait = wait.min(self.time_left(job)).max(0);
             self.jobs[job].since = Moment::later(self.now_ms, wait);
         }
-        let changed = [payload.map(|_| "payload"), later.map(|_| "due")];
+        let changed = [
+            payload.map(|_| "payload"),
+            priority.map(|_| "priority"),
+            later.map(|_| "due"),
+        ];
         let changed: Vec<_> = changed.into_iter().flatten().collect();
         let id = self.jobs[job].id.to_string();
         self.tell("updated", &id, changed.join(", "));

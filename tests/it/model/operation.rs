@@ -1,6 +1,7 @@
 //! What may happen to a queue, as data: small numbers that mean something only against the state they meet, so that a
 //! sequence stays meaningful when shrinking takes a part out of it.
 
+use millstream::Priority;
 use millstream::job::state::State;
 use proptest::prelude::*;
 
@@ -11,6 +12,8 @@ pub(super) enum Operation {
     Enqueue(Caller, Vec<Order>),
     /// The script: this many at most, over all lanes.
     Claim(Worker, u8),
+    /// The script over the lanes of all priorities: by a worker that has taken so many jobs, this many at most.
+    ClaimByPriority(Worker, u8, u8),
     /// A job that has stalled before; workers take one at a time.
     ClaimSuspect(Worker),
     /// The plain path: this many at most of each lane, seen only when the worker looks for what it holds.
@@ -26,8 +29,8 @@ pub(super) enum Operation {
     DeadLetter(Caller, Pick, Reason),
     Cancel(Caller, Which),
     RunNow(Caller, Which),
-    /// Another payload, another time: at once, or later with `true`.
-    Update(Caller, Which, Option<u8>, Option<bool>),
+    /// Another payload, another time (at once, or later with `true`), another priority.
+    Update(Caller, Which, Option<u8>, Option<bool>, Option<Priority>),
     Redrive(Caller, Vec<Which>),
     Purge(Caller, Vec<Which>),
     /// A call that was sent so many calls ago is sent again: its answer was lost, or it was on its way for long.
@@ -90,6 +93,7 @@ pub(super) struct Order {
     pub(super) max_attempts: Option<u32>,
     pub(super) header: bool,
     pub(super) group: Option<u8>,
+    pub(super) priority: Priority,
 }
 
 /// Nothing but defaults.
@@ -104,6 +108,7 @@ pub(super) const PLAIN: Order = Order {
     max_attempts: None,
     header: false,
     group: None,
+    priority: Priority::Normal,
 };
 
 /// How long a unique key is held.
@@ -255,6 +260,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let work = prop_oneof![
         6 => (caller(), prop::collection::vec(order(), 1..4)).prop_map(|(by, jobs)| Enqueue(by, jobs)),
         5 => (worker(), 1..5u8).prop_map(|(by, limit)| Claim(by, limit)),
+        4 => (worker(), 0..20u8, 1..12u8).prop_map(|(by, turn, limit)| ClaimByPriority(by, turn, limit)),
         2 => worker().prop_map(ClaimSuspect),
         2 => (worker(), 1..3u8).prop_map(|(by, limit)| Read(by, limit)),
         1 => worker().prop_map(Own),
@@ -284,8 +290,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     let by_hand = prop_oneof![
         3 => (caller(), any_which()).prop_map(|(by, job)| Cancel(by, job)),
         2 => (caller(), which(State::Scheduled)).prop_map(|(by, job)| RunNow(by, job)),
-        2 => (caller(), any_which(), prop::option::of(0..8u8), prop::option::of(any::<bool>()))
-            .prop_map(|(by, job, payload, later)| Update(by, job, payload, later)),
+        2 => (caller(), any_which(), prop::option::of(0..8u8), prop::option::of(any::<bool>()), prop::option::of(priority()))
+            .prop_map(|(by, job, payload, later, priority)| Update(by, job, payload, later, priority)),
         1 => (caller(), which(State::Held)).prop_map(|(by, job)| RunNow(by, job)),
         3 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Redrive(by, jobs)),
         1 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Purge(by, jobs)),
@@ -323,6 +329,7 @@ fn order() -> impl Strategy<Value = Order> {
         prop::option::weighted(0.2, 1..5u32),
         rare(),
         prop::option::weighted(0.6, 0..GROUPS),
+        priority(),
     )
         .prop_map(
             |(
@@ -336,6 +343,7 @@ fn order() -> impl Strategy<Value = Order> {
                 max_attempts,
                 header,
                 group,
+                priority,
             )| Order {
                 name,
                 payload,
@@ -347,8 +355,17 @@ fn order() -> impl Strategy<Value = Order> {
                 max_attempts,
                 header,
                 group,
+                priority,
             },
         )
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop_oneof![
+        3 => Just(Priority::Normal),
+        1 => Just(Priority::High),
+        1 => Just(Priority::Low)
+    ]
 }
 
 fn pick() -> impl Strategy<Value = Pick> {

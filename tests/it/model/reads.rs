@@ -61,6 +61,33 @@ impl Model {
         Reply::Given(given)
     }
 
+    /// Over the lanes of all priorities, by a worker that has taken `turn` jobs: of ten, the fifth is a normal and the tenth a low
+    /// one, if there are any.
+    pub(super) fn claim_by_priority(
+        &mut self,
+        worker: &str,
+        turn: usize,
+        limit: usize,
+        entries: Vec<EntryId>,
+    ) -> Reply {
+        let (mut given, mut entries) = (Vec::new(), entries.into_iter());
+        let places = |place| (turn + 1..=turn + limit).filter(move |at| at % 10 == place);
+        for (lane, share) in [
+            (Lane::Next, limit),
+            (Lane::Low, places(0).count()),
+            (Lane::Ready, places(5).count()),
+            (Lane::High, limit),
+            (Lane::Ready, limit),
+            (Lane::Low, limit),
+        ] {
+            if !self.paused {
+                let rest = share.min(limit - given.len());
+                given.extend(self.deliver(lane, worker, rest, &mut entries));
+            }
+        }
+        Reply::Given(given)
+    }
+
     /// One job of those that have stalled before.
     pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
         let limit = usize::from(!self.paused);

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millstream::JobId;
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, TRANSITIONS, Transition};
+use millstream::{JobId, Priority};
 use serde_json::Value as Json;
 
 use super::operation::Wait;
@@ -68,6 +68,7 @@ pub(super) struct Job {
     pub(super) expires: Option<(Wait, Moment)>,
     pub(super) deadline: Option<(Wait, Moment)>,
     pub(super) group: Option<String>,
+    pub(super) priority: Priority,
     /// It counts among those of its group that are ready or running.
     pub(super) slot: bool,
     /// Its place among the held.
@@ -250,10 +251,16 @@ impl Model {
         Some(self.lanes.get_mut(&lane)?.remove(at).job)
     }
 
+    /// On the usual lane each job goes to that of its priority.
     pub(super) fn place(&mut self, job: usize, lane: Lane) {
         self.jobs[job].left = true;
         let is_suspect = self.jobs[job].stalls >= SUSPECT_STALLS;
-        let lane = if is_suspect { Lane::Suspect } else { lane };
+        let lane = match (lane, self.jobs[job].priority) {
+            _ if is_suspect => Lane::Suspect,
+            (Lane::Ready, Priority::High) => Lane::High,
+            (Lane::Ready, Priority::Low) => Lane::Low,
+            _ => lane,
+        };
         self.lane(lane).push(Place {
             job,
             delivery: None,
@@ -361,5 +368,7 @@ pub(super) fn lane_name(lane: Lane) -> &'static str {
         Lane::Next => "ready:next",
         Lane::Ready => "ready",
         Lane::Suspect => "ready:suspect",
+        Lane::High => "ready:high",
+        Lane::Low => "ready:low",
     }
 }

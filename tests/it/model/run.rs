@@ -79,6 +79,16 @@ impl<'a> World<'a> {
                 let expected = self.model.claim(&worker, limit, told.1);
                 self.compare(Reply::Given(told.0), expected).await
             }
+            Operation::ClaimByPriority(by, turn, limit) => {
+                let (worker, turn, limit) = (worker(*by), usize::from(*turn), usize::from(*limit));
+                let claimed = broker
+                    .claim_by_priority(&worker, turn, limit, PATIENCE)
+                    .await;
+                let claimed = claimed.map_err(failed)?;
+                let told = self.take_note(&worker, claimed);
+                let expected = self.model.claim_by_priority(&worker, turn, limit, told.1);
+                self.compare(Reply::Given(told.0), expected).await
+            }
             Operation::ClaimSuspect(by) => {
                 let worker = worker(*by);
                 let claimed = broker.claim_suspect(&worker, PATIENCE).await;
@@ -136,11 +146,11 @@ impl<'a> World<'a> {
             Operation::RunNow(by, which) => {
                 self.send_new(*by, Call::RunNow(self.job(*which))).await
             }
-            Operation::Update(by, which, payload, later) => {
-                if payload.is_none() && later.is_none() {
+            Operation::Update(by, which, payload, later, priority) => {
+                if payload.is_none() && later.is_none() && priority.is_none() {
                     return Ok(());
                 }
-                let call = Call::Update(self.job(*which), *payload, *later);
+                let call = Call::Update(self.job(*which), *payload, *later, *priority);
                 self.send_new(*by, call).await
             }
             Operation::Redrive(by, which) => {

@@ -92,10 +92,13 @@ impl World<'_> {
                 let moved = broker.run_now(&mut by, &self.id(*job), PATIENCE).await;
                 moved.map(|()| Reply::Done)
             }
-            Call::Update(job, payload, later) => {
+            Call::Update(job, payload, later, priority) => {
                 let mut update = JobUpdate::new();
                 if let Some(payload) = payload {
                     update = update.payload(translate::payload(*payload));
+                }
+                if let Some(priority) = priority {
+                    update = update.priority(*priority);
                 }
                 if let Some(later) = later {
                     update = update.delay(if *later { LATER } else { Duration::ZERO });

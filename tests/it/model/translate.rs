@@ -144,6 +144,7 @@ pub(super) fn new_job(order: &Order) -> NewJob {
     if let Some(number) = order.group {
         job = job.group(group(number));
     }
+    job = job.priority(order.priority);
     if order.header {
         job = job.header("x-header", "ü\u{1}");
     }

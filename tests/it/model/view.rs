@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream::Priority;
 use millstream::broker::Lane;
 use millstream::job::state::State;
 use serde_json::{Value as Json, json};
@@ -183,6 +184,9 @@ impl Job {
         }
         if self.slot {
             meta["slot"] = json!(true);
+        }
+        if self.priority != Priority::Normal {
+            meta["priority"] = json!(self.priority.name());
         }
         if self.stalls > 0 {
             meta["stalls"] = json!(self.stalls);

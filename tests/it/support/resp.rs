@@ -97,6 +97,18 @@ impl Connection {
         message.list()[2].text().to_owned()
     }
 
+    /// Whatever a server that is monitored says until it is asked for `last`, which is left to somebody else.
+    pub(crate) fn monitored_until(&mut self, last: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.reply().expect("Redis lives").expect("a line");
+            if line.text().contains(last) {
+                return lines;
+            }
+            lines.push(line.text().to_owned());
+        }
+    }
+
     fn reply(&mut self) -> io::Result<Result<Value, String>> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {

@@ -214,6 +214,8 @@ impl Fixture {
             Lane::Next => "ready:next",
             Lane::Ready => "ready",
             Lane::Suspect => "ready:suspect",
+            Lane::High => "ready:high",
+            Lane::Low => "ready:low",
         })
     }
 

@@ -111,7 +111,7 @@ impl Scan {
         };
         match (suffix.as_str(), stored) {
             (
-                "ready" | "ready:next" | "ready:suspect",
+                "ready" | "ready:next" | "ready:suspect" | "ready:high" | "ready:low",
                 StoredKey::Stream {
                     entries, groups, ..
                 },

@@ -32,6 +32,7 @@ const EVENTS: &[&str] = &[
 impl Scan {
     pub(super) fn check(&mut self, exceptions: &Exceptions) {
         self.check_records();
+        self.check_lanes();
         self.check_budgets();
         self.check_uniques(exceptions);
         self.check_groups(exceptions.unfilled);
@@ -85,6 +86,30 @@ impl Scan {
         for id in self.records.keys().chain(self.payloads.keys()) {
             if !self.homes.contains_key(id) {
                 faults.push(format!("{id} has a record or payload and no home"));
+            }
+        }
+        self.faults.extend(faults);
+    }
+
+    /// Each job waits and runs on the lane of its priority; one that was handed back or stalled on a lane of those.
+    fn check_lanes(&mut self) {
+        let mut faults = Vec::new();
+        for (id, homes) in &self.homes {
+            let Some((lane, _)) = &homes[0].at else {
+                continue;
+            };
+            let meta = self.meta_of(id);
+            let lane_of = match meta["priority"].as_str() {
+                None => "ready",
+                Some("high") => "ready:high",
+                Some("low") => "ready:low",
+                Some(other) => {
+                    faults.push(format!("{id} has the priority {other}"));
+                    continue;
+                }
+            };
+            if lane != lane_of && !["ready:next", "ready:suspect"].contains(&lane.as_str()) {
+                faults.push(format!("{id} is on {lane} and belongs on {lane_of}"));
             }
         }
         self.faults.extend(faults);
