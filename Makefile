@@ -7,7 +7,7 @@ ARGS ?=
 FEATURES ?= otel
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants lint fmt clippy docs lua bench bench-once redis tmux
+.PHONY: help demo test soak mutants lint fmt clippy docs lua lint-lua bench bench-once redis tmux
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,8 @@ docs:
 lua:
 	@.ci/ensure luacheck
 	.ci/lint-lua
+
+lint-lua: lua ## The Lua scripts alone
 
 # Measures, which takes minutes and a quiet machine; so tests leave the benches alone, and lint keeps them compiling.
 bench: redis ## Measures latency and throughput
