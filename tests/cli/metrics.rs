@@ -394,9 +394,9 @@ fn a_worker_shows_its_metrics_where_it_listens() {
 #[test]
 fn the_dashboard_and_the_alerts_name_only_metrics_that_exist() {
     let files = [
-        "ops/grafana/millstream.json",
-        "ops/prometheus/millstream.rules.yml",
-        "ops/prometheus/millstream.rules.test.yml",
+        "docs/ops/grafana/millstream.json",
+        "docs/ops/prometheus/millstream.rules.yml",
+        "docs/ops/prometheus/millstream.rules.test.yml",
         "docs/metrics.md",
     ];
     for file in files {
@@ -431,7 +431,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 #[test]
 fn prometheus_accepts_the_alerts_and_the_dashboards_queries() {
     if promtool(
-        &["check", "rules", "ops/prometheus/millstream.rules.yml"],
+        &["check", "rules", "docs/ops/prometheus/millstream.rules.yml"],
         "",
     )
     .is_none()
@@ -439,13 +439,17 @@ fn prometheus_accepts_the_alerts_and_the_dashboards_queries() {
         return;
     }
     promtool(
-        &["test", "rules", "ops/prometheus/millstream.rules.test.yml"],
+        &[
+            "test",
+            "rules",
+            "docs/ops/prometheus/millstream.rules.test.yml",
+        ],
         "",
     );
     // Each alert is tried.
     let (rules, tests) = (
-        read("ops/prometheus/millstream.rules.yml"),
-        read("ops/prometheus/millstream.rules.test.yml"),
+        read("docs/ops/prometheus/millstream.rules.yml"),
+        read("docs/ops/prometheus/millstream.rules.test.yml"),
     );
     for alert in rules
         .lines()
@@ -457,7 +461,7 @@ fn prometheus_accepts_the_alerts_and_the_dashboards_queries() {
         );
     }
 
-    let dashboard: Value = serde_json::from_str(&read("ops/grafana/millstream.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&read("docs/ops/grafana/millstream.json")).unwrap();
     let mut found = Vec::new();
     expressions(&dashboard, &mut found);
     assert!(found.len() > 20, "{found:?}");
