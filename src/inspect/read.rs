@@ -17,6 +17,9 @@ use crate::redis::is_no_group;
 use crate::redis::reader::raw_entry;
 use crate::redis::reply::{Value, bytes_of, number_of, text_of};
 
+/// How often a job that moves is looked for. Each look is a few round trips, in which a job has to move to be missed.
+const LOOKS_MAX: usize = 16;
+
 /// What `lua/lib/record.lua` keeps of a job that is, or once was, off the streams.
 #[derive(Deserialize)]
 pub(super) struct Record {
@@ -36,6 +39,11 @@ impl Record {
     /// What is stored beside the payload; nothing when somebody broke it.
     fn meta(&self) -> Meta {
         Meta::from_stored(self.meta.as_bytes()).unwrap_or_default()
+    }
+
+    /// What differs once the job has moved.
+    fn whereabouts(&self) -> (String, Option<String>, u32) {
+        (self.state.clone(), self.entry.clone(), self.attempt)
     }
 
     /// Stands for a record that somebody broke: the job is listed, so that it can be purged.
@@ -78,19 +86,42 @@ impl Inspector {
         read_record(&value)
     }
 
-    /// Wherever the job is, with its payload.
     /// Where the job is, for those who wait for its end.
     pub(crate) async fn find_brief(&self, id: &JobId) -> Result<Option<JobView>> {
         self.find(id).await
     }
 
+    /// Wherever the job is, with its payload. It is looked for in one place after the other, and a job that moves meanwhile may be
+    /// in none of them when it is its turn: so it is looked for again as long as its record says that it has moved.
     pub(super) async fn find(&self, id: &JobId) -> Result<Option<JobView>> {
-        let record = self.record(id).await?;
-        if let Some(record) = &record
+        let mut record = self.record(id).await?;
+        for _ in 1..LOOKS_MAX {
+            let found = self.find_once(id, record.as_ref()).await?;
+            if found.as_ref().is_some_and(|(_, is_there)| *is_there) {
+                return Ok(found.map(|(view, _)| view));
+            }
+            let before = record.as_ref().map(Record::whereabouts);
+            let later = self.record(id).await?;
+            if before == later.as_ref().map(Record::whereabouts) {
+                return Ok(found.map(|(view, _)| view));
+            }
+            record = later;
+        }
+        let found = self.find_once(id, record.as_ref()).await?;
+        Ok(found.map(|(view, _)| view))
+    }
+
+    /// The job where `record` says that it is, and whether it was still there.
+    async fn find_once(
+        &self,
+        id: &JobId,
+        record: Option<&Record>,
+    ) -> Result<Option<(JobView, bool)>> {
+        if let Some(record) = record
             && let Some(state) = parked_state(&record.state)
         {
             let at = match state {
-                State::Held => None,
+                State::Held => Some(0),
                 _ => {
                     let zset = match state {
                         State::Dead => &self.broker.keys.dead,
@@ -110,10 +141,9 @@ impl Inspector {
             );
             let meta = record.meta();
             view.payload = payload.and_then(|payload| self.opened(&view.name, &meta, &payload));
-            return Ok(Some(view));
+            return Ok(Some((view, at.is_some())));
         }
         let entry = record
-            .as_ref()
             .and_then(|record| record.entry.as_deref())
             .unwrap_or(id.as_str());
         if entry.parse::<EntryId>().is_err() {
@@ -126,8 +156,10 @@ impl Inspector {
                 let pending = self.pending(lane, entry, entry, 1).await?.pop();
                 let mut view = stream_view(&delivery, pending.map(|(_, pending)| pending));
                 view.payload = self.opened(&view.name, &delivery.meta, &delivery.payload);
-                view.errors = record.map(|record| record.errors).unwrap_or_default();
-                return Ok(Some(view));
+                view.errors = record
+                    .map(|record| record.errors.clone())
+                    .unwrap_or_default();
+                return Ok(Some((view, true)));
             }
         }
         Ok(None)
@@ -153,7 +185,11 @@ impl Inspector {
                 return Ok(delivery.meta.unique);
             }
         }
-        Ok(None)
+        // It may have got its record since it was asked for.
+        Ok(self
+            .record(id)
+            .await?
+            .and_then(|record| record.meta().unique))
     }
 
     pub(super) async fn last_delivered(&self, lane: Lane) -> Result<Option<String>> {

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use millstream::broker::Caller;
 use millstream::config::OPERATOR_BATCH;
 use millstream::inspect::{Inspector, JobFilter};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
-use millstream::{Error, JobError, JobId, Millstream, NewJob};
+use millstream::{Context, Error, JobError, JobId, Millstream, NewJob};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::program::Program;
 use crate::support::resp::Value;
 use crate::support::verbs::plain;
-use crate::support::{Fixture, LATER};
+use crate::support::{Fixture, LATER, PATIENCE};
 
 /// How many dead jobs there are; `MILLSTREAM_BULK_JOBS` says otherwise.
 const BULK_JOBS: usize = 5_000;
@@ -119,6 +121,164 @@ async fn many_dead_jobs_are_redriven_and_purged_in_small_steps_and_events_keep_t
     assert_eq!(told, ["paused", "redriven", "purged"]);
 }
 
+/// What an operator does to many dead jobs.
+#[derive(Clone, Copy, Debug)]
+enum Bulk {
+    Redrive,
+    Prune,
+    Purge,
+}
+
+impl Bulk {
+    /// How many keys its script has, which is what tells it from the scripts of the workers. The first is the dead letter.
+    fn keys(self) -> &'static str {
+        match self {
+            Self::Redrive => "10",
+            Self::Prune => "5",
+            Self::Purge => "6",
+        }
+    }
+
+    /// Does it to all of them, as the commands do.
+    async fn run(self, inspector: &Inspector) -> u64 {
+        let mut done = 0;
+        if let Self::Prune = self {
+            let mut walk = inspector.walk_prune(None, Some(Duration::ZERO));
+            while let Some(step) = walk.next(OPERATOR_BATCH).await.unwrap() {
+                done += step.dead;
+            }
+            return done;
+        }
+        let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
+        while let Some(step) = walk.next(LOOK).await.unwrap() {
+            done += match self {
+                Self::Redrive => inspector.redrive(&step.ids).await.unwrap(),
+                _ => inspector.purge(&step.ids).await.unwrap(),
+            };
+        }
+        done
+    }
+}
+
+impl Fixture {
+    /// How long Redis was at each call of the script of `bulk`, microseconds, the shortest first.
+    fn durations(&self, bulk: Bulk) -> Vec<i64> {
+        let dead = self.key("dead");
+        let mut durations: Vec<i64> = self
+            .redis(&["SLOWLOG", "GET", "-1"])
+            .list()
+            .iter()
+            .filter_map(|entry| {
+                let [_, _, Value::Int(duration), command, ..] = entry.list() else {
+                    panic!("{entry:?}");
+                };
+                let words: Vec<&str> = command.list().iter().map(Value::text).collect();
+                let is_one = words[0].eq_ignore_ascii_case("evalsha")
+                    && words.get(2..4) == Some(&[bulk.keys(), &dead]);
+                is_one.then_some(*duration)
+            })
+            .collect();
+        durations.sort_unstable();
+        durations
+    }
+
+    /// Seconds of processor time that Redis's one thread of commands has had.
+    fn redis_seconds(&self) -> f64 {
+        let info = self.redis(&["INFO", "cpu"]);
+        let of = |kind: &str| -> f64 {
+            let name = format!("used_cpu_{kind}_main_thread:");
+            let line = info
+                .text()
+                .lines()
+                .find_map(|line| line.strip_prefix(&*name));
+            line.unwrap().parse().unwrap()
+        };
+        of("user") + of("sys")
+    }
+}
+
+/// Redrives, prunes and purges `jobs` dead jobs each, beside a worker that is busy with others of the same queue, and says how
+/// long Redis was at each step.
+async fn bulk_beside_workers(jobs: usize) {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    let t = &p.t;
+    // Every command is noted with its duration.
+    t.redis(&["CONFIG", "SET", "slowlog-max-len", "1000000"]);
+    let worker = p.worker().concurrency(50);
+    let worker = worker.fallback(async |_: Context| Ok::<_, JobError>(()));
+    let worker = worker.start().await.unwrap();
+    let inspector = t.inspector().await;
+    let mut completed = 0;
+    for bulk in [Bulk::Redrive, Bulk::Prune, Bulk::Purge] {
+        // Not so old that the worker prunes them by itself.
+        let hour_ago = t.now_us() / 1_000 - 3_600_000;
+        t.plant_dead(jobs, usize::try_from(hour_ago).unwrap() - jobs);
+        t.redis(&["SLOWLOG", "RESET"]);
+        t.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+        let (cpu, began) = (t.redis_seconds(), std::time::Instant::now());
+        let stop = CancellationToken::new();
+        let others = async {
+            let mut others = 0;
+            while !stop.is_cancelled() {
+                others += t.enqueue_many(100).await.len() as i64;
+            }
+            others
+        };
+        let bulk_work = async {
+            let done = bulk.run(&inspector).await;
+            stop.cancel();
+            done
+        };
+        let (done, others) = tokio::join!(bulk_work, others);
+        t.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "-1"]);
+        let (took, cpu) = (began.elapsed(), t.redis_seconds() - cpu);
+
+        assert_eq!(done, jobs as u64, "{bulk:?}");
+        completed += others
+            + if let Bulk::Redrive = bulk {
+                jobs as i64
+            } else {
+                0
+            };
+        p.until("the worker is through", |t| {
+            t.counter("completed") == completed
+        })
+        .await;
+        let steps = t.durations(bulk);
+        assert_eq!(steps.len(), jobs.div_ceil(OPERATOR_BATCH), "{bulk:?}");
+        let at = |share: usize| steps[(steps.len() * share / 1_000).min(steps.len() - 1)];
+        let long = steps.iter().filter(|micros| **micros > 5_000).count();
+        println!(
+            "{bulk:?}: {jobs} jobs in {took:.1?} beside {others} others, {} steps: p50 {} us, p99 {} us, p99.9 {} us, max {} us, \
+             {long} over 5 ms; Redis had {cpu:.1} s of processor in all",
+            steps.len(),
+            at(500),
+            at(990),
+            at(999),
+            at(1_000),
+        );
+        t.redis(&["SLOWLOG", "RESET"]);
+    }
+    worker.stop().await;
+    // The dead are planted past the engine, and pruned past the counters.
+    t.expect_unbooked(-(jobs as i64));
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_dead_jobs_are_redriven_pruned_and_purged_while_workers_run() {
+    bulk_beside_workers(2_050).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; MILLSTREAM_DEAD_JOBS says of how many jobs, else a million. With --nocapture it says how long each step took"]
+async fn a_million_dead_jobs_are_redriven_pruned_and_purged_while_workers_run() {
+    let given = std::env::var("MILLSTREAM_DEAD_JOBS").ok();
+    let jobs = given.map_or(1_000_000, |jobs| jobs.parse().expect("a number of jobs"));
+    bulk_beside_workers(jobs).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_die_again_while_they_are_redriven_are_redriven_once() {
     let redis = PrivateRedis::start(Options::default()).unwrap();
@@ -142,6 +302,41 @@ async fn jobs_that_die_again_while_they_are_redriven_are_redriven_once() {
     assert_eq!(p.t.counter("redriven"), jobs as i64);
     worker.stop().await;
     p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_moves_is_found_wherever_it_is() {
+    let t = Fixture::new().await;
+    let id = t.enqueue(plain().max_attempts(1_000_000)).await;
+    let inspector = t.inspector().await;
+    let (stop, seen) = (CancellationToken::new(), id.clone());
+    let looking = async {
+        let mut states = BTreeSet::new();
+        for _ in 0..400 {
+            let job = inspector.show(&seen).await.expect("it is somewhere");
+            states.insert(job.state.to_string());
+        }
+        stop.cancel();
+        states
+    };
+    // Ready, running, scheduled, ready, and so on, each under another entry.
+    let moving = async {
+        let mut caller = Caller::new("mover");
+        while !stop.is_cancelled() {
+            for delivery in t.claim(1).await {
+                let soon = Duration::from_millis(1);
+                let moved = t.broker.retry(&mut caller, &delivery, soon, None, PATIENCE);
+                moved.await.unwrap();
+            }
+            t.promote().await;
+        }
+    };
+    let (states, ()) = tokio::join!(looking, moving);
+    assert!(states.len() > 1, "it was seen only {states:?}");
+    assert!(matches!(
+        inspector.show(&"no-such-job".into()).await,
+        Err(Error::NotFound { .. })
+    ));
 }
 
 #[tokio::test]
