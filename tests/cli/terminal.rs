@@ -143,6 +143,7 @@ async fn top_shows_queues_jobs_workers_and_failures_and_acts_when_asked_twice() 
         &running,
         &dead,
         &pid,
+        "held",
         "done/s",
         "q quit",
     ]);
@@ -212,6 +213,23 @@ async fn top_redrives_all_dead_jobs_and_gives_the_terminal_back_however_it_ends(
     assert!(stopped.unwrap().success());
     let after = screen.shows(&["ended 0", "icanon"]);
     assert!(!after.contains("-icanon"), "{after}");
+}
+
+#[test]
+fn top_shows_what_is_held_and_keeps_to_a_narrow_screen() {
+    let cli = Cli::new();
+    cli.ok(&["groups", "set", "orders", "--concurrency", "1"]);
+    let of_group = ["--group", "a.example", "--count", "1234"];
+    cli.ok(&[&["enqueue", "orders", "--name", "a"], &of_group[..]].concat());
+    for (width, left_out) in [(150, ""), (80, "failed/s")] {
+        let screen = Screen::start(&cli, width, "millstream top --interval 100ms");
+        let shown = screen.shows(&["queues (1)", "held", "1,233", "orders", "oldest"]);
+        let row = shown.lines().find(|line| line.contains("1,233")).unwrap();
+        // One of the group may run: the ready one. All others wait for it.
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words[..7], ["orders", "open", "1", "0", "0", "1,233", "0"]);
+        assert_eq!(shown.contains("failed/s"), left_out.is_empty(), "{shown}");
+    }
 }
 
 #[test]

@@ -83,34 +83,36 @@ fn right(text: String) -> Cell<'static> {
     Cell::from(Line::from(text).right_aligned())
 }
 
+/// From here on all columns of the queues have their room.
+const WIDE: u16 = 120;
+/// Below this the sparklines and the failures' rate make room for the counts.
+const NARROW: u16 = 100;
+
 fn draw_queues(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let header = [
-        "queue",
-        "state",
-        "ready",
-        "running",
-        "scheduled",
-        "dead",
-        "in/s",
-        "done/s",
-        "failed/s",
-        "oldest",
-        "done",
+    let count = if area.width < WIDE { 7 } else { 9 };
+    let columns = [
+        ("queue", Constraint::Fill(2)),
+        ("state", Constraint::Length(7)),
+        ("ready", Constraint::Length(count)),
+        ("running", Constraint::Length(count)),
+        ("scheduled", Constraint::Length(9)),
+        ("held", Constraint::Length(count)),
+        ("dead", Constraint::Length(count)),
+        ("in/s", Constraint::Length(6)),
+        ("done/s", Constraint::Length(6)),
+        ("oldest", Constraint::Length(count)),
+        ("failed/s", Constraint::Length(8)),
+        ("done", Constraint::Length(SPARKS as u16)),
     ];
-    let rows = app.look.queues.iter().map(|stats| queue_row(stats, app));
-    let widths = [
-        Constraint::Fill(2),
-        Constraint::Length(6),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(SPARKS as u16),
-    ];
+    // What comes last is left out first.
+    let shown = if area.width < NARROW {
+        10
+    } else {
+        columns.len()
+    };
+    let (header, widths): (Vec<&str>, Vec<Constraint>) = columns.into_iter().take(shown).unzip();
+    let queues = app.look.queues.iter();
+    let rows = queues.map(|stats| Row::new(queue_cells(stats, app).into_iter().take(shown)));
     let table = Table::new(rows, widths)
         .header(Row::new(header).style(bold()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -130,21 +132,24 @@ fn draw_queues(frame: &mut Frame<'_>, area: Rect, app: &App) {
     }
 }
 
-fn queue_row(stats: &Stats, app: &App) -> Row<'static> {
+fn queue_cells(stats: &Stats, app: &App) -> [Cell<'static>; 12] {
     let trend = app.trends.of.get(&stats.queue);
     let rates = trend.and_then(|trend| trend.rates.as_ref());
     let rate = |rate: Option<f64>| right(rate.map_or_else(|| "-".into(), per_second));
     let dead = right(output::count(stats.dead));
-    let state = match stats.paused {
-        true => Cell::from("paused").style(coloured(Color::Yellow)),
-        false => Cell::from("open"),
+    let state = match (stats.paused, stats.open_circuits.is_empty()) {
+        (true, _) => Cell::from("paused").style(coloured(Color::Yellow)),
+        // Workers wait for what their jobs need.
+        (false, false) => Cell::from("circuit").style(coloured(Color::Red)),
+        (false, true) => Cell::from("open"),
     };
-    Row::new([
+    [
         Cell::from(stats.queue.clone()),
         state,
         right(output::count(stats.ready)),
         right(output::count(stats.running)),
         right(output::count(stats.scheduled)),
+        right(output::count(stats.held)),
         if stats.dead > 0 {
             dead.style(coloured(Color::Red))
         } else {
@@ -152,15 +157,15 @@ fn queue_row(stats: &Stats, app: &App) -> Row<'static> {
         },
         rate(rates.map(|rates| rates.enqueued)),
         rate(rates.map(|rates| rates.completed)),
-        rate(rates.map(|rates| rates.failed)),
         right(short_age(stats.oldest_ready_ms)),
+        rate(rates.map(|rates| rates.failed)),
         Cell::from(
             trend
                 .map(|trend| sparks(trend.completed.iter().copied()))
                 .unwrap_or_default(),
         )
         .style(coloured(Color::Green)),
-    ])
+    ]
 }
 
 /// The newest numbers as bars, the largest as the highest.
