@@ -12,6 +12,7 @@ mod doctor;
 mod frozen;
 mod look;
 mod metrics;
+mod pages;
 mod poison;
 mod process;
 mod reload;

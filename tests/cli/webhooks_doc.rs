@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::pages::{blocks_of, steps_of};
 use crate::support::{Cli, Served};
 
 const PAGE: &str = include_str!("../../docs/webhooks.md");
@@ -20,30 +21,6 @@ const SECRETS: &[(&str, &str)] = &[
     ("APP_TOKEN", "a-token-of-some-length"),
 ];
 
-/// The fenced blocks of this language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let opening = format!("```{language}\n");
-    let after = PAGE.split(&opening[..]).skip(1);
-    after
-        .map(|text| text.split("```").next().unwrap())
-        .collect()
-}
-
-/// The commands of a block and what they print.
-fn session(block: &str) -> (String, Vec<&str>) {
-    let (mut commands, mut output) = (String::new(), Vec::new());
-    let mut continued = false;
-    for line in block.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands += &format!("{command}\n"),
-            None if continued => commands += &format!("{line}\n"),
-            None => output.push(line),
-        }
-        continued = line.ends_with('\\') && (continued || line.starts_with("$ "));
-    }
-    (commands, output)
-}
-
 /// Without the job ids, which are others every time.
 fn without_ids(text: &str) -> String {
     let mut parts = text.split("\"id\":\"");
@@ -58,15 +35,21 @@ fn without_ids(text: &str) -> String {
 fn every_console_line_prints_what_the_page_says() {
     let cli = Cli::new();
     let listen = "[gateway]\nlisten = \"127.0.0.1:0\"\n";
-    let config = format!("{listen}{}", blocks("toml").concat());
+    let config = format!("{listen}{}", blocks_of(PAGE, "toml").concat());
     std::fs::write(cli.dir.path().join("mill.toml"), config).unwrap();
     let served = Served::start(&cli, "serve", SECRETS);
-    let sessions = blocks("console");
+    let sessions = blocks_of(PAGE, "console");
     assert!(sessions.len() >= 8, "the page has lost its commands");
 
     for block in sessions {
-        let (commands, expected) = session(block);
+        let steps = steps_of(&block);
+        let commands = steps.iter().map(|step| format!("{}\n", step.command));
+        let commands = commands.collect::<String>();
         let commands = commands.replace("127.0.0.1:8080", &served.address);
+        let expected: Vec<&str> = steps
+            .iter()
+            .flat_map(|step| step.printed.iter().map(String::as_str))
+            .collect();
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", &commands])
             .envs(SECRETS.iter().copied())
