@@ -13,9 +13,10 @@
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[15..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
+-- KEYS[13] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[16..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -27,8 +28,8 @@
 local scheduled, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ready_lane, next_lane, suspects = KEYS[7], KEYS[8], KEYS[9]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local held, groups, limits, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local FIRST_UNIQUE = 15
+local held, groups, limits, rates, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local FIRST_UNIQUE = 16
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -44,7 +45,7 @@ check('XLEN', high)
 check('XLEN', low)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready_lane, suspects = suspects, jobs = jobs, payloads = payloads,
-  high = high, low = low,
+  high = high, low = low, rates = rates,
 })
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 

@@ -7,8 +7,8 @@
 -- KEYS[3] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[4] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[5] completed  millstream:{Q}:completed  stream, history
--- KEYS[6..] more     with `grouped` held, groups, limits, payloads and the lanes: ready, suspect, high, low; with `kept` results,
---                    stream, capped;
+-- KEYS[6..] more     with `grouped` held, groups, limits, rates, payloads and the lanes: ready, suspect, high, low; with `kept`
+--                    results, stream, capped;
 --                    then strings: unique keys, id of the job that holds the key, and results, what a handler gave back
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
@@ -29,7 +29,7 @@ local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumbe
 local has_groups, keeps = ARGV[6] == '1', ARGV[7] == '1'
 local FIRST, STRIDE = 8, 10
 local RESULTS_MAX = 10000
-local before_strings = (has_groups and 13 or 5) + (keeps and 1 or 0)
+local before_strings = (has_groups and 14 or 5) + (keeps and 1 or 0)
 local results = KEYS[before_strings]
 local last = FIRST + count - 1
 
@@ -43,12 +43,12 @@ if last < #ARGV then
   for i = before_strings + 1, #KEYS do check('STRLEN', KEYS[i]) end
 end
 if has_groups then
-  check('HLEN', KEYS[9])
-  check('XLEN', KEYS[10])
+  check('HLEN', KEYS[10])
   check('XLEN', KEYS[11])
+  check('XLEN', KEYS[12])
   use_groups({
-    held = KEYS[6], groups = KEYS[7], limits = KEYS[8], payloads = KEYS[9], lane = KEYS[10], suspects = KEYS[11], jobs = jobs,
-    high = KEYS[12], low = KEYS[13],
+    held = KEYS[6], groups = KEYS[7], limits = KEYS[8], rates = KEYS[9], payloads = KEYS[10], lane = KEYS[11], suspects = KEYS[12],
+    jobs = jobs, high = KEYS[13], low = KEYS[14],
   })
 end
 

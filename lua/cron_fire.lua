@@ -12,9 +12,10 @@
 -- KEYS[8] held        millstream:{Q}:held      zset, jobs that wait for their group
 -- KEYS[9] groups      millstream:{Q}:groups    hash, group -> slots taken
 -- KEYS[10] limits     millstream:{Q}:limits    hash, concurrency of groups
--- KEYS[11] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[12] high       millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[13] low        millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[11] rates      millstream:{Q}:rates     zset, buckets of groups that have a rate
+-- KEYS[12] suspects   millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[13] high       millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low        millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] schedule    its id
 -- ARGV[2] version     of the definition that the caller has read
 -- ARGV[3] due_ms      the due time that the caller has seen
@@ -30,7 +31,8 @@
 -- Returns {OK, "id id ...", holder}: holder is the unfinished job because of which slots were skipped, or ''.
 -- {STALE} with nothing changed when somebody else has fired it, or it was changed. Cost O(slots + log n), n = schedules.
 local cron, due, lane, jobs, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local payloads, held, groups, limits, suspects, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local payloads, held, groups, limits, rates = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local suspects, high, low = KEYS[12], KEYS[13], KEYS[14]
 local id, version, due_ms, next_ms, overlap = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local name, expires_ms, deadline_ms, tells, missed = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
 local FIRST, STRIDE = 11, 2
@@ -49,7 +51,7 @@ local us = now_us()
 local now = ms_of(us)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
-  us = us, high = high, low = low,
+  us = us, high = high, low = low, rates = rates,
 })
 local state, score = read_state(cron, id), tonumber(redis.call('ZSCORE', due, id))
 if not state or state.version ~= version or score ~= tonumber(due_ms) or score > now then return { STALE } end

@@ -12,11 +12,12 @@
 -- KEYS[8] held       millstream:{Q}:held       zset, jobs that wait for their group
 -- KEYS[9] groups     millstream:{Q}:groups     hash, group -> slots taken
 -- KEYS[10] limits    millstream:{Q}:limits     hash, concurrency of groups
--- KEYS[11] ready     millstream:{Q}:ready      stream, for the next job of the group
--- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[13] high      millstream:{Q}:ready:high  stream, jobs of high priority
--- KEYS[14] low       millstream:{Q}:ready:low   stream, jobs of low priority
--- KEYS[15..] unique  millstream:{Q}:unique:*   string, id of the job that holds the key
+-- KEYS[11] rates     millstream:{Q}:rates      zset, buckets of groups that have a rate
+-- KEYS[12] ready     millstream:{Q}:ready      stream, for the next job of the group
+-- KEYS[13] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[14] high      millstream:{Q}:ready:high  stream, jobs of high priority
+-- KEYS[15] low       millstream:{Q}:ready:low   stream, jobs of low priority
+-- KEYS[16..] unique  millstream:{Q}:unique:*   string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -29,9 +30,9 @@
 -- Cost O(log n), n = dead jobs.
 local lane, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local stats, events, producers = KEYS[5], KEYS[6], KEYS[7]
-local held, groups, limits, ready, suspects = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local high, low = KEYS[13], KEYS[14]
-local FIRST_UNIQUE = 15
+local held, groups, limits, rates, ready, suspects = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local high, low = KEYS[14], KEYS[15]
+local FIRST_UNIQUE = 16
 local group, caller, number, entry_id, reason, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local again, answer = replayed(producers, caller, number)
@@ -45,7 +46,7 @@ check('XLEN', ready)
 check('XLEN', suspects)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
-  high = high, low = low,
+  high = high, low = low, rates = rates,
 })
 for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
 

@@ -13,7 +13,7 @@
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[11] high      millstream:{Q}:ready:high     stream, jobs of high priority
 -- KEYS[12] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[13..] more    with `grouped` groups; then the unique keys, string, id of the job that holds the key
+-- KEYS[13..] more    with `grouped` groups and rates; then the unique keys, string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -35,12 +35,13 @@
 --   deadline_ms   how long it may take in all, retries included
 --
 -- Returns {OK, "id id ..."}; with '=' in front it is the id of the job that holds the unique key, with '~' of the one that was
--- replaced, and no job was made. {FULL, depth, max_depth} with nothing changed when the queue has no room for all of them. {OLD}
--- when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each scheduled one.
+-- replaced, and no job was made. {FULL, depth, max_depth} with nothing changed when the queue has no room for all of them;
+-- {GROUP_FULL, group, held, max_backlog, fitting} when a group may not have so many held jobs, and how many more jobs it could have
+-- had. {OLD} when a later call of this caller was carried out. Cost O(jobs), O(log n) more for each scheduled one.
 local lane, scheduled, jobs, payloads, stats, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local next_lane, suspects, limits, held, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local FIRST_UNIQUE = has_groups and 14 or 13
+local FIRST_UNIQUE = has_groups and 15 or 13
 local FIRST = 6
 local JSON = string.byte('{')
 
@@ -77,8 +78,8 @@ if has_groups then
   check('HLEN', jobs)
   check('HLEN', payloads)
   use_groups({
-    held = held, groups = KEYS[13], limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
-    stats = stats, us = us, high = high, low = low,
+    held = held, groups = KEYS[13], limits = limits, rates = KEYS[14], lane = lane, suspects = suspects, jobs = jobs,
+    payloads = payloads, stats = stats, us = us, high = high, low = low,
   })
 end
 local duplicates, replaced = 0, 0
@@ -169,17 +170,19 @@ local function store(name, payload, meta, options)
   return id
 end
 
--- How many jobs this call has, or how many of them are new. One whose key is held is not, unless it is the one at the end of a
--- window.
+-- Whether the jobs of a run are new. One whose key is held is not, unless it is the one at the end of a window.
+local function is_new(options)
+  local holder = options.unique and in_the_way(KEYS[FIRST_UNIQUE - 1 + options.unique], options)
+  return not holder or (options.conflict == 'throttle' and holder.state ~= 'scheduled'), holder
+end
+
+-- How many jobs this call has, or how many of them are new.
 local function count_jobs(only_new)
   local jobs_counted, at = 0, FIRST
   while at <= #ARGV do
     local of_run, said = tonumber(ARGV[at]), ARGV[at + 3]
     local options = only_new and string.byte(said) == JSON and cjson.decode(said)
-    local holder = options and options.unique and in_the_way(KEYS[FIRST_UNIQUE - 1 + options.unique], options)
-    if not holder or (options.conflict == 'throttle' and holder.state ~= 'scheduled') then
-      jobs_counted = jobs_counted + of_run
-    end
+    if not options or is_new(options) then jobs_counted = jobs_counted + of_run end
     at = at + 4 + of_run
   end
   return jobs_counted
@@ -191,6 +194,32 @@ if max_depth then
   -- Who needs room is looked at only where it is short.
   if depth + count_jobs(false) > max_depth and depth + count_jobs(true) > max_depth then return { FULL, depth, max_depth } end
 end
+
+-- The first group that would have more held jobs than it may, {group, held, max_backlog, fitting}. Only jobs that want to run at once
+-- are looked at: one that becomes due, or is tried again, finds its place whatever is held.
+local function full_group()
+  local at = FIRST
+  while at <= #ARGV do
+    local of_run, meta, said = tonumber(ARGV[at]), ARGV[at + 2], ARGV[at + 3]
+    local options = string.byte(said) == JSON and cjson.decode(said) or { group = string.match(said, '^@(.*)$') }
+    local wanted = options.group and not options.delay_ms and group_named(options.group)
+    if wanted and wanted.max_backlog then
+      local new, holder = is_new(options)
+      local held_by_call = new and not holder and would_hold(wanted, of_run, cost_of(meta)) or 0
+      if held_by_call > 0 then
+        local plan = wanted.plan
+        plan.backlog = plan.backlog or backlog_of(wanted)
+        local room = math.max(0, wanted.max_backlog - plan.backlog)
+        if held_by_call > room then return { wanted.name, plan.backlog, wanted.max_backlog, plan.ready + room } end
+      end
+    end
+    at = at + 4 + of_run
+  end
+  return nil
+end
+
+local full = has_groups and not turns.quiet and full_group()
+if full then return { GROUP_FULL, unpack(full) } end
 
 local ids, count = {}, 0
 run = FIRST

@@ -15,8 +15,9 @@
 -- KEYS[11] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[12] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[13] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[14] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[15] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[16] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -29,8 +30,8 @@
 -- nowhere, or are jobs of another group, are passed over. {OLD} when a later call of this caller was carried out.
 -- Cost O(ids log n), n = jobs.
 local scheduled, dead, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local producers, lanes = KEYS[7], { KEYS[8], KEYS[9], KEYS[10], KEYS[14], KEYS[15] }
-local held, groups, limits = KEYS[11], KEYS[12], KEYS[13]
+local producers, lanes = KEYS[7], { KEYS[8], KEYS[9], KEYS[10], KEYS[15], KEYS[16] }
+local held, groups, limits, rates = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local group, caller, number, of_group, total, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local FIRST = 7
 
@@ -45,7 +46,7 @@ check('XLEN', events)
 for _, lane in ipairs(lanes) do check('XLEN', lane) end
 use_groups({
   held = held, groups = groups, limits = limits, lane = lanes[1], suspects = lanes[3], jobs = jobs, payloads = payloads,
-  wake = wake, high = lanes[4], low = lanes[5],
+  wake = wake, rates = rates, high = lanes[4], low = lanes[5],
 })
 
 local purged, died, unlocked = 0, 0, {}

@@ -10,14 +10,15 @@
 -- KEYS[5] held       millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[6] groups     millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[7] limits     millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[8] stats      millstream:{Q}:stats          hash, lifetime counters
--- KEYS[9] events     millstream:{Q}:events         stream, capped
--- KEYS[10] next      millstream:{Q}:ready:next     stream of the jobs that are read first
--- KEYS[11] ready     millstream:{Q}:ready          stream for the jobs that may run
--- KEYS[12] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
--- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[15..] lanes   millstream:{Q}:ready*         streams
+-- KEYS[8] rates      millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[9] stats      millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[10] events     millstream:{Q}:events         stream, capped
+-- KEYS[11] next      millstream:{Q}:ready:next     stream of the jobs that are read first
+-- KEYS[12] ready     millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[13] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
+-- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[16..] lanes   millstream:{Q}:ready*         streams
 -- ARGV[1] group      consumer group
 -- ARGV[2] wake       channel on which workers listen
 -- ARGV[3] kind       what is wrong, in a word of `audit`
@@ -28,8 +29,8 @@
 local keys = {
   scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6],
 }
-local limits, stats, events, next_lane, ready, suspects = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local high, low, lanes = KEYS[13], KEYS[14], { unpack(KEYS, 15) }
+local limits, rates, stats, events, next_lane, ready, suspects = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local high, low, lanes = KEYS[14], KEYS[15], { unpack(KEYS, 16) }
 local group, wake, kind, lane = ARGV[1], ARGV[2], ARGV[3], lanes[tonumber(ARGV[4])]
 local FIRST = 5
 
@@ -47,7 +48,7 @@ check('XLEN', low)
 for i = 1, #lanes do check('XLEN', lanes[i]) end
 use_groups({
   held = keys.held, groups = keys.groups, limits = limits, lane = ready, suspects = suspects, jobs = keys.jobs,
-  payloads = keys.payloads, stats = stats, high = high, low = low,
+  payloads = keys.payloads, stats = stats, high = high, low = low, rates = rates,
 })
 
 local us = now_us()

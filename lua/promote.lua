@@ -14,20 +14,22 @@
 -- KEYS[10] held      millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[11] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[12] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[13] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] worker     who asks
 -- ARGV[2] lock_ms    how long the asker keeps the upkeep
 -- ARGV[3] limit      jobs, 1 to 1,000
 -- ARGV[4] wake       channel that hears of a suspect
 --
--- Returns {OK, promoted, due_in_us, {unique key name, job id ...}, late_us, expired}: microseconds until the next job is due, 0
--- when more are due now, -1 when none is scheduled. The named unique keys belonged to jobs that died and may be released. For how
--- long the first of the jobs had been due; how many were out of time. {STANDBY} when another worker does the upkeep.
+-- Returns {OK, promoted, due_in_us, {unique key name, job id ...}, late_us, expired, rated_in_us}: microseconds until the next job is
+-- due, 0 when more are due now, -1 when none is scheduled. The named unique keys belonged to jobs that died and may be released. For how
+-- long the first of the jobs had been due; how many were out of time; microseconds until `admit` has to look after groups with a
+-- rate, -1 when it has not. {STANDBY} when another worker does the upkeep.
 -- Cost O(limit log n), n = scheduled jobs.
 local scheduled, lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local stats, events, lock = KEYS[7], KEYS[8], KEYS[9]
-local held, groups, limits, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local held, groups, limits, rates, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local worker, lock_ms, limit, wake = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 check('ZCARD', scheduled)
@@ -42,7 +44,7 @@ check('HLEN', stats)
 check('XLEN', events)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
-  stats = stats, wake = wake, high = high, low = low,
+  stats = stats, wake = wake, high = high, low = low, rates = rates,
 })
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
@@ -87,7 +89,11 @@ for _, job_id in ipairs(due) do
   redis.call('ZREM', scheduled, job_id)
 end
 close_groups()
-if #due == limit then return { OK, promoted, 0, unlocked, late_us, expired } end
-local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-if not first[2] then return { OK, promoted, -1, unlocked, late_us, expired } end
-return { OK, promoted, math.max(0, tonumber(first[2]) * 1000 - us), unlocked, late_us, expired }
+local due_in_us = -1
+if #due == limit then
+  due_in_us = 0
+else
+  local first = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+  if first[2] then due_in_us = math.max(0, tonumber(first[2]) * 1000 - us) end
+end
+return { OK, promoted, due_in_us, unlocked, late_us, expired, turns.quiet and -1 or rated_in(rates, us) }

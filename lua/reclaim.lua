@@ -16,10 +16,11 @@
 -- KEYS[9] held       millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[10] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[11] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[12] ready     millstream:{Q}:ready          stream, for the next job of a group
--- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[15..] lanes   millstream:{Q}:ready*         the streams that are swept
+-- KEYS[12] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[13] ready     millstream:{Q}:ready          stream, for the next job of a group
+-- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[16..] lanes   millstream:{Q}:ready*         the streams that are swept
 -- ARGV[1] group      consumer group
 -- ARGV[2] worker     who asks
 -- ARGV[3] lock_ms    how long the asker keeps the upkeep
@@ -34,8 +35,8 @@
 -- unique keys belonged to jobs that died and may be released. {STANDBY} when another worker does the upkeep. Cost O(limit).
 local next_lane, suspects, dead, jobs, payloads = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local stats, events, lock = KEYS[6], KEYS[7], KEYS[8]
-local held, groups, limits, ready, high, low = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local FIRST_LANE = 15
+local held, groups, limits, rates, ready, high, low = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local FIRST_LANE = 16
 local group, worker, lock_ms, lease_ms, stalls_max = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local lane_number, cursor, limit, wake = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
@@ -49,7 +50,7 @@ check('XLEN', events)
 check('XLEN', ready)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = jobs, payloads = payloads,
-  high = high, low = low,
+  high = high, low = low, rates = rates,
 })
 for i = FIRST_LANE, #KEYS do check('XLEN', KEYS[i]) end
 local now = ms_of(now_us())

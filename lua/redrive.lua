@@ -11,8 +11,9 @@
 -- KEYS[8] held       millstream:{Q}:held      zset, jobs that wait for their group
 -- KEYS[9] groups     millstream:{Q}:groups    hash, group -> slots taken
 -- KEYS[10] limits    millstream:{Q}:limits    hash, concurrency of groups
--- KEYS[11] high      millstream:{Q}:ready:high  stream, jobs of high priority
--- KEYS[12] low       millstream:{Q}:ready:low   stream, jobs of low priority
+-- KEYS[11] rates     millstream:{Q}:rates     zset, buckets of groups that have a rate
+-- KEYS[12] high      millstream:{Q}:ready:high  stream, jobs of high priority
+-- KEYS[13] low       millstream:{Q}:ready:low   stream, jobs of low priority
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3] wake       channel on which workers listen
@@ -21,7 +22,7 @@
 -- Returns {OK, redriven}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
 -- Cost O(ids log n), n = dead jobs.
 local dead, lane, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local producers, held, groups, limits, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local producers, held, groups, limits, rates, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
 local FIRST = 4
 
@@ -38,7 +39,7 @@ check('XLEN', low)
 -- A job that begins anew is no suspect.
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = lane, jobs = jobs, payloads = payloads, stats = stats,
-  wake = wake, high = high, low = low,
+  wake = wake, high = high, low = low, rates = rates,
 })
 
 local redriven, last = 0, nil

@@ -10,10 +10,11 @@
 -- KEYS[7] held       millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[8] groups     millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[9] limits     millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[10] stats     millstream:{Q}:stats          hash, lifetime counters
--- KEYS[11] lane      millstream:{Q}:ready          stream for the jobs that may run
--- KEYS[12] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[13] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[10] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[11] stats     millstream:{Q}:stats          hash, lifetime counters
+-- KEYS[12] lane      millstream:{Q}:ready          stream for the jobs that may run
+-- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3] job_id     the scheduled job
@@ -22,7 +23,7 @@
 -- Returns {OK}, or with nothing changed {WRONG_STATE, state} or {MISSING}; {OLD} when a later call of this caller was
 -- carried out. Cost O(log n), n = scheduled jobs.
 local scheduled, next_lane, suspects, jobs, payloads, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local held, groups, limits, stats, lane, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local held, groups, limits, rates, stats, lane, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local again, answer = replayed(producers, caller, number)
@@ -36,7 +37,7 @@ check('HLEN', payloads)
 check('HLEN', stats)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads, stats = stats,
-  wake = wake, high = high, low = low,
+  wake = wake, high = high, low = low, rates = rates,
 })
 
 local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)

@@ -13,8 +13,9 @@
 -- KEYS[9] held       millstream:{Q}:held           zset, jobs that wait for their group
 -- KEYS[10] groups    millstream:{Q}:groups         hash, group -> slots taken
 -- KEYS[11] limits    millstream:{Q}:limits         hash, concurrency of groups
--- KEYS[12] high      millstream:{Q}:ready:high     stream, jobs of high priority
--- KEYS[13] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[12] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
+-- KEYS[13] high      millstream:{Q}:ready:high     stream, jobs of high priority
+-- KEYS[14] low       millstream:{Q}:ready:low      stream, jobs of low priority
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -29,8 +30,8 @@
 -- Returns {OK, state after}, or with nothing changed {WRONG_STATE, state}, {MISSING}, {STALE} when the job has another name;
 -- {OLD} when a later call of this caller was carried out. Cost O(log n), n = scheduled jobs.
 local scheduled, jobs, payloads, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local lanes, next_lane, suspects = { KEYS[6], KEYS[7], KEYS[8], KEYS[12], KEYS[13] }, KEYS[7], KEYS[8]
-local held, groups, limits, high, low = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local lanes, next_lane, suspects = { KEYS[6], KEYS[7], KEYS[8], KEYS[13], KEYS[14] }, KEYS[7], KEYS[8]
+local held, groups, limits, rates, high, low = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local changes, new_payload = cjson.decode(ARGV[6]), ARGV[7]
 
@@ -43,7 +44,7 @@ check('XLEN', events)
 for _, lane in ipairs(lanes) do check('XLEN', lane) end
 use_groups({
   held = held, groups = groups, limits = limits, lane = lanes[1], suspects = suspects, jobs = jobs, payloads = payloads,
-  wake = wake, high = high, low = low,
+  wake = wake, high = high, low = low, rates = rates,
 })
 
 local us = now_us()

@@ -115,28 +115,33 @@ impl Coalescer {
             .await
     }
 
-    /// Sends jobs of several callers. A queue that has no room for all of them takes the first ones: how many, and why no more.
+    /// Sends jobs of several callers, and answers each. Where the queue or a group has no room for all of them it takes the first
+    /// ones.
     async fn send_fitting(
         &self,
         slot: &mut Slot,
-        jobs: &[NewJob],
-    ) -> (Result<Vec<Enqueued>>, Option<(usize, Error)>) {
-        let mut fitting = jobs.len();
-        let mut full = None;
-        while fitting > 0 {
-            let sent = self.send(slot, &jobs[..fitting]).await;
-            let Err(Error::QueueFull {
-                depth, max_depth, ..
-            }) = &sent
-            else {
-                return (sent, full);
+        mut jobs: Vec<NewJob>,
+        mut answer: impl FnMut(usize, Result<Enqueued>),
+    ) {
+        let mut places: Vec<usize> = (0..jobs.len()).collect();
+        while !jobs.is_empty() {
+            let error = match self.send(slot, &jobs).await {
+                Ok(enqueued) => {
+                    let answers = places.into_iter().zip(enqueued);
+                    return answers.for_each(|(place, enqueued)| answer(place, Ok(enqueued)));
+                }
+                Err(error) => error,
             };
-            let room = usize::try_from(max_depth.saturating_sub(*depth)).unwrap_or(usize::MAX);
-            // Never the same again, whatever the queue says.
-            fitting = room.min(fitting - 1);
-            full = sent.err().map(|error| (fitting, error));
+            let fits = fitting(&jobs, &error);
+            let mut kept = fits.iter();
+            jobs.retain(|_| *kept.next().unwrap_or(&false));
+            let (staying, leaving): (Vec<_>, Vec<_>) =
+                places.into_iter().zip(fits).partition(|(_, fits)| *fits);
+            for (place, _) in leaving {
+                answer(place, Err(shared(&error)));
+            }
+            places = staying.into_iter().map(|(place, _)| place).collect();
         }
-        (Ok(Vec::new()), full)
     }
 
     async fn connect(broker: Broker, durability: Durability, patience: Patience) -> Result<Broker> {
@@ -248,24 +253,42 @@ impl Coalescer {
         if jobs.is_empty() {
             return;
         }
-        let (sent, full) = self.send_fitting(&mut slot, &jobs).await;
-        let mut callers = callers;
-        if let Some((room, error)) = full {
-            callers.drain(room..).for_each(|caller| {
-                let _ = caller.answer.send(Err(shared(&error)));
+        let mut callers: Vec<Option<Caller>> = callers.into_iter().map(Some).collect();
+        let answer = |place: usize, answer: Result<Enqueued>| {
+            if let Some(caller) = callers[place].take() {
+                let _ = caller.answer.send(answer);
+            }
+        };
+        self.send_fitting(&mut slot, jobs, answer).await;
+    }
+}
+
+/// Which of `jobs` may be tried again after `error`: those that there is room for, and never all of them.
+fn fitting(jobs: &[NewJob], error: &Error) -> Vec<bool> {
+    match error {
+        Error::QueueFull {
+            depth, max_depth, ..
+        } => {
+            let room = usize::try_from(max_depth.saturating_sub(*depth)).unwrap_or(usize::MAX);
+            let fitting = room.min(jobs.len() - 1);
+            (0..jobs.len()).map(|nth| nth < fitting).collect()
+        }
+        Error::GroupFull { group, fitting, .. } => {
+            let mut of_group = 0;
+            let fits = jobs.iter().map(|job| {
+                let counts = job.delay.is_none() && job.meta.group.as_ref() == Some(group);
+                of_group += u64::from(counts);
+                !counts || of_group <= *fitting
             });
+            let mut fits: Vec<bool> = fits.collect();
+            // Never the same again, whatever the queue says.
+            if fits.iter().all(|fits| *fits) {
+                fits.pop();
+                fits.push(false);
+            }
+            fits
         }
-        match sent {
-            Ok(enqueued) => callers
-                .into_iter()
-                .zip(enqueued)
-                .for_each(|(caller, enqueued)| {
-                    let _ = caller.answer.send(Ok(enqueued));
-                }),
-            Err(error) => callers.into_iter().for_each(|caller| {
-                let _ = caller.answer.send(Err(shared(&error)));
-            }),
-        }
+        _ => vec![false; jobs.len()],
     }
 }
 
@@ -303,6 +326,19 @@ fn shared(error: &Error) -> Error {
             queue: queue.clone(),
             depth: *depth,
             max_depth: *max_depth,
+        },
+        Error::GroupFull {
+            queue,
+            group,
+            held,
+            max_backlog,
+            fitting,
+        } => Error::GroupFull {
+            queue: queue.clone(),
+            group: group.clone(),
+            held: *held,
+            max_backlog: *max_backlog,
+            fitting: *fitting,
         },
         Error::Refused { operation, reason } => Error::Refused {
             operation,

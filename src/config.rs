@@ -17,6 +17,12 @@ pub const JOB_NAME_BYTES_MAX: usize = 512;
 pub const GROUP_BYTES_MAX: usize = 256;
 /// Most jobs of one group that are ready or running at once. Beyond that a limit limits nothing.
 pub const GROUP_CONCURRENCY_MAX: usize = 100_000;
+/// Most jobs or points that a rate gives in its time. Beyond a million a second a limit limits nothing.
+pub const RATE_MAX: u32 = 1_000_000;
+/// Most jobs or points that a bucket holds. With a rate of so many an hour its ticks still fit a whole number of Redis's Lua.
+pub const BURST_MAX: u32 = 100_000;
+/// Most points that a job costs.
+pub const COST_MAX: u32 = 100_000;
 /// Largest payload, bytes. Redis holds it in memory and a read fetches many.
 pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// The limit of the limit: a larger bulk stalls Redis for everybody.

@@ -147,6 +147,23 @@ pub enum Error {
         /// The limit in force.
         max_depth: u64,
     },
+    /// The group has as many held jobs as it may have. Nothing was stored, also none of the jobs of other groups that came with it;
+    /// come back later, or raise the limit (`millstream groups set`).
+    #[error(
+        "group {group} of queue {queue} is full: {held} of its jobs wait for their turn, and {max_backlog} may"
+    )]
+    GroupFull {
+        /// The queue.
+        queue: String,
+        /// The group.
+        group: String,
+        /// Its held jobs.
+        held: u64,
+        /// The limit in force.
+        max_backlog: u64,
+        /// How many more jobs of it there would have been room for.
+        fitting: u64,
+    },
     /// The payload is larger than the limit. Store the data elsewhere and enqueue a reference, or raise the limit.
     #[error("the payload of job {name:?} has {bytes} bytes, the limit is {limit} bytes")]
     PayloadTooLarge {

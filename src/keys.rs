@@ -176,8 +176,14 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "limits",
         "hash",
-        "what limits the queue and its groups: paused, max_depth, group_concurrency, group_order, group:<group>",
+        "what limits the queue and its groups: paused, max_depth, group_concurrency, group_max_backlog, group_rate, group_burst, group_order, group:<group>",
         "HGETALL KEY",
+    ),
+    purpose(
+        "rates",
+        "zset",
+        "buckets of what has a rate, by `full US <group>`: minus when it is full (unix µs), gone then; and `next US <group>`: when its next held job may start",
+        "ZRANGE KEY 0 9 WITHSCORES",
     ),
     purpose("stats", "hash", "lifetime counters", "HGETALL KEY"),
     purpose(
@@ -246,6 +252,7 @@ pub(crate) struct Keys {
     pub(crate) jobs: Key,
     pub(crate) payloads: Key,
     pub(crate) limits: Key,
+    pub(crate) rates: Key,
     pub(crate) stats: Key,
     pub(crate) producers: Key,
     pub(crate) events: Key,
@@ -276,6 +283,7 @@ impl Keys {
             jobs: key("jobs"),
             payloads: key("payloads"),
             limits: key("limits"),
+            rates: key("rates"),
             stats: key("stats"),
             producers: key("producers"),
             events: key("events"),
@@ -306,11 +314,12 @@ impl Keys {
     }
 
     /// What a script needs to know whose turn it is, under the names of its header.
-    pub(crate) fn of_groups(&self) -> [(&'static str, &Key); 3] {
+    pub(crate) fn of_groups(&self) -> [(&'static str, &Key); 4] {
         [
             ("held", &self.held),
             ("groups", &self.groups),
             ("limits", &self.limits),
+            ("rates", &self.rates),
         ]
     }
 
@@ -353,6 +362,7 @@ mod tests {
             &keys.jobs,
             &keys.payloads,
             &keys.limits,
+            &keys.rates,
             &keys.stats,
             &keys.producers,
             &keys.events,

@@ -86,6 +86,7 @@ pub mod otel;
 #[cfg(feature = "private-redis")]
 pub mod private_redis;
 pub mod queue;
+mod rate;
 mod redis;
 mod results;
 pub mod schedule;
@@ -102,6 +103,7 @@ pub use error::{Error, Result};
 pub use job::durability::Durability;
 pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, Priority, QueueName};
 pub use queue::Queue;
+pub use rate::Rate;
 pub use results::JobResult;
 #[cfg(feature = "encryption")]
 pub use seal::KeyRing;

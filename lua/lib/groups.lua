@@ -2,14 +2,23 @@
 -- when it becomes ready and says so in its meta ("slot"); it gives it up when it leaves the lanes. Without a free slot a job is
 -- held. Jobs of a group that is not limited have no slot and are not counted: what nobody uses costs nothing.
 -- held: zset, lexical, "<group> US <turn> US <job id>"; the turns of a group rise
+-- A group with a rate has a bucket of tokens besides; a job takes what it costs when it becomes ready, once for each attempt, and
+-- one that comes back to the lanes by itself (handed back, reclaimed) takes no more.
 -- groups: hash, group -> slots taken; no field at 0
--- limits: hash, group_concurrency and group_order for all groups, group:<group> -> JSON {concurrency, paused}
+-- limits: hash, what is set for all groups, group:<group> -> JSON {concurrency, max_backlog, rate, burst, paused}
 local US = '\31'
 -- A turn is one of these and a number that rises, so that texts are in the order of the numbers.
 local IN_FRONT, IN_LINE = '0', '5'
 -- Jobs that one call admits to a group beyond the slots that it freed itself: a raised limit is filled in steps.
 local ADMIT_MORE = 100
 local UNLIMITED = math.huge
+-- A rated group of a paused queue is looked at again after this: what is ready at the end of the pause starts all at once.
+local PAUSED_US = 1000000
+-- Fields of `limits` that are no group's own.
+local OF_ALL = {
+  'group_concurrency', 'group_order', 'group_max_backlog', 'group_rate', 'group_burst',
+  'paused', 'max_depth', 'concurrency', 'rate', 'burst',
+}
 
 -- The keys in use, what this call knows of each group, the groups in the order in which they came up,
 -- and those that a job has left in the order in which it did.
@@ -22,30 +31,51 @@ local function use_groups(keys)
   turns.wake = string.gsub(keys.held, 'held$', 'wake')
   local held = looked_at(keys.held, redis.pcall('ZCARD', keys.held))
   check('HLEN', keys.groups)
-  local limits = looked_at(keys.limits, redis.pcall('HLEN', keys.limits))
+  turns.limits_set = looked_at(keys.limits, redis.pcall('HLEN', keys.limits))
   -- On most queues nothing is limited, and then nobody asks further.
-  turns.quiet = held == 0 and limits == 0
+  turns.quiet = held == 0 and turns.limits_set == 0
   turns.any_held = held > 0
   -- Those who wait go to the lanes of their priorities; who has more to do with these looks at them himself.
   if turns.any_held then
     check('XLEN', turns.high)
     check('XLEN', turns.low)
   end
+  if not turns.quiet then check('ZCARD', keys.rates) end
+end
+
+-- What is set for all groups, asked for once.
+local function for_all()
+  if not turns.for_all then
+    local said, count = redis.call('HMGET', turns.limits, unpack(OF_ALL)), 0
+    turns.for_all = {}
+    for i, setting in ipairs(OF_ALL) do
+      if said[i] then
+        turns.for_all[setting], count = said[i], count + 1
+      end
+    end
+    turns.any_own = turns.limits_set > count
+  end
+  return turns.for_all
+end
+
+local function own_of(name)
+  local own = turns.any_own and redis.call('HGET', turns.limits, 'group:' .. name)
+  local is_json, fields = pcall(cjson.decode, own or '')
+  return is_json and type(fields) == 'table' and fields or {}
 end
 
 local function group_named(name)
   local group = groups_seen[name]
   if group then return group end
-  local set = redis.call('HMGET', turns.limits, 'group_concurrency', 'group_order', 'group:' .. name)
-  local own = {}
-  if set[3] then
-    local is_json, fields = pcall(cjson.decode, set[3])
-    if is_json and type(fields) == 'table' then own = fields end
-  end
+  local all = for_all()
+  local own = own_of(name)
   group = {
     name = name,
-    max = tonumber(own.concurrency) or tonumber(set[1]) or UNLIMITED,
-    blocks = set[2] == 'block',
+    max = tonumber(own.concurrency) or tonumber(all.group_concurrency) or UNLIMITED,
+    max_backlog = tonumber(own.max_backlog) or tonumber(all.group_max_backlog),
+    -- A burst belongs to its rate.
+    rate = read_rate(own.rate, own.burst) or read_rate(all.group_rate, own.burst or all.group_burst),
+    blocks = all.group_order == 'block',
     paused = own.paused ~= nil,
     taken = tonumber(redis.call('HGET', turns.groups, name)) or 0,
     left = 0,
@@ -68,6 +98,29 @@ local function has_held(group)
   return group.any_held
 end
 
+-- What the job takes from a bucket.
+local function cost_of(meta)
+  return tonumber(string.match(meta, '"cost":(%d+)')) or 1
+end
+
+-- Ticks that are missing in the bucket of a rated group.
+local function missing_in(group)
+  if not group.missing then
+    turns.us = turns.us or now_us()
+    group.missing = missing_of(turns.rates, group.name, group.rate, turns.us)
+  end
+  return group.missing
+end
+
+-- Takes what a job costs from the bucket of its group; false when there is too little in it.
+local function charge(group, cost)
+  if not group.rate then return true end
+  if for_all().paused or wait_for(group.rate, missing_in(group), cost) > 0 then return false end
+  group.missing = group.missing + ticks_of(group.rate, cost)
+  group.is_charged, group.is_touched = true, true
+  return true
+end
+
 local function with_slot(meta)
   return '{"slot":true,' .. string.sub(meta, 2)
 end
@@ -77,10 +130,36 @@ local function enter(name, meta)
   if turns.quiet then return meta end
   local group = group_named(name)
   -- Nobody overtakes those who wait, not even when there is room for all of them.
-  if has_held(group) or group.taken >= group.max then return nil end
+  if has_held(group) or group.taken >= group.max or not charge(group, cost_of(meta)) then return nil end
   if group.max == UNLIMITED then return meta end
   group.taken = group.taken + 1
   return with_slot(meta)
+end
+
+-- How many jobs of a call would be held if `count` more came to the group, behind those that were asked about before.
+local function would_hold(group, count, cost)
+  local plan = group.plan
+  if not plan then
+    plan = { taken = group.taken, missing = group.rate and missing_in(group), ready = 0, held = 0 }
+    group.plan = plan
+  end
+  for _ = 1, count do
+    local has_room = plan.held == 0 and not has_held(group) and plan.taken < group.max
+    if has_room and group.rate then
+      has_room = not for_all().paused and wait_for(group.rate, plan.missing, cost) == 0
+      if has_room then plan.missing = plan.missing + ticks_of(group.rate, cost) end
+    end
+    if has_room then
+      plan.taken, plan.ready = plan.taken + 1, plan.ready + 1
+    else
+      plan.held = plan.held + 1
+    end
+  end
+  return plan.held
+end
+
+local function backlog_of(group)
+  return redis.call('ZLEXCOUNT', turns.held, '[' .. group.name .. US, '(' .. group.name .. ' ')
 end
 
 local function next_turn(kind)
@@ -104,7 +183,10 @@ local function hold(name, kind, job_id, record, payload)
   if payload then redis.call('HSET', turns.payloads, job_id, payload) end
   write_record(turns.jobs, job_id, record)
   redis.call('ZADD', turns.held, 0, name .. US .. turn .. US .. job_id)
-  group_named(name).any_held = true
+  local group = group_named(name)
+  -- Who is not the first waits for those before him, and somebody sees to them.
+  if not group.any_held then group.is_touched = true end
+  group.any_held = true
   return job_id
 end
 
@@ -130,6 +212,7 @@ end
 -- A job of the group leaves the lanes, and had a slot.
 local function leave(name)
   local group = group_named(name)
+  group.is_touched = true
   group.taken = math.max(0, group.taken - 1)
   if group.left == 0 then groups_left[#groups_left + 1] = group end
   group.left = group.left + 1
@@ -154,11 +237,14 @@ end
 -- `is_new`: this payload is not the one that is stored.
 local function place_in_turn(lane, kind, job_id, record, payload, is_new)
   local fields = not turns.quiet and grouped(record.meta)
-  if fields and fields.slot and group_named(fields.group).paused then
-    -- It kept its slot so that nobody overtakes it, and nobody does.
-    vacate(record)
-    hold(fields.group, IN_FRONT, job_id, record, is_new and payload)
-    return false
+  if fields and fields.slot then
+    local group = group_named(fields.group)
+    if group.paused or not charge(group, cost_of(record.meta)) then
+      -- It kept its slot so that nobody overtakes it, and nobody does.
+      vacate(record)
+      hold(fields.group, IN_FRONT, job_id, record, is_new and payload)
+      return false
+    end
   end
   if fields and not fields.slot then
     local meta = enter(fields.group, record.meta)
@@ -187,11 +273,15 @@ end
 local function admit_held(group, more)
   local room = math.min(group.max - group.taken, more)
   if not turns.any_held or room <= 0 then return 0 end
+  group.is_touched = true
+  if group.rate then room = math.min(room, math.floor((group.rate.depth - missing_in(group)) / group.rate.each)) end
+  if room <= 0 then return 0 end
   local admitted = 0
   for _, member in ipairs(held_of(group, room)) do
     local job_id = string.match(member, US .. '%d+' .. US .. '(.*)$')
     local record, payload = read_record(turns.jobs, job_id), redis.call('HGET', turns.payloads, job_id)
     if record and payload then
+      if not charge(group, cost_of(record.meta)) then break end
       if group.max < UNLIMITED then
         group.taken = group.taken + 1
         record.meta = with_slot(record.meta)
@@ -207,11 +297,29 @@ local function admit_held(group, more)
   return admitted
 end
 
--- Writes down how many slots are taken, once freed slots have gone to those who wait. Every script that had to do with groups
--- ends with this.
+-- Whoever has a slot to come, and too few tokens, comes when there are enough: upkeep sleeps until then.
+local function set_timer(group)
+  if group.taken >= group.max then return end
+  -- Some of those who were held have been admitted.
+  local first = has_held(group) and held_of(group, 1)[1]
+  if not first then return end
+  local record = read_record(turns.jobs, string.match(first, US .. '%d+' .. US .. '(.*)$'))
+  local wait_us = wait_for(group.rate, missing_in(group), record and cost_of(record.meta) or 1)
+  if for_all().paused then wait_us = math.max(wait_us, PAUSED_US) end
+  local due = turns.us + wait_us
+  local soonest = redis.call('ZRANGE', turns.rates, 0, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
+  redis.call('ZADD', turns.rates, string.format('%.0f', due), next_of(group.name))
+  -- Only a hint: upkeep looks by itself, a little later.
+  if not soonest or due < tonumber(soonest) then redis.pcall('PUBLISH', turns.wake, 'due') end
+end
+
+-- Writes down how many slots and tokens are taken, once freed slots have gone to those who wait. Every script that had to do with
+-- groups ends with this.
 local function close_groups()
   for _, group in ipairs(groups_left) do admit_held(group, group.left + ADMIT_MORE) end
   for _, group in ipairs(groups_in_order) do
+    if group.is_charged then write_missing(turns.rates, group.name, group.rate, turns.us, group.missing) end
+    if group.rate and group.is_touched then set_timer(group) end
     if group.taken ~= group.before then
       if group.taken > 0 then
         redis.call('HSET', turns.groups, group.name, group.taken)

@@ -6,5 +6,6 @@
 -- wrong_state  the job is not in a state from which this transition starts; nothing was changed
 -- standby      another worker does the upkeep at the moment; no job was moved
 -- full         the queue has as many jobs as it may have; nothing was changed
-local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY, FULL =
-  'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby', 'full'
+-- group_full   a group has as many held jobs as it may have; nothing was changed
+local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY, FULL, GROUP_FULL =
+  'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby', 'full', 'group_full'

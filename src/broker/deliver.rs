@@ -224,6 +224,7 @@ impl Broker {
                 .key("more", &keys.held)
                 .key("more", &keys.groups)
                 .key("more", &keys.limits)
+                .key("more", &keys.rates)
                 .key("more", &keys.payloads)
                 .key("more", &keys.ready)
                 .key("more", &keys.suspects)

@@ -128,6 +128,7 @@ impl Broker {
             .key("held", &keys.held)
             .key("groups", &keys.groups)
             .key("limits", &keys.limits)
+            .key("rates", &keys.rates)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
             .key("next", &keys.next)

@@ -1,13 +1,16 @@
 //! What limits the queue and its groups, and the jobs that wait for their turn.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::upkeep::wait_of;
 use super::{Broker, Caller};
 use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
-use crate::redis::reply::number_of;
+use crate::redis::reply::{Reply, number_of};
 use crate::redis::script::{self, Call};
 
 /// What becomes of the order of a group's jobs when one of them has to be tried again.
@@ -58,6 +61,29 @@ impl Broker {
         limit: usize,
         patience: Patience,
     ) -> Result<(u64, Option<String>)> {
+        let reply = self.admit_call(from, limit, false, patience).await?;
+        let next = Some(reply.text(2)?).filter(|next| !next.is_empty());
+        Ok((reply.count(1)?, next.map(str::to_owned)))
+    }
+
+    /// Held -> ready in groups with a rate whose time has come, up to about `limit` groups and jobs. Returns how many were admitted,
+    /// and the wait until there is more to do; `None` when there is nothing more.
+    pub async fn admit_due(
+        &self,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<(u64, Option<Duration>)> {
+        let reply = self.admit_call(None, limit, true, patience).await?;
+        Ok((reply.count(1)?, wait_of(reply.number(3)?)))
+    }
+
+    async fn admit_call(
+        &self,
+        from: Option<&str>,
+        limit: usize,
+        due: bool,
+        patience: Patience,
+    ) -> Result<Reply> {
         let keys = &self.keys;
         let call = Call::new(&script::ADMIT)
             .keys(keys.of_groups())
@@ -70,10 +96,9 @@ impl Broker {
             .key("events", &keys.events)
             .keys(keys.of_priorities())
             .text("from", from.unwrap_or_default())
-            .number("limit", limit as i64);
-        let reply = self.redis.call(call, patience).await?;
-        let next = Some(reply.text(2)?).filter(|next| !next.is_empty());
-        Ok((reply.count(1)?, next.map(str::to_owned)))
+            .number("limit", limit as i64)
+            .number("due", due.into());
+        self.redis.call(call, patience).await
     }
 
     /// How many jobs of each group are held, up to 1,000 groups.

@@ -56,6 +56,7 @@ impl Broker {
         let grouped = jobs.iter().any(grouped);
         if grouped {
             call.push_key("more", &keys.groups);
+            call.push_key("more", &keys.rates);
         }
         call = caller
             .sign(call)
@@ -114,6 +115,15 @@ impl Broker {
                 queue: self.queue.to_string(),
                 depth: reply.count(1)?,
                 max_depth: reply.count(2)?,
+            });
+        }
+        if reply.status == Status::GroupFull {
+            return Err(Error::GroupFull {
+                queue: self.queue.to_string(),
+                group: reply.text(1)?.to_owned(),
+                held: reply.count(2)?,
+                max_backlog: reply.count(3)?,
+                fitting: reply.count(4)?,
             });
         }
         let ids = reply.done()?.text(1)?;

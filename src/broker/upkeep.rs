@@ -33,6 +33,8 @@ pub enum Promotion {
         late: Duration,
         /// Due, and out of time: dead.
         expired: u64,
+        /// The wait until [`Broker::admit_due`] has something to do, `None` when it has not.
+        rated: Option<Duration>,
     },
 }
 
@@ -70,6 +72,11 @@ pub struct PruneStep {
     pub more: bool,
 }
 
+/// A wait in microseconds; what is negative never comes.
+pub(super) fn wait_of(us: i64) -> Option<Duration> {
+    u64::try_from(us).ok().map(Duration::from_micros)
+}
+
 impl Broker {
     /// Scheduled -> ready or held, or dead if it is out of time, up to `limit` due jobs.
     pub async fn promote(
@@ -99,15 +106,13 @@ impl Broker {
         if reply.status == Status::Standby {
             return Ok(Promotion::Standby);
         }
-        let next_due = u64::try_from(reply.number(2)?)
-            .ok()
-            .map(Duration::from_micros);
         Ok(Promotion::Promoted {
             count: reply.count(1)?,
-            next_due,
+            next_due: wait_of(reply.number(2)?),
             unlock: names_and_ids(reply.list(3)?),
             late: Duration::from_micros(reply.count(4)?),
             expired: reply.count(5)?,
+            rated: wait_of(reply.number(6)?),
         })
     }
 

@@ -56,6 +56,9 @@ pub(crate) struct Enqueue {
     /// Whom the job is for: a tenant, a shop
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Points that the job takes from the bucket of its group, where that has a rate
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "group", value_parser = clap::value_parser!(u32).range(1..=i64::from(config::COST_MAX)))]
+    cost: u32,
     /// Attempts in all, the first included [default: the worker's setting, 10]
     #[arg(long, value_parser = |text: &str| parse::number(text, parse::max_attempts), value_name = "N")]
     max_attempts: Option<u32>,
@@ -170,7 +173,7 @@ impl Enqueue {
         };
         job = job.on_conflict(self.on_conflict).priority(self.priority);
         if let Some(group) = &self.group {
-            job = job.group(group);
+            job = job.group(group).cost(self.cost);
         }
         if let Some(ttl) = self.keep_result {
             job = job.keep_result(ttl);

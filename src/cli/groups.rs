@@ -42,7 +42,7 @@ pub(crate) struct List {
     /// Groups at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
-    /// Write JSON: groups, total, concurrency
+    /// Write JSON: groups, total, and what is set for all: concurrency, rate, burst, max_backlog
     #[arg(long)]
     json: bool,
 }
@@ -54,7 +54,15 @@ impl List {
         if self.json {
             return output::json(&page);
         }
-        let mut table = output::table(&["group", "active", "held", "concurrency", "state"]);
+        let mut table = output::table(&[
+            "group",
+            "active",
+            "held",
+            "concurrency",
+            "rate",
+            "may be held",
+            "state",
+        ]);
         for group in &page.groups {
             let limit = match (group.concurrency, group.own_limit) {
                 (Some(jobs), true) => format!("{jobs} (its own)"),
@@ -66,6 +74,14 @@ impl List {
                 Cell::new(output::count(group.active)),
                 Cell::new(output::count(group.held)),
                 Cell::new(limit),
+                Cell::new(match (group.rate, group.burst) {
+                    (Some(rate), Some(burst)) if burst != rate.burst_default() => {
+                        format!("{rate}, {burst} at once")
+                    }
+                    (Some(rate), _) => rate.to_string(),
+                    (None, _) => "-".to_owned(),
+                }),
+                Cell::new(group.max_backlog.map_or("-".to_owned(), output::count)),
                 Cell::new(if group.paused { "paused" } else { "" }),
             ]);
         }
@@ -93,6 +109,15 @@ pub(crate) struct Set {
     /// Jobs ready or running at once, over all workers; 0 takes the limit away
     #[arg(long, value_parser = |text: &str| number(text, parse::group_concurrency), value_name = "N")]
     concurrency: Option<usize>,
+    /// Held jobs at most: an enqueue that would hold more is refused whole; 0 takes the limit away
+    #[arg(long, value_parser = |text: &str| number(text, parse::max_backlog), value_name = "N")]
+    max_backlog: Option<u64>,
+    /// Jobs (or points, see enqueue --cost) that may start in a time, over all workers: 50/s, 600/m, 1000/h; none takes it away
+    #[arg(long, value_parser = parse::group_rate, value_name = "RATE")]
+    rate: Option<parse::RateLimit>,
+    /// Jobs or points at once after a quiet time; 0 for what comes in a second, at least 1
+    #[arg(long, value_parser = |text: &str| number(text, parse::burst), value_name = "N")]
+    burst: Option<u32>,
     /// Hold every job of the group that is not ready yet
     #[arg(long, requires = "group", conflicts_with = "resume")]
     pause: bool,
@@ -100,7 +125,7 @@ pub(crate) struct Set {
     #[arg(long, requires = "group")]
     resume: bool,
     /// Take away all that the group has of its own
-    #[arg(long, requires = "group", conflicts_with_all = ["concurrency", "pause"])]
+    #[arg(long, requires = "group", conflicts_with_all = ["concurrency", "max_backlog", "rate", "burst", "pause"])]
     clear: bool,
 }
 
@@ -110,6 +135,15 @@ impl Set {
         if let Some(jobs) = self.concurrency {
             limits = limits.concurrency(Some(jobs).filter(|jobs| *jobs > 0));
         }
+        if let Some(jobs) = self.max_backlog {
+            limits = limits.max_backlog(Some(jobs).filter(|jobs| *jobs > 0));
+        }
+        if let Some(parse::RateLimit(rate)) = self.rate {
+            limits = limits.rate(rate);
+        }
+        if let Some(jobs) = self.burst {
+            limits = limits.burst(Some(jobs).filter(|jobs| *jobs > 0));
+        }
         if self.pause || self.resume {
             limits = limits.paused(self.pause);
         }
@@ -118,7 +152,7 @@ impl Set {
         }
         if limits == GroupLimits::new() {
             return Err(usage(
-                "what is to be set? Add --concurrency N, --pause, --resume or --clear",
+                "what is to be set? Add --concurrency N, --rate R, --burst N, --max-backlog N, --pause, --resume or --clear",
             ));
         }
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;

@@ -146,6 +146,29 @@ pub(crate) fn group_concurrency(number: u64) -> Result<usize, String> {
     whole(number, 0, config::GROUP_CONCURRENCY_MAX as u64)
 }
 
+/// How many jobs of one group may be held; 0 for no limit.
+pub(crate) fn max_backlog(number: u64) -> Result<u64, String> {
+    whole(number, 0, config::DEPTH_MAX)
+}
+
+/// How many jobs or points at once after a quiet time; 0 for the default.
+pub(crate) fn burst(number: u64) -> Result<u32, String> {
+    whole(number, 0, u64::from(config::BURST_MAX))
+}
+
+/// A rate, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateLimit(pub(crate) Option<millstream::Rate>);
+
+/// Reads `50/s`, `600/m`, `1000/h` or `none`.
+pub(crate) fn group_rate(text: &str) -> Result<RateLimit, String> {
+    if text == "none" {
+        return Ok(RateLimit(None));
+    }
+    let rate = text.parse().map_err(reason_of)?;
+    Ok(RateLimit(Some(rate)))
+}
+
 /// What becomes of a group's order when a job has to be tried again.
 pub(crate) fn group_order(text: &str) -> Result<GroupOrder, String> {
     [GroupOrder::Free, GroupOrder::Block]

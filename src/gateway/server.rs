@@ -350,6 +350,7 @@ impl<S: Store> Inner<S> {
         match error {
             Error::PayloadTooLarge { .. } => Reply::too_large(),
             Error::QueueFull { .. } => Reply::full(),
+            Error::GroupFull { .. } => Reply::group_full(),
             Error::InvalidJob { .. } => Reply::bad_request(),
             _ => Reply::unavailable(),
         }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::job::state::State;
 use crate::job::{JobId, check_name};
 use crate::keys::Key;
+use crate::rate::Rate;
 use crate::redis::reply::{Value, text_of};
 use crate::upkeep;
 
@@ -35,6 +36,12 @@ pub struct GroupView {
     pub concurrency: Option<u64>,
     /// The limit is the group's own, and not that of all groups.
     pub own_limit: bool,
+    /// The rate in force; `None` without one.
+    pub rate: Option<Rate>,
+    /// Jobs or points that may start at once after a quiet time; `None` without a rate.
+    pub burst: Option<u32>,
+    /// How many of its jobs may be held; `None` without a limit.
+    pub max_backlog: Option<u64>,
     /// None of its held jobs is admitted.
     pub paused: bool,
 }
@@ -49,12 +56,21 @@ pub struct GroupPage {
     pub total: u64,
     /// The limit of all groups that have none of their own.
     pub concurrency: Option<u64>,
+    /// The rate of all groups that have none of their own.
+    pub rate: Option<Rate>,
+    /// The burst that goes with it.
+    pub burst: Option<u32>,
+    /// How many jobs may be held of a group that has no such limit of its own.
+    pub max_backlog: Option<u64>,
 }
 
 /// What is to be changed about a group, or about all; what is not said stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupLimits {
     concurrency: Option<Option<usize>>,
+    max_backlog: Option<Option<u64>>,
+    rate: Option<Option<Rate>>,
+    burst: Option<Option<u32>>,
     paused: Option<bool>,
 }
 
@@ -72,6 +88,29 @@ impl GroupLimits {
         self
     }
 
+    /// So many jobs held at most, 1 to 10¹²: an enqueue that would hold more is refused whole ([`Error::GroupFull`]). `None` takes the
+    /// limit away, as for [`GroupLimits::concurrency`].
+    #[must_use]
+    pub fn max_backlog(mut self, jobs: Option<u64>) -> Self {
+        self.max_backlog = Some(jobs);
+        self
+    }
+
+    /// So many jobs, or points, in so much time; jobs beyond it are held until there are tokens for them. `None` takes the rate away,
+    /// as for [`GroupLimits::concurrency`].
+    #[must_use]
+    pub fn rate(mut self, rate: Option<Rate>) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// So many at once after a quiet time, 1 to 100,000; `None`: what comes in a second, at least 1.
+    #[must_use]
+    pub fn burst(mut self, jobs: Option<u32>) -> Self {
+        self.burst = Some(jobs);
+        self
+    }
+
     /// Holds every job of the group that is not ready yet, or ends that. Not for all groups: pause the queue instead.
     #[must_use]
     pub fn paused(mut self, paused: bool) -> Self {
@@ -82,7 +121,11 @@ impl GroupLimits {
     /// Takes away all that one group has of its own.
     #[must_use]
     pub fn clear(self) -> Self {
-        self.concurrency(None).paused(false)
+        self.concurrency(None)
+            .max_backlog(None)
+            .rate(None)
+            .burst(None)
+            .paused(false)
     }
 
     fn settings(&self, group: Option<&str>) -> Result<Vec<(&'static str, String)>> {
@@ -92,22 +135,43 @@ impl GroupLimits {
             let reason = format!("1 to {}", config::GROUP_CONCURRENCY_MAX);
             return Err(Error::setting("concurrency", jobs, reason));
         }
+        if let Some(Some(jobs)) = self.max_backlog
+            && !(1..=config::DEPTH_MAX).contains(&jobs)
+        {
+            let reason = format!("1 to {}", config::DEPTH_MAX);
+            return Err(Error::setting("max_backlog", jobs, reason));
+        }
+        if let Some(Some(rate)) = self.rate {
+            rate.check("rate")?;
+        }
+        if let Some(Some(jobs)) = self.burst
+            && !(1..=config::BURST_MAX).contains(&jobs)
+        {
+            let reason = format!("1 to {}", config::BURST_MAX);
+            return Err(Error::setting("burst", jobs, reason));
+        }
         if group.is_none() && self.paused.is_some() {
             let reason = "name a group, or pause the queue";
             return Err(Error::setting("paused", "all groups", reason));
         }
-        let name = match group {
-            Some(_) => "concurrency",
-            None => "group_concurrency",
-        };
-        let text = |jobs: usize| jobs.to_string();
-        let concurrency = self
-            .concurrency
-            .map(|jobs| jobs.map_or(String::new(), text));
-        let paused = self
-            .paused
-            .map(|paused| if paused { "1" } else { "" }.to_owned());
-        let settings = [(name, concurrency), ("paused", paused)];
+        fn text<T: ToString>(setting: Option<Option<T>>) -> Option<String> {
+            setting.map(|value| value.map_or_else(String::new, |value| value.to_string()))
+        }
+        let name = |own, of_all| if group.is_some() { own } else { of_all };
+        let paused = self.paused.map(|paused| paused.then_some(1));
+        let settings = [
+            (
+                name("concurrency", "group_concurrency"),
+                text(self.concurrency),
+            ),
+            (
+                name("max_backlog", "group_max_backlog"),
+                text(self.max_backlog),
+            ),
+            (name("rate", "group_rate"), text(self.rate)),
+            (name("burst", "group_burst"), text(self.burst)),
+            ("paused", text(paused)),
+        ];
         let settings = settings.into_iter();
         Ok(settings
             .filter_map(|(name, value)| Some((name, value?)))
@@ -254,11 +318,14 @@ impl GroupPurge {
 #[derive(Default, Deserialize)]
 struct Own {
     concurrency: Option<u64>,
+    max_backlog: Option<u64>,
+    rate: Option<Rate>,
+    burst: Option<u32>,
     paused: Option<u8>,
 }
 
 impl Inspector {
-    /// The groups that have limits of their own or jobs that count against a limit, the first `limit` of them.
+    /// The groups that have limits of their own, jobs that count against a limit or jobs that wait for a rate, the first `limit` of them.
     ///
     /// # Errors
     /// As [`Inspector::stats`].
@@ -266,14 +333,18 @@ impl Inspector {
         let keys = &self.broker.keys;
         let active = self.fields(&keys.groups).await?;
         let limits = self.fields(&keys.limits).await?;
-        let of_all = limits.get("group_concurrency");
-        let of_all = of_all.and_then(|jobs| jobs.parse::<u64>().ok());
+        let number = |name: &str| limits.get(name)?.parse::<u64>().ok();
+        let of_all = number("group_concurrency");
+        let backlog_of_all = number("group_max_backlog");
+        let rate_of_all: Option<Rate> = limits.get("group_rate").and_then(|rate| rate.parse().ok());
+        let burst_of_all = number("group_burst").and_then(|jobs| u32::try_from(jobs).ok());
         let own = limits.iter().filter_map(|(field, own)| {
             let own: Own = serde_json::from_str(own).ok()?;
             Some((field.strip_prefix(FIELD)?.to_owned(), own))
         });
         let mut own: HashMap<String, Own> = own.collect();
         let mut names: Vec<String> = active.keys().chain(own.keys()).cloned().collect();
+        names.append(&mut self.waiting_for_tokens().await?);
         names.sort_unstable();
         names.dedup();
         let mut groups = Vec::with_capacity(names.len());
@@ -282,12 +353,21 @@ impl Inspector {
             for (name, held) in names.iter().zip(held) {
                 let active = active.get(name).and_then(|jobs| jobs.parse().ok());
                 let own = own.remove(name).unwrap_or_default();
+                // A burst belongs to its rate, as `lua/lib/groups.lua` has it.
+                let rate = own.rate.or(rate_of_all);
+                let burst = match own.rate {
+                    Some(_) => own.burst,
+                    None => own.burst.or(burst_of_all),
+                };
                 groups.push(GroupView {
                     group: name.clone(),
                     active: active.unwrap_or_default(),
                     held,
                     concurrency: own.concurrency.or(of_all),
                     own_limit: own.concurrency.is_some(),
+                    rate,
+                    burst: rate.map(|rate| burst.unwrap_or_else(|| rate.burst_default())),
+                    max_backlog: own.max_backlog.or(backlog_of_all),
                     paused: own.paused.is_some(),
                 });
             }
@@ -299,6 +379,9 @@ impl Inspector {
             groups,
             total,
             concurrency: of_all,
+            rate: rate_of_all,
+            burst: rate_of_all.map(|rate| burst_of_all.unwrap_or_else(|| rate.burst_default())),
+            max_backlog: backlog_of_all,
         })
     }
 
@@ -347,6 +430,26 @@ impl Inspector {
             self.broker.unlock(&unlock, PATIENCE).await?;
         }
         Ok(purged)
+    }
+
+    /// Groups whose next job waits for the rate, read in steps.
+    async fn waiting_for_tokens(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for from in (0..).step_by(PAGE) {
+            let (offset, count) = (from.to_string(), PAGE.to_string());
+            let mut args = vec![of(&self.broker.keys.rates)];
+            let range = ["0", "+inf", "BYSCORE", "LIMIT", &offset, &count];
+            args.extend(range.into_iter().map(Value::from));
+            let page = list(self.ask("ZRANGE", args).await?);
+            let members = page.iter().filter_map(text_of);
+            names.extend(
+                members.filter_map(|member| Some(member.split_once('\u{1f}')?.1.to_owned())),
+            );
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        Ok(names)
     }
 
     /// All fields of a hash, read in steps.

@@ -359,6 +359,15 @@ impl NewJob {
         self
     }
 
+    /// How many points the job takes from the bucket of its group each time it starts, where the group has a rate (see
+    /// [`crate::worker::WorkerBuilder::group_rate`]): for budgets that count more than calls. 1 to 100,000, default 1. One that costs
+    /// more than the bucket holds takes a full bucket.
+    #[must_use]
+    pub fn cost(mut self, points: u32) -> Self {
+        self.meta.cost = Some(points).filter(|points| *points != 1);
+        self
+    }
+
     /// How often a failing handler is tried in all, at least 1. Default: the worker's setting.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
@@ -474,6 +483,12 @@ impl NewJob {
         if let Some(group) = &self.meta.group {
             check_name("group", group, config::GROUP_BYTES_MAX)?;
         }
+        if let Some(cost) = self.meta.cost
+            && !(1..=config::COST_MAX).contains(&cost)
+        {
+            let reason = format!("1 to {}", config::COST_MAX);
+            return invalid("cost", cost.to_string(), reason);
+        }
         let shown = |text: &str| text.chars().take(64).collect::<String>();
         if let Some(traceparent) = &self.meta.traceparent
             && trace::trace_id(traceparent).is_none()
@@ -582,6 +597,9 @@ pub(crate) struct Meta {
     /// The job counts among those of its group that are ready or running; written by the scripts.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) slot: bool,
+    /// Points that the job takes from the bucket of its group, unless it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cost: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -16,6 +16,8 @@ pub(crate) enum Status {
     Standby,
     /// The queue has as many jobs as it may have. Nothing was changed.
     Full,
+    /// A group has as many held jobs as it may have. Nothing was changed.
+    GroupFull,
 }
 
 /// A script's reply: a status and further items.
@@ -42,6 +44,7 @@ impl Reply {
             Some("wrong_state") => Status::WrongState,
             Some("standby") => Status::Standby,
             Some("full") => Status::Full,
+            Some("group_full") => Status::GroupFull,
             other => {
                 return Err(Error::Protocol {
                     operation,

@@ -32,6 +32,17 @@ async fn sleep_to_the_point(sleep: Duration) {
     }
 }
 
+/// Lets in who has waited for the rate of his group. Returns the wait until there is more to do.
+async fn admit_due(broker: &Broker) -> Option<Duration> {
+    match broker.admit_due(LIMIT, STEP).await {
+        Ok((_, wait)) => wait,
+        Err(error) => {
+            tracing::warn!(queue = %broker.queue, %error, "cannot admit jobs whose group has a rate; trying again");
+            Some(Duration::from_secs(1))
+        }
+    }
+}
+
 pub(crate) async fn run(
     broker: Broker,
     by: Upkeeper,
@@ -52,6 +63,7 @@ pub(crate) async fn run(
                 count,
                 late,
                 expired,
+                rated,
             }) => {
                 pulse.beat();
                 counted.promoted(count, expired, late);
@@ -61,7 +73,12 @@ pub(crate) async fn run(
                 {
                     tracing::warn!(queue = %broker.queue, %error, "cannot release the unique keys of expired jobs");
                 }
-                next_due.map_or(poll, |next| next.min(poll))
+                let rated = match rated {
+                    Some(Duration::ZERO) => admit_due(&broker).await,
+                    later => later,
+                };
+                let next = [next_due, rated].into_iter().flatten().min();
+                next.map_or(poll, |next| next.min(poll))
             }
             Ok(Promotion::Standby) => {
                 pulse.beat();

@@ -26,6 +26,7 @@ use crate::broker::{Broker, GroupOrder};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::QueueName;
+use crate::rate::Rate;
 use attempt::Handlers;
 use batch::Batches;
 pub use batch::{BatchJob, BatchSettings};
@@ -42,6 +43,12 @@ pub(crate) struct Settings {
     pub(crate) group_concurrency: Option<usize>,
     /// `None` leaves what another worker has set.
     pub(crate) group_order: Option<GroupOrder>,
+    /// As `group_concurrency`: 0 means without limit.
+    pub(crate) group_max_backlog: Option<u64>,
+    /// As `group_concurrency`: `Some(None)` means without limit.
+    pub(crate) group_rate: Option<Option<Rate>>,
+    /// As `group_concurrency`: 0 means what comes in a second.
+    pub(crate) group_burst: Option<u32>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Duration,
@@ -81,15 +88,29 @@ impl std::fmt::Debug for WorkerBuilder {
 impl Settings {
     /// What of it limits the queue, as it is kept in Redis.
     pub(crate) fn limits(&self) -> Vec<(&'static str, String)> {
-        let concurrency = self.group_concurrency.map(|jobs| match jobs {
+        let unless_0 = |jobs: u64| match jobs {
             0 => String::new(),
             jobs => jobs.to_string(),
-        });
+        };
         let order = self.group_order.map(|order| match order {
             GroupOrder::Free => String::new(),
             GroupOrder::Block => order.name().to_owned(),
         });
-        let limits = [("group_concurrency", concurrency), ("group_order", order)];
+        let rate = self.group_rate;
+        let rate = rate.map(|rate| rate.map_or_else(String::new, |rate| rate.to_string()));
+        let limits = [
+            (
+                "group_concurrency",
+                self.group_concurrency.map(|jobs| unless_0(jobs as u64)),
+            ),
+            ("group_order", order),
+            ("group_max_backlog", self.group_max_backlog.map(unless_0)),
+            ("group_rate", rate),
+            (
+                "group_burst",
+                self.group_burst.map(|jobs| unless_0(jobs.into())),
+            ),
+        ];
         let given = limits.into_iter();
         given
             .filter_map(|(name, value)| Some((name, value?)))
@@ -104,6 +125,9 @@ impl WorkerBuilder {
             prefetch: 0,
             group_concurrency: None,
             group_order: None,
+            group_max_backlog: None,
+            group_rate: None,
+            group_burst: None,
             max_attempts: config::MAX_ATTEMPTS_DEFAULT,
             backoff: Backoff::default(),
             timeout: config::TIMEOUT_DEFAULT,
@@ -156,6 +180,34 @@ impl WorkerBuilder {
     #[must_use]
     pub fn group_order(mut self, order: GroupOrder) -> Self {
         self.settings.group_order = Some(order);
+        self
+    }
+
+    /// Jobs of one group that may be held, 1 to 10¹², or 0 for no limit: an enqueue that would hold more is refused whole
+    /// ([`Error::GroupFull`]). Kept in Redis like [`WorkerBuilder::group_concurrency`]. Default: no limit.
+    #[must_use]
+    pub fn group_max_backlog(mut self, jobs: u64) -> Self {
+        self.settings.group_max_backlog = Some(jobs);
+        self
+    }
+
+    /// How many jobs of one group may start in a time, over all workers of the queue, or with [`crate::NewJob::cost`] how many points
+    /// they may take; `None` for no limit. The others are held until there are tokens for them. Each attempt takes its own; a job that
+    /// is handed back or reclaimed takes no more. Kept in Redis like [`WorkerBuilder::group_concurrency`]. Default: no limit.
+    ///
+    /// Tokens are taken as a job becomes ready, so while workers are behind, ready jobs gather and then start at once: a
+    /// `group_concurrency` bounds how many.
+    #[must_use]
+    pub fn group_rate(mut self, rate: Option<Rate>) -> Self {
+        self.settings.group_rate = Some(rate);
+        self
+    }
+
+    /// What goes with [`WorkerBuilder::group_rate`]: how many jobs or points at once after a quiet time, 1 to 100,000, or 0 for the
+    /// default: what comes in a second, at least 1.
+    #[must_use]
+    pub fn group_burst(mut self, jobs: u32) -> Self {
+        self.settings.group_burst = Some(jobs);
         self
     }
 
@@ -363,6 +415,20 @@ impl WorkerBuilder {
             settings.group_concurrency.unwrap_or_default(),
             0,
             config::GROUP_CONCURRENCY_MAX,
+        )?;
+        if settings.group_max_backlog.unwrap_or_default() > config::DEPTH_MAX {
+            let jobs = settings.group_max_backlog.unwrap_or_default();
+            let range = format!("0 to {}", config::DEPTH_MAX);
+            return Err(Error::setting("group_max_backlog", jobs, range));
+        }
+        if let Some(Some(rate)) = settings.group_rate {
+            rate.check("group_rate")?;
+        }
+        count(
+            "group_burst",
+            settings.group_burst.unwrap_or_default() as usize,
+            0,
+            config::BURST_MAX as usize,
         )?;
         count(
             "max_attempts",

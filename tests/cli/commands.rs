@@ -643,3 +643,63 @@ fn groups_are_listed_limited_and_purged() {
     let nothing = cli.run(&["groups", "set", "q", "shop-1"]);
     assert_eq!(nothing.status.code(), Some(2));
 }
+
+#[test]
+fn groups_have_a_rate_and_a_backlog() {
+    let cli = Cli::new();
+    let enqueue = |group: &str, cost: &str| {
+        let job = ["enqueue", "q", "--name", "n", "--payload", "x"];
+        cli.run(&[&job[..], &["--group", group, "--cost", cost]].concat())
+    };
+    cli.ok(&[
+        "groups",
+        "set",
+        "q",
+        "--rate",
+        "2/h",
+        "--burst",
+        "10",
+        "--max-backlog",
+        "1",
+    ]);
+    cli.ok(&["groups", "set", "q", "free", "--rate", "600/m"]);
+    for cost in ["9", "2"] {
+        assert!(enqueue("shop", cost).status.success());
+    }
+
+    let full = enqueue("shop", "1");
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(said.contains("group shop of queue q is full: 1 "), "{said}");
+    let listed = cli.json(&["groups", "list", "q", "--json"]);
+    let [shop, free] = [0, 1].map(|nth| &listed["groups"][nth]);
+    assert_eq!((&shop["rate"], &shop["burst"]), (&"2/h".into(), &10.into()));
+    assert_eq!(
+        (&shop["held"], &shop["max_backlog"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(
+        (&free["rate"], &free["burst"]),
+        (&"600/m".into(), &10.into())
+    );
+    assert_eq!(listed["rate"], "2/h");
+    let table = cli.ok(&["groups", "list", "q"]);
+    assert!(
+        table.contains("2/h, 10 at once") && table.contains("600/m"),
+        "{table}"
+    );
+
+    let said = cli.ok(&["groups", "set", "q", "--rate", "none"]);
+    assert!(said.ends_with("1 held job had room\n"), "{said}");
+    for (flag, value, hint) in [
+        ("--rate", "50", "50/s"),
+        ("--rate", "0/s", "1 to 1000000"),
+        ("--burst", "100001", "100000"),
+        ("--max-backlog", "-1", "a whole number"),
+    ] {
+        let refused = cli.run(&["groups", "set", "q", &format!("{flag}={value}")]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{flag} {value}: {said}");
+        assert!(said.contains(hint), "{flag} {value}: {said}");
+    }
+}

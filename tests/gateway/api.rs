@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
+use millstream::Rate;
 use millstream::deliver::{Forward, ForwardSettings};
 use millstream::gateway::api::tokens::TokenSettings;
 use millstream::gateway::{GatewaySettings, MetricsPage};
+use millstream::inspect::GroupLimits;
 use millstream::job::state::State;
 use serde_json::{Value, json};
 
 use crate::support::http::{self, Answer};
 use crate::support::receiver::Receiver;
+use crate::support::senders::{self, BODY};
 use crate::support::{Inbox, Place, QUEUE};
 
 const TOKEN: &str = "a-token-of-some-length";
@@ -462,4 +465,37 @@ async fn every_reference_of_the_description_leads_somewhere() {
         }
     }
     assert!(references > 20, "{references}");
+}
+
+#[tokio::test]
+async fn a_group_that_is_full_is_told_apart_from_an_outage() {
+    let place = Place::new().await;
+    let grouped = |settings: &mut GatewaySettings| {
+        with_tokens(settings);
+        for (_, source) in &mut settings.sources {
+            source.group = "header:X-Tenant".parse().unwrap();
+        }
+    };
+    let inbox = place.gateway_with(Vec::new(), grouped).await;
+    let limits = GroupLimits::new()
+        .rate(Some(Rate::per_hour(1)))
+        .max_backlog(Some(1));
+    let inspector = place.inspect();
+    inspector.set_group_limits(None, &limits).await.unwrap();
+    let job = r#"{"name": "a", "group": "shop", "cost": 5}"#;
+    for _ in 0..2 {
+        assert_eq!(inbox.enqueue(job).await.status, 201);
+    }
+
+    let refused = inbox.enqueue(job).await;
+    let webhook = senders::shopify("d1", BODY).with("X-Tenant", "shop");
+    let webhook = inbox.deliver(&webhook).await;
+
+    for answer in [refused, webhook] {
+        assert_eq!(answer.status, 429, "{answer:?}");
+        assert_eq!(answer.json()["code"], "group_full");
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    }
+    let other = senders::shopify("d2", BODY).with("X-Tenant", "other");
+    assert_eq!(inbox.deliver(&other).await.status, 200);
 }

@@ -24,6 +24,7 @@ mod half_applied;
 mod ids;
 mod library;
 mod lifecycle;
+mod limits;
 #[cfg(feature = "cli")]
 mod metrics;
 mod model;

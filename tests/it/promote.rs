@@ -56,6 +56,7 @@ async fn a_promotion_says_when_the_next_job_is_due() {
             unlock: Vec::new(),
             late: std::time::Duration::ZERO,
             expired: 0,
+            rated: None,
         }
     );
     t.enqueue(plain().delay(LATER)).await;

@@ -35,7 +35,7 @@ fn ms(wait: Duration) -> i64 {
 }
 
 impl Fixture {
-    fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         self.now_us() / 1000
     }
 

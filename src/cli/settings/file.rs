@@ -136,6 +136,12 @@ pub(crate) struct QueueSection {
     #[serde(default, deserialize_with = "group_concurrency")]
     pub(crate) group_concurrency: Option<usize>,
     pub(crate) group_order: Option<GroupOrder>,
+    #[serde(default, deserialize_with = "max_backlog")]
+    pub(crate) group_max_backlog: Option<u64>,
+    #[serde(default, deserialize_with = "group_rate")]
+    pub(crate) group_rate: Option<parse::RateLimit>,
+    #[serde(default, deserialize_with = "burst")]
+    pub(crate) group_burst: Option<u32>,
 }
 
 /// `[schedules.ID]`: a job that is due again and again.
@@ -277,6 +283,9 @@ read! {
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
     group_concurrency -> usize = number(parse::group_concurrency);
+    max_backlog -> u64 = number(parse::max_backlog);
+    group_rate -> parse::RateLimit = optional(parse::group_rate);
+    burst -> u32 = number(parse::burst);
     max_attempts -> u32 = number(parse::max_attempts);
     target_concurrency -> usize = number(parse::target_concurrency);
     circuit_failures -> u32 = number(parse::circuit_failures);

@@ -12,7 +12,7 @@ use super::ConfigFile;
 use super::file::{HandlerSection, QueueSection, SecretTexts};
 use super::secret::{self, Plain};
 use crate::cli::failure::usage;
-use crate::cli::parse::{self, number};
+use crate::cli::parse::{self, RateLimit, number};
 
 /// Flags that say what a worker does. They win over the config file.
 #[derive(Clone, Debug, Default, Args)]
@@ -71,6 +71,15 @@ pub(crate) struct QueueFlags {
     /// Whether a job that waits for a retry lets the next of its group pass (free) or not (block) [default: as it is, at first free]
     #[arg(long, value_parser = parse::group_order, value_name = "ORDER")]
     pub(crate) group_order: Option<GroupOrder>,
+    /// Jobs of one group that may be held; an enqueue of more is refused; 0 for no limit [default: as it is, at first none]
+    #[arg(long, value_parser = |text: &str| number(text, parse::max_backlog), value_name = "N")]
+    pub(crate) group_max_backlog: Option<u64>,
+    /// Jobs or points of one group that may start in a time, over all workers: 50/s, 600/m, 1000/h, or none [default: as it is, at first none]
+    #[arg(long, value_parser = parse::group_rate, value_name = "RATE")]
+    pub(crate) group_rate: Option<RateLimit>,
+    /// With the rate: jobs or points at once after a quiet time; 0 for what comes in a second, at least 1 [default: as it is, at first 0]
+    #[arg(long, value_parser = |text: &str| number(text, parse::burst), value_name = "N")]
+    pub(crate) group_burst: Option<u32>,
     /// Attempts of a failing job, the first included [default: 10]
     #[arg(long, value_parser = |text: &str| number(text, parse::max_attempts), value_name = "N")]
     pub(crate) max_attempts: Option<u32>,
@@ -103,6 +112,9 @@ pub(crate) struct QueueSettings {
     pub(crate) prefetch: Option<usize>,
     pub(crate) group_concurrency: Option<usize>,
     pub(crate) group_order: Option<GroupOrder>,
+    pub(crate) group_max_backlog: Option<u64>,
+    pub(crate) group_rate: Option<RateLimit>,
+    pub(crate) group_burst: Option<u32>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) timeout: Option<Duration>,
@@ -165,6 +177,9 @@ impl QueueSettings {
             prefetch: None,
             group_concurrency: None,
             group_order: None,
+            group_max_backlog: None,
+            group_rate: None,
+            group_burst: None,
             max_attempts: None,
             backoff: None,
             timeout: None,
@@ -188,6 +203,11 @@ impl QueueSettings {
                 .group_concurrency
                 .or(section.and_then(|s| s.group_concurrency)),
             group_order: flags.group_order.or(section.and_then(|s| s.group_order)),
+            group_max_backlog: flags
+                .group_max_backlog
+                .or(section.and_then(|s| s.group_max_backlog)),
+            group_rate: flags.group_rate.or(section.and_then(|s| s.group_rate)),
+            group_burst: flags.group_burst.or(section.and_then(|s| s.group_burst)),
             max_attempts: flags.max_attempts.or(section.and_then(|s| s.max_attempts)),
             backoff: flags.backoff.or(section.and_then(|s| s.backoff)),
             timeout: flags.timeout.or(section.and_then(|s| s.timeout)),
@@ -214,6 +234,15 @@ impl QueueSettings {
         }
         if let Some(order) = self.group_order {
             worker = worker.group_order(order);
+        }
+        if let Some(jobs) = self.group_max_backlog {
+            worker = worker.group_max_backlog(jobs);
+        }
+        if let Some(RateLimit(rate)) = self.group_rate {
+            worker = worker.group_rate(rate);
+        }
+        if let Some(jobs) = self.group_burst {
+            worker = worker.group_burst(jobs);
         }
         if let Some(attempts) = self.max_attempts {
             worker = worker.max_attempts(attempts);

@@ -96,6 +96,9 @@ fn a_bad_value_is_refused_with_its_line_and_key() {
         ("colour = \"red\"", "colour", "concurrency"),
         ("group_concurrency = -1", "group_concurrency", "0 to 100000"),
         ("group_order = \"strict\"", "group_order", "block"),
+        ("group_rate = \"50\"", "group_rate", "50/s"),
+        ("group_burst = 100001", "group_burst", "0 to 100000"),
+        ("group_max_backlog = -1", "group_max_backlog", "0 to"),
     ] {
         let said = refusal(&format!("{QUEUE}{line}\n"));
         for part in ["mill.toml:3", key, fix] {

@@ -290,6 +290,11 @@ pub(crate) fn not_stored(error: &Error) -> Refusal {
         Error::QueueFull { .. } => {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full", error.to_string())
         }
+        Error::GroupFull { .. } => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "group_full",
+            error.to_string(),
+        ),
         Error::Unfit { .. } => Refusal::new(
             StatusCode::CONFLICT,
             "durability_unavailable",

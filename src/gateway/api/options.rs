@@ -123,6 +123,15 @@ pub(super) const OPTIONS: &[JobOption] = &[
         },
     ),
     option(
+        "cost",
+        r#"{"type": "integer", "minimum": 1, "maximum": 100000, "default": 1, "description": "Points that the job takes from the bucket of its group, where that has a rate."}"#,
+        "10",
+        |draft, value| {
+            let cost = read(value, "write a whole number from 1 to 100000")?;
+            draft.change(|job| job.cost(cost))
+        },
+    ),
+    option(
         "unique",
         r#"{"type": "string", "minLength": 1, "description": "Refuse a second job with this key until this one is finished: the answer is then the id of the job that holds the key, and duplicate is true."}"#,
         r#""invoice-42""#,

@@ -15,6 +15,8 @@ use crate::job::Enqueued;
 
 /// When to come again after a 503, seconds. Senders wait longer by themselves as failures go on.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// When the sender of a group that is full should come again, seconds: its backlog is no outage, and takes longer.
+const GROUP_RETRY_AFTER: u64 = 30;
 /// What Prometheus asks for, and what it is.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -176,6 +178,12 @@ impl Reply {
         )
     }
 
+    /// The sender's group has as many held jobs as it may have: only he is too fast.
+    pub(super) fn group_full() -> Self {
+        let body = br#"{"code":"group_full","message":"too many jobs of this group wait already; send it again later"}"#;
+        Self::error(StatusCode::TOO_MANY_REQUESTS, body).called("group_full")
+    }
+
     /// Too many connections, or too much in memory.
     pub(super) fn busy() -> Self {
         Self::error(
@@ -244,7 +252,8 @@ impl Reply {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        if let Some(seconds) = self.retry_after {
+        let of_group = (self.status == StatusCode::TOO_MANY_REQUESTS).then_some(GROUP_RETRY_AFTER);
+        if let Some(seconds) = self.retry_after.or(of_group) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(id) = self.request_id {

@@ -1,5 +1,7 @@
 //! What each call does to the reference, and what it must be answered.
 
+use std::collections::BTreeMap;
+
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, Transition};
 use millstream::{JobId, Priority};
@@ -81,11 +83,15 @@ impl Model {
         if self.max_depth.is_some_and(|max| wanted as u64 > max) {
             return (Reply::Full(depth as u64), None);
         }
+        if let Some(refusal) = self.full_group(orders) {
+            return (refusal, None);
+        }
         let mut ids = ids.iter().cloned();
         let (mut reply, mut left) = (Vec::new(), Vec::new());
         for order in orders {
             let id = ids.next().unwrap_or_else(|| "unnamed".into());
             reply.push(self.enqueue_one(order, id, &mut left));
+            left.append(&mut self.left);
         }
         self.admit_next(&left);
         let text = reply.iter().map(|(id, kind)| match kind {
@@ -95,6 +101,36 @@ impl Model {
         });
         let answer = Answer::Text(text.collect::<Vec<_>>().join(" "));
         (Reply::Jobs(reply), Some(answer))
+    }
+
+    /// The first group that would have more held jobs than it may.
+    fn full_group(&self, orders: &[Order]) -> Option<Reply> {
+        // Of each group: slots taken, tokens missing, jobs that would be ready, and held.
+        let mut plans: BTreeMap<String, (usize, u32, u64, u64)> = BTreeMap::new();
+        for order in orders {
+            let group = order.group.map(translate::group);
+            let Some(group) = group.filter(|_| !order.delayed && self.in_the_way(order).is_none())
+            else {
+                continue;
+            };
+            let Some(most) = self.backlog(&group) else {
+                continue;
+            };
+            let held = self.held_of(&group).len() as u64;
+            let start = || (self.slots(&group), self.missing_in(&group), 0, 0);
+            let plan = plans.entry(group.clone()).or_insert_with(start);
+            let has_slot = self.most(&group).is_none_or(|slots| plan.0 < slots);
+            let missing = self.charged(&group, plan.1, translate::cost(order));
+            match missing.filter(|_| held == 0 && plan.3 == 0 && has_slot) {
+                Some(missing) => (plan.0, plan.1, plan.2) = (plan.0 + 1, missing, plan.2 + 1),
+                None => plan.3 += 1,
+            }
+            let room = most.saturating_sub(held);
+            if plan.3 > room {
+                return Some(Reply::GroupFull(group, held, plan.2 + room));
+            }
+        }
+        None
     }
 
     /// The job that is in the way of `order`.
@@ -368,6 +404,8 @@ impl Model {
         let refusal = match job.and_then(|job| Some((job, self.jobs[job].state?))) {
             Some((job, State::Scheduled | State::Held)) => {
                 self.place_in_turn(job, Transition::RunNow, Lane::Next, IN_FRONT);
+                let left = std::mem::take(&mut self.left);
+                self.admit_next(&left);
                 return (Reply::Done, Some(Answer::Text(String::new())));
             }
             Some((_, State::Dead)) => Reply::WrongState("dead".to_owned()),
@@ -448,6 +486,8 @@ impl Model {
             self.place_in_turn(job, Transition::Redrive, Lane::Ready, IN_LINE);
             redriven.push(job);
         }
+        let left = std::mem::take(&mut self.left);
+        self.admit_next(&left);
         self.moved("redriven", &redriven)
     }
 

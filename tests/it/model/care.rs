@@ -87,6 +87,7 @@ impl Model {
             self.place_in_turn(job, Transition::Promote, Lane::Ready, IN_LINE);
             promoted += 1;
         }
+        left.append(&mut self.left);
         self.admit_next(&left);
         let mut jobs = self.jobs.iter();
         let next = match jobs.any(|job| job.state == Some(State::Scheduled)) {

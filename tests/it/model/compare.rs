@@ -13,7 +13,7 @@ impl World<'_> {
         {
             let mut exceptions = self.t.exceptions();
             exceptions.unbooked = -self.model.pruned;
-            exceptions.unfilled = self.model.is_unfilled();
+            exceptions.unfilled = self.model.unfilled || self.model.is_unfilled();
             exceptions.windows = self.model.unclaimed();
         }
         let scan = self.t.scan();

@@ -66,6 +66,15 @@ pub(super) enum Operation {
     Block(bool),
     /// How many unfinished jobs the queue may have.
     Depth(Option<u8>),
+    /// So many jobs of a group held (of all groups for `None`); 0 takes the limit away.
+    Backlog(Option<u8>, u8),
+    /// A bucket of so many tokens for each group (all groups for `None`) that fills up too slowly for any walk; 0 takes it away. Whoever
+    /// has room by then is admitted.
+    Rate(Option<u8>, u8),
+    /// Every bucket fills up, and those who waited for it are admitted.
+    Refill,
+    /// One group is paused, or goes on.
+    PauseGroup(u8, bool),
     /// Forgets a worker that leaves, or everyone who was idle for so long.
     Retire(Option<Worker>, Age),
 }
@@ -241,7 +250,21 @@ fn story() -> impl Strategy<Value = Vec<Operation>> {
         Complete(0, vec![first(), Pick::Live(1)], false),
         Enqueue(1, vec![window()]),
     ];
-    let stories = vec![crash, failure, repeat, turns, debounce, throttle];
+    let rated = vec![
+        Rate(None, 2),
+        Enqueue(0, vec![tenant(0), tenant(0), tenant(1), tenant(0)]),
+        Backlog(None, 2),
+        Enqueue(0, vec![tenant(0), tenant(0)]),
+        Claim(0, 4),
+        Retry(0, first()),
+        Refill,
+        MakeDue(0),
+        Promote(0, 3),
+        Refill,
+        Claim(0, 4),
+        Complete(0, vec![first()], false),
+    ];
+    let stories = vec![crash, failure, repeat, turns, debounce, throttle, rated];
     prop::sample::select(stories).prop_flat_map(|story| {
         let steps = story.len();
         prop::sample::subsequence(story, steps - 1..=steps)
@@ -300,6 +323,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Admit),
         1 => any::<bool>().prop_map(Block),
         1 => prop::option::weighted(0.5, 1..20u8).prop_map(Depth),
+        1 => (prop::option::weighted(0.6, 0..GROUPS), 0..4u8).prop_map(|(group, most)| Backlog(group, most)),
+        1 => (prop::option::weighted(0.6, 0..GROUPS), 0..5u8).prop_map(|(group, burst)| Rate(group, burst)),
+        2 => Just(Refill),
+        1 => (0..GROUPS, prop::bool::weighted(0.3)).prop_map(|(group, paused)| PauseGroup(group, paused)),
     ];
     prop_oneof![12 => work, 6 => upkeep, 3 => by_hand]
 }

@@ -101,7 +101,12 @@ impl Picture {
             .collect();
         picture.held.clone_from(&scan.held);
         picture.groups.clone_from(&scan.groups);
-        picture.limits.clone_from(&scan.limits);
+        // Lua writes the members of an object in any order.
+        let limits = scan.limits.iter().map(|(name, value)| {
+            let own = name.starts_with("group:").then(|| meta(value).to_string());
+            (name.clone(), own.unwrap_or_else(|| value.clone()))
+        });
+        picture.limits = limits.collect();
         picture.limits.remove("paused");
         picture.payloads.clone_from(&scan.payloads);
         let uniques = scan.uniques.iter().zip(scan.unique_until.values());

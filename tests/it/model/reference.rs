@@ -111,6 +111,8 @@ pub(super) enum Reply {
     Old,
     /// How many unfinished jobs there are.
     Full(u64),
+    /// The group, its held jobs, how many more there was room for.
+    GroupFull(String, u64, u64),
     NotFound,
     WrongState(String),
     LeaseLost,
@@ -186,6 +188,17 @@ pub(super) struct Model {
     /// A job that is to be tried again keeps its slot.
     pub(super) blocks: bool,
     pub(super) max_depth: Option<u64>,
+    /// Most held jobs of a group; of all groups for `None`.
+    pub(super) backlogs: BTreeMap<Option<String>, u64>,
+    /// What the bucket of a group holds that fills up too slowly for any walk; of all groups for `None`.
+    pub(super) bursts: BTreeMap<Option<String>, u32>,
+    /// Tokens that are missing in a bucket.
+    pub(super) missing: BTreeMap<String, u32>,
+    pub(super) paused_groups: BTreeSet<String>,
+    /// Limits were changed, and nobody has looked since who may go now.
+    pub(super) unfilled: bool,
+    /// Groups of jobs that gave up their slots because they may not go on.
+    pub(super) left: Vec<String>,
     pub(super) upkeeper: Option<String>,
     /// When somebody last asked to sweep.
     pub(super) swept: Option<Moment>,

@@ -201,13 +201,7 @@ impl<'a> World<'a> {
                 self.compare(Reply::Done, Reply::Done).await
             }
             Operation::Limit(group, most) => self.limit(group.map(translate::group), *most).await,
-            Operation::Admit => {
-                let admitted = broker.admit(None, 1000, PATIENCE).await;
-                let (admitted, next) = admitted.map_err(failed)?;
-                assert_eq!(next, None, "no walk has that many jobs");
-                let expected = Reply::Counts(vec![self.model.admit()]);
-                self.compare(Reply::Counts(vec![admitted]), expected).await
-            }
+            Operation::Admit => self.admit(Vec::new()).await,
             Operation::Block(blocks) => {
                 let order = if *blocks { "block" } else { "" };
                 let was = std::mem::replace(&mut self.model.blocks, *blocks);
@@ -222,6 +216,42 @@ impl<'a> World<'a> {
                 let told = self.set_limit(None, "max_depth", &value).await?;
                 self.compare(told, Reply::Counts(vec![u64::from(was != limit)]))
                     .await
+            }
+            Operation::Backlog(group, most) => {
+                let group = group.map(translate::group);
+                let most = Some(u64::from(*most)).filter(|most| *most > 0);
+                let name = group
+                    .as_ref()
+                    .map_or("group_max_backlog", |_| "max_backlog");
+                let value = most.map(|most| most.to_string()).unwrap_or_default();
+                let told = self.set_limit(group.as_deref(), name, &value).await?;
+                let limits = &mut self.model.backlogs;
+                let was = match most {
+                    Some(most) => limits.insert(group, most),
+                    None => limits.remove(&group),
+                };
+                let expected = Reply::Counts(vec![u64::from(was != most)]);
+                self.compare(told, expected).await
+            }
+            Operation::Rate(group, burst) => self.rate(group.map(translate::group), *burst).await,
+            Operation::Refill => {
+                let rates = self.t.key("rates");
+                let ends = i64::MIN.to_string();
+                self.t.redis(&["ZREMRANGEBYSCORE", &rates, &ends, "(0"]);
+                self.model.missing.clear();
+                self.admit(Vec::new()).await
+            }
+            Operation::PauseGroup(group, paused) => {
+                let group = translate::group(*group);
+                let value = if *paused { "1" } else { "" };
+                let told = self.set_limit(Some(&group), "paused", value).await?;
+                let groups = &mut self.model.paused_groups;
+                let changed = match paused {
+                    true => groups.insert(group),
+                    false => groups.remove(&group),
+                };
+                assert_eq!(told, Reply::Counts(vec![u64::from(changed)]));
+                self.admit(Vec::new()).await
             }
             Operation::Retire(who, idle) => self.retire(who.map(worker).as_deref(), *idle).await,
             other => {
@@ -337,7 +367,55 @@ impl<'a> World<'a> {
         Ok(Reply::Counts(vec![changed]))
     }
 
+    /// Admits what has room. `told` and what was expected of it come before the count.
+    async fn admit(&mut self, before: Vec<[u64; 2]>) -> Verdict {
+        let admitted = self.t.broker.admit(None, 1000, PATIENCE).await;
+        let (admitted, next) = admitted.map_err(failed)?;
+        assert_eq!(next, None, "no walk has that many jobs");
+        let counts = before.into_iter().chain([[admitted, self.model.admit()]]);
+        let (told, expected) = counts.map(|[told, expected]| (told, expected)).unzip();
+        self.compare(Reply::Counts(told), Reply::Counts(expected))
+            .await
+    }
+
+    /// A rate and its burst are set together.
+    async fn rate(&mut self, group: Option<String>, burst: u8) -> Verdict {
+        let names = match group {
+            Some(_) => ["rate", "burst"],
+            None => ["group_rate", "group_burst"],
+        };
+        let burst = Some(u32::from(burst)).filter(|burst| *burst > 0);
+        let texts = |burst: Option<u32>| {
+            let burst = burst.map(|burst| burst.to_string());
+            [burst.as_ref().map(|_| "1/h".to_owned()), burst]
+        };
+        let bursts = &mut self.model.bursts;
+        let was = match burst {
+            Some(burst) => bursts.insert(group.clone(), burst),
+            None => bursts.remove(&group),
+        };
+        let values = texts(burst).map(Option::unwrap_or_default);
+        let settings = [(names[0], values[0].clone()), (names[1], values[1].clone())];
+        let changed = self.t.broker.limit(group.as_deref(), &settings, PATIENCE);
+        let changed = changed.await.map_err(failed)?;
+        let was = texts(was).map(Option::unwrap_or_default);
+        let differ = (0..2).filter(|nth| was[*nth] != values[*nth]);
+        let differ: Vec<String> = differ
+            .map(|nth| match &*values[nth] {
+                "" => format!("{} none", names[nth]),
+                value => format!("{} {value}", names[nth]),
+            })
+            .collect();
+        if !differ.is_empty() {
+            let of = group.map_or("queue".to_owned(), |group| format!("group {group}"));
+            let detail = format!("{of}: {}", differ.join(", "));
+            self.model.tell("limited", "", detail);
+        }
+        self.admit(vec![[changed, differ.len() as u64]]).await
+    }
+
     async fn limit(&mut self, group: Option<String>, most: u8) -> Verdict {
+        self.model.unfilled |= !self.model.bursts.is_empty();
         let name = match group {
             Some(_) => "concurrency",
             None => "group_concurrency",

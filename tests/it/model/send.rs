@@ -144,6 +144,12 @@ fn told(answered: Result<Reply>) -> std::result::Result<Reply, String> {
     match answered {
         Ok(reply) => Ok(reply),
         Err(Error::QueueFull { depth, .. }) => Ok(Reply::Full(depth)),
+        Err(Error::GroupFull {
+            group,
+            held,
+            fitting,
+            ..
+        }) => Ok(Reply::GroupFull(group, held, fitting)),
         Err(Error::LeaseLost { .. }) => Ok(Reply::LeaseLost),
         Err(Error::NotFound { .. }) => Ok(Reply::NotFound),
         Err(Error::WrongState { state, .. }) => Ok(Reply::WrongState(state)),

@@ -88,6 +88,11 @@ pub(super) fn death(reason: Reason) -> DeathReason {
     }
 }
 
+/// Points, 1 to 3.
+pub(super) fn cost(order: &Order) -> u32 {
+    1 + u32::from(order.payload) % 3
+}
+
 /// What is stored beside the payload and never changes.
 pub(super) fn meta(order: &Order) -> Json {
     let mut meta = json!({ "codec": "raw" });
@@ -99,6 +104,9 @@ pub(super) fn meta(order: &Order) -> Json {
     }
     if let Some(number) = order.group {
         meta["group"] = json!(group(number));
+        if cost(order) > 1 {
+            meta["cost"] = json!(cost(order));
+        }
     }
     if order.header {
         meta["headers"] = json!({ "x-header": "ü\u{1}" });
@@ -142,7 +150,7 @@ pub(super) fn new_job(order: &Order) -> NewJob {
         job = job.max_attempts(attempts);
     }
     if let Some(number) = order.group {
-        job = job.group(group(number));
+        job = job.group(group(number)).cost(cost(order));
     }
     job = job.priority(order.priority);
     if order.header {

@@ -120,15 +120,32 @@ impl Model {
                 picture.groups.insert(group, slots);
             }
         }
-        for (group, most) in &self.limits {
-            let limit = match group {
-                None => ("group_concurrency".to_owned(), most.to_string()),
-                Some(group) => (
-                    format!("group:{group}"),
-                    format!(r#"{{"concurrency":{most}}}"#),
-                ),
-            };
-            picture.limits.insert(limit.0, limit.1);
+        let concurrency = self.limits.iter();
+        let concurrency = concurrency.map(|(group, most)| (group, "concurrency", json!(most)));
+        let backlogs = self.backlogs.iter();
+        let backlogs = backlogs.map(|(group, most)| (group, "max_backlog", json!(most)));
+        let rates = self
+            .bursts
+            .keys()
+            .map(|group| (group, "rate", json!("1/h")));
+        let bursts = self.bursts.iter();
+        let bursts = bursts.map(|(group, burst)| (group, "burst", json!(burst)));
+        let mut own: BTreeMap<&String, Json> = BTreeMap::new();
+        for (group, name, value) in concurrency.chain(backlogs).chain(rates).chain(bursts) {
+            if let Some(group) = group {
+                own.entry(group).or_insert_with(|| json!({}))[name] = value;
+                continue;
+            }
+            let text = value.as_str().map(str::to_owned);
+            let text = text.unwrap_or_else(|| value.to_string());
+            picture.limits.insert(format!("group_{name}"), text);
+        }
+        for group in &self.paused_groups {
+            own.entry(group).or_insert_with(|| json!({}))["paused"] = json!(1);
+        }
+        for (group, own) in own {
+            let limits = (format!("group:{group}"), own.to_string());
+            picture.limits.insert(limits.0, limits.1);
         }
         if self.blocks {
             let order = ("group_order".to_owned(), "block".to_owned());

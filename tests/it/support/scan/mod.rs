@@ -38,6 +38,8 @@ pub(crate) struct Scan {
     /// Caller -> number, time and answer of its last call.
     pub(crate) callers: BTreeMap<String, String>,
     pub(crate) limits: BTreeMap<String, String>,
+    /// Groups whose next held job has a time to come.
+    pub(crate) timed: BTreeSet<String>,
     /// Group -> how many of its jobs are said to have a slot.
     pub(crate) groups: BTreeMap<String, i64>,
     /// Held jobs in the order of their turns: group and job.
@@ -89,6 +91,18 @@ impl Scan {
         }
         scan.check(exceptions);
         scan
+    }
+
+    /// A bucket is full later than now or forgotten by the next look, and a timer is for the future or for the next look.
+    fn take_rates(&mut self, rates: BTreeMap<Vec<u8>, Vec<u8>>) {
+        for (member, score) in texts(rates) {
+            let score = score.parse::<f64>().unwrap_or_default();
+            match member.split_once('\u{1f}') {
+                Some(("full", _)) if score < 0.0 => {}
+                Some(("next", group)) if score > 0.0 => drop(self.timed.insert(group.to_owned())),
+                _ => self.fault(format!("rates: {member:?} at {score}")),
+            }
+        }
     }
 
     fn fault(&mut self, fault: impl Into<String>) {
@@ -143,6 +157,7 @@ impl Scan {
                 }
             }
             ("limits", StoredKey::Pairs(limits)) => self.limits = texts(limits),
+            ("rates", StoredKey::Pairs(rates)) => self.take_rates(rates),
             ("producers", StoredKey::Pairs(callers)) => self.callers = texts(callers),
             ("events", StoredKey::Stream { entries, .. }) => self.events = named(entries),
             ("completed", StoredKey::Stream { entries, .. }) => self.history = named(entries),

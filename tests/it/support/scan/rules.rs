@@ -215,9 +215,18 @@ impl Scan {
             if own.as_ref().is_some_and(|own| !own["paused"].is_null()) {
                 continue;
             }
+            let is_rated = own.as_ref().is_some_and(|own| !own["rate"].is_null())
+                || self.limits.contains_key("group_rate");
             let own = own.and_then(|own| own["concurrency"].as_i64());
             let taken = slots.get(group).copied().unwrap_or_default();
-            if !unfilled && own.or(of_all).is_none_or(|most| taken < most) {
+            if unfilled || own.or(of_all).is_some_and(|most| taken >= most) {
+                continue;
+            }
+            if is_rated && !self.timed.contains(group) {
+                faults.push(format!(
+                    "{id} is held, its group {group} has a rate and no time to come"
+                ));
+            } else if !is_rated {
                 faults.push(format!("{id} is held, and its group {group} has room"));
             }
         }
