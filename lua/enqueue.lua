@@ -19,20 +19,23 @@
 -- ARGV[3] number     of this call, counting up
 -- ARGV[4] wake       channel that hears of a new earliest due time
 -- ARGV[5] grouped    1 when one of the jobs has a group or a priority, or may take the place of another
--- ARGV[6..] jobs     run by run of jobs that differ in nothing but their payloads: how many, name, meta, options, the payloads
+-- ARGV[6..] jobs     run by run of jobs that differ in nothing but their payloads: how many, name, meta, options, the payloads;
+--                    where meta is '*', each payload comes with a meta of its own, in front of it
 --
--- options is '' for a job that may run at once, '@' and the name for one of a group that has nothing else to say, else JSON:
+-- options is '' for a job that may run at once; '@' and the name for one of a group that has nothing else to say; '!' and the time
+-- in ms for one whose unique key is held that long, whatever becomes of the job, and both, '!time@name', for both; else JSON:
 --   group         the job's group
 --   id            the job's id (with delay_ms or priority, and when it may be throttled)
 --   priority      high or low, as its meta says
 --   delay_ms      wait before it may run
---   unique        number of the unique key, from 1
+--   unique        true: the job has a unique key
 --   unique_ms     how long the key is held, at most
 --   window        true: the key outlives the job, so a finished holder still counts
 --   waiting       true: the key counts only while its holder waits
 --   conflict      what to do when the key is held: nothing said: refuse; `replace` or `throttle`
 --   expires_ms    how long the job may wait before it starts
 --   deadline_ms   how long it may take in all, retries included
+-- Unique keys are in the order of the jobs that have one.
 --
 -- Returns {OK, "id id ..."}; with '=' in front it is the id of the job that holds the unique key, with '~' of the one that was
 -- replaced, and no job was made. {FULL, depth, max_depth} with nothing changed when the queue has no room for all of them;
@@ -43,13 +46,33 @@ local next_lane, suspects, limits, held, high, low = KEYS[7], KEYS[8], KEYS[9], 
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local FIRST_UNIQUE = has_groups and 15 or 13
 local FIRST = 6
-local JSON = string.byte('{')
+local JSON, GROUP, OWN_META = string.byte('{'), string.byte('@'), '*'
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
 check('XLEN', lane)
 check('HLEN', stats)
-for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
+-- All at once first: hardly any is there.
+if KEYS[FIRST_UNIQUE] and redis.call('EXISTS', unpack(KEYS, FIRST_UNIQUE)) > 0 then
+  for i = FIRST_UNIQUE, #KEYS do check('STRLEN', KEYS[i]) end
+end
+
+-- How many jobs the run that begins there has, how many arguments each of them is, and where the next run begins.
+local function of_run(at)
+  local count, step = tonumber(ARGV[at]), ARGV[at + 2] == OWN_META and 2 or 1
+  return count, step, at + 4 + count * step
+end
+
+-- What is said of a job that is more than plain.
+local function told(options)
+  local kind = string.byte(options)
+  if kind == JSON then return cjson.decode(options) end
+  if kind == GROUP then return { group = string.sub(options, 2) } end
+  local time, name = string.match(options, '^!(%d+)@?(.*)$')
+  if not time then return {} end
+  return { unique = true, unique_ms = tonumber(time), window = true, group = name ~= '' and name or nil }
+end
+
 local run = FIRST
 while run <= #ARGV do
   if string.byte(ARGV[run + 3]) == JSON then
@@ -62,7 +85,7 @@ while run <= #ARGV do
     check('XLEN', low)
     break
   end
-  run = run + 4 + tonumber(ARGV[run])
+  run = select(3, of_run(run))
 end
 local max_depth = tonumber(looked_at(limits, redis.pcall('HGET', limits, 'max_depth')))
 if max_depth then
@@ -129,8 +152,11 @@ local function add(name, payload, meta)
   return redis.call('XADD', lane, '*', 'name', name, 'payload', payload, 'attempt', '1', 'meta', meta)
 end
 
+local unique_at = FIRST_UNIQUE
+
 local function store(name, payload, meta, options)
-  local key = options.unique and KEYS[FIRST_UNIQUE - 1 + options.unique]
+  local key = options.unique and KEYS[unique_at]
+  if key then unique_at = unique_at + 1 end
   local holder = key and in_the_way(key, options)
   if options.expires_ms or options.deadline_ms then
     local fields = read_meta(meta)
@@ -170,21 +196,37 @@ local function store(name, payload, meta, options)
   return id
 end
 
--- Whether the jobs of a run are new. One whose key is held is not, unless it is the one at the end of a window.
-local function is_new(options)
-  local holder = options.unique and in_the_way(KEYS[FIRST_UNIQUE - 1 + options.unique], options)
+-- Whether the job is new. One whose key is held is not, unless it is the one at the end of a window.
+local function is_new(options, key)
+  local holder = key and in_the_way(key, options)
   return not holder or (options.conflict == 'throttle' and holder.state ~= 'scheduled'), holder
+end
+
+-- Shows all jobs of the call to `look`, one by one, until it gives something back: what is said of the job, its meta and its key.
+local function each_job(look)
+  local at, key_at = FIRST, FIRST_UNIQUE
+  while at <= #ARGV do
+    local _, step, next_run = of_run(at)
+    local meta, options, key = ARGV[at + 2], told(ARGV[at + 3]), nil
+    for i = at + 3 + step, next_run - 1, step do
+      if step == 2 then meta = ARGV[i - 1] end
+      if options.unique then
+        key, key_at = KEYS[key_at], key_at + 1
+      end
+      local found_it = look(options, meta, key)
+      if found_it then return found_it end
+    end
+    at = next_run
+  end
+  return nil
 end
 
 -- How many jobs this call has, or how many of them are new.
 local function count_jobs(only_new)
-  local jobs_counted, at = 0, FIRST
-  while at <= #ARGV do
-    local of_run, said = tonumber(ARGV[at]), ARGV[at + 3]
-    local options = only_new and string.byte(said) == JSON and cjson.decode(said)
-    if not options or is_new(options) then jobs_counted = jobs_counted + of_run end
-    at = at + 4 + of_run
-  end
+  local jobs_counted = 0
+  each_job(function(options, _, key)
+    if not only_new or is_new(options, key) then jobs_counted = jobs_counted + 1 end
+  end)
   return jobs_counted
 end
 
@@ -198,49 +240,45 @@ end
 -- The first group that would have more held jobs than it may, {group, held, max_backlog, fitting}. Only jobs that want to run at once
 -- are looked at: one that becomes due, or is tried again, finds its place whatever is held.
 local function full_group()
-  local at = FIRST
-  while at <= #ARGV do
-    local of_run, meta, said = tonumber(ARGV[at]), ARGV[at + 2], ARGV[at + 3]
-    local options = string.byte(said) == JSON and cjson.decode(said) or { group = string.match(said, '^@(.*)$') }
+  return each_job(function(options, meta, key)
     local wanted = options.group and not options.delay_ms and group_named(options.group)
-    if wanted and wanted.max_backlog then
-      local new, holder = is_new(options)
-      local held_by_call = new and not holder and would_hold(wanted, of_run, cost_of(meta)) or 0
-      if held_by_call > 0 then
-        local plan = wanted.plan
-        plan.backlog = plan.backlog or backlog_of(wanted)
-        local room = math.max(0, wanted.max_backlog - plan.backlog)
-        if held_by_call > room then return { wanted.name, plan.backlog, wanted.max_backlog, plan.ready + room } end
-      end
-    end
-    at = at + 4 + of_run
-  end
-  return nil
+    if not wanted or not wanted.max_backlog then return nil end
+    local new, holder = is_new(options, key)
+    local held_by_call = new and not holder and would_hold(wanted, 1, cost_of(meta)) or 0
+    if held_by_call == 0 then return nil end
+    local plan = wanted.plan
+    plan.backlog = plan.backlog or backlog_of(wanted)
+    local room = math.max(0, wanted.max_backlog - plan.backlog)
+    return held_by_call > room and { wanted.name, plan.backlog, wanted.max_backlog, plan.ready + room } or nil
+  end)
 end
 
 local full = has_groups and not turns.quiet and full_group()
 if full then return { GROUP_FULL, unpack(full) } end
 
-local ids, count = {}, 0
+local ids, stored = {}, 0
 run = FIRST
 while run <= #ARGV do
-  local last, name, meta, options = run + 3 + tonumber(ARGV[run]), ARGV[run + 1], ARGV[run + 2], ARGV[run + 3]
-  for i = run + 4, last do
-    count = count + 1
-    if options == '' then
-      ids[count] = add(name, ARGV[i], meta)
-    elseif string.byte(options) == JSON then
-      ids[count] = store(name, ARGV[i], meta, cjson.decode(options))
+  local _, step, next_run = of_run(run)
+  local name, meta, options = ARGV[run + 1], ARGV[run + 2], ARGV[run + 3]
+  local said = options ~= '' and told(options)
+  for i = run + 3 + step, next_run - 1, step do
+    if step == 2 then meta = ARGV[i - 1] end
+    stored = stored + 1
+    if said then
+      -- What one of them finds out about its window is not said of the next.
+      if said.conflict then said = told(options) end
+      ids[stored] = store(name, ARGV[i], meta, said)
     else
-      ids[count] = add_in_turn(lane, string.sub(options, 2), name, ARGV[i], meta)
+      ids[stored] = add(name, ARGV[i], meta)
     end
   end
-  run = last + 1
+  run = next_run
 end
 if has_groups then close_groups() end
 
 answer = table.concat(ids, ' ')
-tally(stats, 'enqueued', count - duplicates)
+tally(stats, 'enqueued', stored - duplicates)
 if replaced > 0 then tally(stats, 'replaced', replaced) end
 remember(producers, caller, number, ms_of(us), answer)
 return { OK, answer }

@@ -1,5 +1,7 @@
 //! What producers do: put jobs in.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -35,7 +37,7 @@ impl Broker {
     ) -> Result<Vec<Enqueued>> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
-            .reserve(11 + jobs.len())
+            .reserve(11 + 2 * jobs.len())
             .key("lane", &keys.ready)
             .key("scheduled", &keys.scheduled)
             .key("jobs", &keys.jobs)
@@ -62,52 +64,26 @@ impl Broker {
             .sign(call)
             .bytes("wake", keys.wake.clone())
             .number("grouped", grouped.into());
-        let mut uniques = 0;
-        let mut run: Option<Run> = None;
+        let mut run: Option<Run<'_>> = None;
         for job in jobs {
-            let job = &*self.seal.close(&self.queue, job)?;
-            let mut options = Options::default();
-            let mut meta = std::borrow::Cow::Borrowed(&job.meta);
+            let sealed = self.seal.close(&self.queue, job)?;
+            let mut meta = Cow::Borrowed(&sealed.meta);
+            let options = Options::of(job);
             if let Some(unique) = &job.unique {
-                uniques += 1;
                 call.push_key("more", &keys.unique(&unique.key));
-                options.unique = Some(uniques);
-                let hold = unique
-                    .window()
-                    .unwrap_or(config::UNIQUE_BACKSTOP + job.delay.unwrap_or_default());
-                options.unique_ms = Some(millis(hold));
-                options.window = unique.window().is_some();
-                options.waiting = unique.hold == Hold::Waiting;
-                options.conflict =
-                    Some(job.on_conflict.name()).filter(|_| job.on_conflict != OnConflict::Refuse);
                 if unique.window().is_none() {
                     let meta = meta.to_mut();
                     meta.unique = Some(unique.key.clone());
                     meta.unique_waiting = options.waiting;
                 }
             }
-            options.delay_ms = job.delay.filter(|delay| !delay.is_zero()).map(millis);
-            options.priority =
-                Some(job.meta.priority.name()).filter(|_| job.meta.priority != Priority::Normal);
-            // Entry ids name jobs of one lane only.
-            if options.delay_ms.is_some()
-                || options.priority.is_some()
-                || job.on_conflict == OnConflict::Throttle
-            {
-                options.id = Some(uuid::Uuid::now_v7().simple().to_string());
-            }
-            options.expires_ms = job.expires.map(millis);
-            options.deadline_ms = job.deadline.map(millis);
-            let meta = meta.to_stored();
-            let options = options.into_stored(job.meta.group.as_deref());
-            let alike = [&*job.name, &*meta, &*options];
-            let run = match &mut run {
-                Some(run) if run.is_of(alike) => run,
-                other => other.insert(Run::begin(&mut call, alike)),
-            };
-            run.jobs += 1;
-            call.set_number(run.place, run.jobs);
-            call.push("jobs", job.payload.clone());
+            let payload = sealed.payload.clone();
+            run = Some(match run {
+                Some(run) if run.is_of(&job.name, &options) => {
+                    run.add(&mut call, meta.to_stored(), payload)
+                }
+                _ => Run::begin(&mut call, &job.name, meta.to_stored(), options, payload),
+            });
         }
         let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
         if reply.status == Status::Full {
@@ -150,34 +126,75 @@ impl Broker {
     }
 }
 
-/// Jobs of a call, one behind the other, that differ in nothing but their payloads: they are told the rest once. Most calls
-/// are one run, and cost Redis and this program one argument a job.
-struct Run {
+/// Jobs of a call, one behind the other, that differ in nothing but their payloads, or in these and in their metas: the rest is
+/// told once. Most calls are one run, and cost Redis and this program one or two arguments a job.
+struct Run<'a> {
     /// Where among the arguments it says how many they are.
     place: usize,
     jobs: i64,
-    /// Name, meta, options.
-    alike: [Bytes; 3],
+    name: &'a str,
+    /// What all of them have; `None` once each has its own.
+    meta: Option<Cow<'static, str>>,
+    options: Options<'a>,
 }
 
-impl Run {
-    fn begin(call: &mut Call, alike: [&str; 3]) -> Self {
+/// In place of a meta: each payload has its own in front of it.
+const OWN_META: &str = "*";
+
+impl<'a> Run<'a> {
+    fn begin(
+        call: &mut Call,
+        name: &'a str,
+        meta: Cow<'static, str>,
+        options: Options<'a>,
+        payload: Bytes,
+    ) -> Self {
         let place = call.place();
-        let alike = alike.map(|text| Bytes::copy_from_slice(text.as_bytes()));
-        call.push("jobs", Bytes::new());
-        alike
-            .iter()
-            .for_each(|text| call.push("jobs", text.clone()));
+        let said = [name, &*meta].map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        call.push("jobs", Bytes::from_static(b"1"));
+        said.into_iter().for_each(|text| call.push("jobs", text));
+        call.push("jobs", options.to_stored().into());
+        call.push("jobs", payload);
         Self {
             place,
-            jobs: 0,
-            alike,
+            jobs: 1,
+            name,
+            meta: Some(meta),
+            options,
         }
     }
 
-    fn is_of(&self, alike: [&str; 3]) -> bool {
-        let [name, meta, options] = &self.alike;
-        [name, meta, options].map(|text| &text[..]) == alike.map(str::as_bytes)
+    /// Whether a job may be one of them, whatever its meta.
+    fn is_of(&self, name: &str, options: &Options<'_>) -> bool {
+        self.name == name && self.options == *options
+    }
+
+    /// The run with a job more; another run, when its jobs have a meta in common that this one has not.
+    fn add(mut self, call: &mut Call, meta: Cow<'static, str>, payload: Bytes) -> Self {
+        match self.meta.take() {
+            Some(common) if common == meta => self.meta = Some(common),
+            Some(common) if self.jobs > 1 => {
+                self.meta = Some(common);
+                return Self::begin(call, self.name, meta, self.options, payload);
+            }
+            Some(common) => {
+                call.set(self.place + 2, Bytes::from_static(OWN_META.as_bytes()));
+                call.insert(self.place + 4, text(common));
+                call.push("jobs", text(meta));
+            }
+            None => call.push("jobs", text(meta)),
+        }
+        call.push("jobs", payload);
+        self.jobs += 1;
+        call.set_number(self.place, self.jobs);
+        self
+    }
+}
+
+fn text(text: Cow<'static, str>) -> Bytes {
+    match text {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
     }
 }
 
@@ -192,8 +209,8 @@ struct Options<'a> {
     priority: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unique: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unique: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_ms: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -209,11 +226,55 @@ struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    fn into_stored(mut self, group: Option<&'a str>) -> String {
-        if self == Self::default() {
-            return group.map_or_else(String::new, |group| format!("@{group}"));
+    fn of(job: &'a NewJob) -> Self {
+        let mut options = Self {
+            group: job.meta.group.as_deref(),
+            priority: Some(job.meta.priority.name())
+                .filter(|_| job.meta.priority != Priority::Normal),
+            delay_ms: job.delay.filter(|delay| !delay.is_zero()).map(millis),
+            expires_ms: job.expires.map(millis),
+            deadline_ms: job.deadline.map(millis),
+            ..Self::default()
+        };
+        if let Some(unique) = &job.unique {
+            options.unique = true;
+            let hold = unique
+                .window()
+                .unwrap_or(config::UNIQUE_BACKSTOP + job.delay.unwrap_or_default());
+            options.unique_ms = Some(millis(hold));
+            options.window = unique.window().is_some();
+            options.waiting = unique.hold == Hold::Waiting;
+            options.conflict =
+                Some(job.on_conflict.name()).filter(|_| job.on_conflict != OnConflict::Refuse);
         }
-        self.group = group;
-        serde_json::to_string(&self).expect("plain strings and numbers")
+        // Entry ids name jobs of one lane only.
+        if options.delay_ms.is_some()
+            || options.priority.is_some()
+            || job.on_conflict == OnConflict::Throttle
+        {
+            options.id = Some(uuid::Uuid::now_v7().simple().to_string());
+        }
+        options
+    }
+
+    /// In as few words as there are: the script has no need of a parser for those of most jobs.
+    fn to_stored(&self) -> String {
+        let window = self.unique_ms.filter(|_| self.window);
+        let usual = Self {
+            group: self.group,
+            unique: window.is_some(),
+            unique_ms: window,
+            window: window.is_some(),
+            ..Self::default()
+        };
+        if *self != usual {
+            return serde_json::to_string(self).expect("plain strings and numbers");
+        }
+        match (window, self.group) {
+            (None, None) => String::new(),
+            (None, Some(group)) => format!("@{group}"),
+            (Some(window), None) => format!("!{window}"),
+            (Some(window), Some(group)) => format!("!{window}@{group}"),
+        }
     }
 }

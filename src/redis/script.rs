@@ -842,6 +842,16 @@ impl Call {
         self.args[place] = Value::Integer(value);
     }
 
+    /// Puts something else where another argument was.
+    pub(crate) fn set(&mut self, place: usize, value: Bytes) {
+        self.args[place] = Value::Bytes(value);
+    }
+
+    /// Puts an argument in front of the one at `place`, which is one of those at the end that are as many as one likes.
+    pub(crate) fn insert(&mut self, place: usize, value: Bytes) {
+        self.args.insert(place, Value::Bytes(value));
+    }
+
     pub(crate) fn push(&mut self, name: &str, value: Bytes) {
         debug_assert!(
             named(self.script.args, self.args.len(), name),

@@ -265,6 +265,57 @@ async fn a_window_outlives_the_job_it_was_opened_by() {
     t.assert_every_job_has_one_home();
 }
 
+/// Whatever the call has beside them: nothing is limited, jobs have groups, or groups have limits.
+#[tokio::test]
+async fn webhooks_of_one_call_keep_what_is_their_own_and_make_one_job_each() {
+    for (group, limited) in [(None, false), (Some("shop"), false), (Some("shop"), true)] {
+        let t = Fixture::new().await;
+        if limited {
+            t.limit_groups(1).await;
+        }
+        let webhook = |id: &str| {
+            let job = NewJob::raw("shop", id.to_owned()).header("id", id);
+            let job = job.unique_for(id, LATER);
+            group.map_or(job.clone(), |group| job.group(group))
+        };
+        for id in ["a", "b", "c", "d"] {
+            t.expect_window(id);
+        }
+        let first = t.enqueue(webhook("a")).await;
+
+        let jobs = [
+            webhook("b"),
+            webhook("a"),
+            webhook("c"),
+            webhook("b"),
+            plain(),
+            plain(),
+            plain().header("id", "own"),
+            webhook("d"),
+        ];
+        let told = t.try_enqueue(&jobs).await.unwrap();
+
+        let case = format!("{group:?}, limited: {limited}");
+        let duplicates: Vec<_> = told.iter().map(|told| told.duplicate).collect();
+        let expected = [false, true, false, true, false, false, false, false];
+        assert_eq!(duplicates, expected, "{case}");
+        assert_eq!((&told[1].id, &told[3].id), (&first, &told[0].id), "{case}");
+        let scan = t.scan();
+        for (at, id) in [(0, "b"), (2, "c"), (6, "own"), (7, "d")] {
+            let job = told[at].id.as_str();
+            assert_eq!(scan.meta_of(job)["headers"]["id"], id, "{case}");
+            if id != "own" {
+                assert_eq!(t.unique_holder(id).as_deref(), Some(job), "{case}");
+                let rest = t.redis(&["PTTL", &t.key(&format!("unique:{id}"))]).int();
+                assert!((3_500_000..=3_600_000).contains(&rest), "{case}: {rest} ms");
+            }
+        }
+        assert!(scan.meta_of(told[4].id.as_str())["headers"].is_null());
+        assert_eq!(t.counter("enqueued"), 7, "{case}");
+        t.assert_every_job_has_one_home();
+    }
+}
+
 #[tokio::test]
 async fn a_window_that_has_passed_lets_the_next_one_in() {
     let t = Fixture::new().await;

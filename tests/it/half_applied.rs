@@ -581,17 +581,17 @@ async fn on_an_untouched_queue_every_script_succeeds() {
     }
 }
 
-/// The short way through `enqueue`, which a call takes that has nothing but plain jobs.
+/// The short way through `enqueue`, which a call takes that has nothing but plain jobs and jobs that hold a key for a time.
 #[tokio::test]
 async fn a_call_of_plain_jobs_that_cannot_finish_does_not_begin() {
-    for suffix in ["ready", "stats", "producers"] {
+    for suffix in ["ready", "stats", "producers", "limits", UNIQUE] {
         let stage = Stage::set().await;
-        stage.t.broker.set_max_depth(None, PATIENCE).await.unwrap();
+        stage.t.redis(&["DEL", &stage.t.key("limits")]);
         stage.plant(suffix);
         let (before, key) = (stage.t.state_hash(), stage.t.key(suffix));
         let mut caller = stage.t.caller();
 
-        let jobs = [plain(), plain()];
+        let jobs = [plain(), plain(), plain().unique_for("k", LATER)];
         let reply = stage.t.broker.enqueue(&mut caller, &jobs, PATIENCE).await;
 
         match reply {
