@@ -8,9 +8,10 @@
 -- KEYS[4] payloads   millstream:{Q}:payloads   hash, job id -> payload
 -- KEYS[5] held       millstream:{Q}:held       zset, jobs that wait for their group
 -- KEYS[6] groups     millstream:{Q}:groups     hash, group -> slots taken
--- KEYS[7..] lanes    millstream:{Q}:ready*     streams
+-- KEYS[7] progress   millstream:{Q}:progress   hash, job id -> what its handlers have told
+-- KEYS[8..] lanes    millstream:{Q}:ready*     streams
 -- ARGV[1] group      consumer group
--- ARGV[2] part       jobs, payloads, scheduled, dead, groups; entries or pending of the lane `lane`
+-- ARGV[2] part       jobs, payloads, scheduled, dead, groups, progress; entries or pending of the lane `lane`
 -- ARGV[3] lane       its number, from 1
 -- ARGV[4] cursor     0, or where the last step left off
 -- ARGV[5] limit      about as many are looked at, 1 to 1,000
@@ -18,8 +19,10 @@
 -- Returns {OK, cursor, looked, bytes, {kind, id ...}}: where to go on ('0' at the end), how many were looked at, and how many bytes
 -- that took. An id is a job's, an entry's or a group's name. Groups are counted where there
 -- are at most 1,000 jobs. Cost O(limit log n), n = jobs.
-local keys = { scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6] }
-local lanes = { unpack(KEYS, 7) }
+local keys = {
+  scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6], progress = KEYS[7],
+}
+local lanes = { unpack(KEYS, 8) }
 local group, part, lane, cursor, limit = ARGV[1], ARGV[2], lanes[tonumber(ARGV[3])], ARGV[4], tonumber(ARGV[5])
 
 check('ZCARD', keys.scheduled)
@@ -28,6 +31,7 @@ check('HLEN', keys.jobs)
 check('HLEN', keys.payloads)
 check('ZCARD', keys.held)
 check('HLEN', keys.groups)
+check('HLEN', keys.progress)
 for i = 1, #lanes do check('XLEN', lanes[i]) end
 
 local wrong, looked, bytes = {}, 0, 0
@@ -67,9 +71,10 @@ elseif part == 'groups' then
 else
   local scan = (part == 'scheduled' or part == 'dead') and 'ZSCAN' or 'HSCAN'
   local page = redis.call(scan, keys[part], cursor, 'COUNT', limit)
+  local look = part == 'progress' and examine_progress or examine
   for i = 1, #page[2], 2 do
     bytes = bytes + #page[2][i] + #page[2][i + 1]
-    note(examine(keys, lanes, page[2][i]), page[2][i])
+    note(look(keys, lanes, page[2][i]), page[2][i])
   end
   cursor = page[1]
 end

@@ -16,7 +16,8 @@
 -- KEYS[13] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
 -- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
 -- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[16..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
+-- KEYS[16] progress  millstream:{Q}:progress       hash, job id -> what its handlers have told
+-- KEYS[17..] unique  millstream:{Q}:unique:*       string, id of the job that holds the key
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -29,7 +30,7 @@ local scheduled, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KE
 local ready_lane, next_lane, suspects = KEYS[7], KEYS[8], KEYS[9]
 local group, caller, number, job_id, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local held, groups, limits, rates, high, low = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local FIRST_UNIQUE = 16
+local progress, FIRST_UNIQUE = KEYS[16], 17
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -43,6 +44,7 @@ check('XLEN', next_lane)
 check('XLEN', suspects)
 check('XLEN', high)
 check('XLEN', low)
+check('HLEN', progress)
 use_groups({
   held = held, groups = groups, limits = limits, lane = ready_lane, suspects = suspects, jobs = jobs, payloads = payloads,
   high = high, low = low, rates = rates,
@@ -86,6 +88,7 @@ end
 if not before then return { MISSING } end
 
 redis.call('HDEL', jobs, job_id)
+redis.call('HDEL', progress, job_id)
 for i = FIRST_UNIQUE, #KEYS do unlock(KEYS[i], job_id) end
 tally(stats, 'cancelled', 1)
 event(events, 'cancelled', job_id, before)

@@ -7,9 +7,11 @@
 -- KEYS[3] stats      millstream:{Q}:stats      hash, lifetime counters
 -- KEYS[4] producers  millstream:{Q}:producers  hash, caller -> last number and answer
 -- KEYS[5] completed  millstream:{Q}:completed  stream, history
--- KEYS[6..] more     with `grouped` held, groups, limits, rates, payloads and the lanes: ready, suspect, high, low; with `kept`
+-- KEYS[6] progress   millstream:{Q}:progress   hash, job id -> what its handlers have told
+-- KEYS[7..] more     with `grouped` held, groups, limits, rates, payloads and the lanes: ready, suspect, high, low; with `kept`
 --                    results, stream, capped;
---                    then strings: unique keys, id of the job that holds the key, and results, what a handler gave back
+--                    then strings: unique keys, id of the job that holds the key, and results, what a handler gave back, each
+--                    followed by the key that keeps what the job told as long
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -24,31 +26,33 @@
 --
 -- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
 -- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
-local lane, jobs, stats, producers, completed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lane, jobs, stats, producers, completed, progress = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local has_groups, keeps = ARGV[6] == '1', ARGV[7] == '1'
 local FIRST, STRIDE = 8, 10
 local RESULTS_MAX = 10000
-local before_strings = (has_groups and 14 or 5) + (keeps and 1 or 0)
+local before_strings = (has_groups and 15 or 6) + (keeps and 1 or 0)
 local results = KEYS[before_strings]
 local last = FIRST + count - 1
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
 check('HLEN', stats)
+local has_told = false
 if last < #ARGV then
   check('HLEN', jobs)
+  has_told = looked_at(progress, redis.pcall('HLEN', progress)) > 0
   check('XLEN', completed)
   if keeps then check('XLEN', results) end
   for i = before_strings + 1, #KEYS do check('STRLEN', KEYS[i]) end
 end
 if has_groups then
-  check('HLEN', KEYS[10])
-  check('XLEN', KEYS[11])
+  check('HLEN', KEYS[11])
   check('XLEN', KEYS[12])
+  check('XLEN', KEYS[13])
   use_groups({
-    held = KEYS[6], groups = KEYS[7], limits = KEYS[8], rates = KEYS[9], payloads = KEYS[10], lane = KEYS[11], suspects = KEYS[12],
-    jobs = jobs, high = KEYS[13], low = KEYS[14],
+    held = KEYS[7], groups = KEYS[8], limits = KEYS[9], rates = KEYS[10], payloads = KEYS[11], lane = KEYS[12],
+    suspects = KEYS[13], jobs = jobs, high = KEYS[14], low = KEYS[15],
   })
 end
 
@@ -76,7 +80,10 @@ for i = last + 1, #ARGV, STRIDE do
     if result > 0 then
       redis.call('SET', KEYS[before_strings + result], ARGV[i + 9], 'PX', ARGV[i + 8])
       redis.call('XADD', results, 'MAXLEN', '~', RESULTS_MAX, '*', 'job', job_id)
+      local told = has_told and redis.call('HGET', progress, job_id)
+      if told then redis.call('SET', KEYS[before_strings + result + 1], told, 'PX', ARGV[i + 8]) end
     end
+    if has_told then redis.call('HDEL', progress, job_id) end
     local name_of_group = string.sub(group_of, 2)
     if history > 0 and group_of ~= '' then
       redis.call('XADD', completed, 'MAXLEN', '~', history, '*',

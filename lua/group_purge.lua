@@ -18,6 +18,7 @@
 -- KEYS[14] rates     millstream:{Q}:rates          zset, buckets of groups that have a rate
 -- KEYS[15] high      millstream:{Q}:ready:high     stream, jobs of high priority
 -- KEYS[16] low       millstream:{Q}:ready:low      stream, jobs of low priority
+-- KEYS[17] progress  millstream:{Q}:progress       hash, job id -> what its handlers have told
 -- ARGV[1] group      consumer group
 -- ARGV[2] caller     who numbers its calls
 -- ARGV[3] number     of this call, counting up
@@ -31,7 +32,7 @@
 -- Cost O(ids log n), n = jobs.
 local scheduled, dead, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local producers, lanes = KEYS[7], { KEYS[8], KEYS[9], KEYS[10], KEYS[15], KEYS[16] }
-local held, groups, limits, rates = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local held, groups, limits, rates, progress = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[17]
 local group, caller, number, of_group, total, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local FIRST = 7
 
@@ -44,6 +45,7 @@ check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
 for _, lane in ipairs(lanes) do check('XLEN', lane) end
+check('HLEN', progress)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lanes[1], suspects = lanes[3], jobs = jobs, payloads = payloads,
   wake = wake, rates = rates, high = lanes[4], low = lanes[5],
@@ -72,6 +74,7 @@ local function purge(job_id)
   vacate(told)
   redis.call('HDEL', jobs, job_id)
   redis.call('HDEL', payloads, job_id)
+  redis.call('HDEL', progress, job_id)
   -- A dead job has given its key up.
   if job.state ~= 'dead' and type(fields.unique) == 'string' then
     unlocked[#unlocked + 1] = fields.unique

@@ -18,7 +18,8 @@
 -- KEYS[13] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
 -- KEYS[14] high      millstream:{Q}:ready:high     stream, jobs of high priority
 -- KEYS[15] low       millstream:{Q}:ready:low      stream, jobs of low priority
--- KEYS[16..] lanes   millstream:{Q}:ready*         streams
+-- KEYS[16] progress  millstream:{Q}:progress       hash, job id -> what its handlers have told
+-- KEYS[17..] lanes   millstream:{Q}:ready*         streams
 -- ARGV[1] group      consumer group
 -- ARGV[2] wake       channel on which workers listen
 -- ARGV[3] kind       what is wrong, in a word of `audit`
@@ -30,7 +31,7 @@ local keys = {
   scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6],
 }
 local limits, rates, stats, events, next_lane, ready, suspects = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
-local high, low, lanes = KEYS[14], KEYS[15], { unpack(KEYS, 16) }
+local high, low, progress, lanes = KEYS[14], KEYS[15], KEYS[16], { unpack(KEYS, 17) }
 local group, wake, kind, lane = ARGV[1], ARGV[2], ARGV[3], lanes[tonumber(ARGV[4])]
 local FIRST = 5
 
@@ -45,6 +46,7 @@ check('XLEN', ready)
 check('XLEN', suspects)
 check('XLEN', high)
 check('XLEN', low)
+check('HLEN', progress)
 for i = 1, #lanes do check('XLEN', lanes[i]) end
 use_groups({
   held = keys.held, groups = keys.groups, limits = limits, lane = ready, suspects = suspects, jobs = keys.jobs,
@@ -174,6 +176,10 @@ local function diagnosed(id)
       remedies[kind](id)
       return true
     end
+  end
+  if kind == 'orphan-progress' then
+    local is_there = redis.call('HEXISTS', progress, id) == 1
+    return is_there and examine_progress(keys, lanes, id) or nil, function() return redis.call('HDEL', progress, id) == 1 end
   end
   if kind == 'group-slots' then
     local counted = slots_counted(keys, lanes)

@@ -6,6 +6,7 @@
 -- KEYS[3] jobs               millstream:{Q}:jobs       hash, job id -> record
 -- KEYS[4] payloads           millstream:{Q}:payloads   hash, job id -> payload
 -- KEYS[5] producers          millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[6] progress           millstream:{Q}:progress   hash, job id -> what its handlers have told
 -- ARGV[1] completed_age_ms   drop history older than this; -1 leaves it alone
 -- ARGV[2] dead_age_ms        drop dead jobs older than this; -1 leaves them alone
 -- ARGV[3] producer_age_ms    forget callers that were silent for longer; -1 leaves them alone
@@ -14,7 +15,7 @@
 --
 -- Returns {OK, completed, dead, producers, cursor, more}: what was dropped, where to go on among the producers
 -- (0 at the end), and 1 when more finished jobs are old enough. Cost O(limit log n), n = dead jobs.
-local dead, completed, jobs, payloads, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local dead, completed, jobs, payloads, producers, progress = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local completed_age_ms, dead_age_ms, producer_age_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local cursor, limit = ARGV[4], tonumber(ARGV[5])
 
@@ -23,6 +24,7 @@ check('XLEN', completed)
 check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', producers)
+check('HLEN', progress)
 
 local now, more = ms_of(now_us()), 0
 
@@ -46,6 +48,7 @@ if dead_age_ms >= 0 then
     redis.call('ZREM', dead, unpack(old_dead))
     redis.call('HDEL', jobs, unpack(old_dead))
     redis.call('HDEL', payloads, unpack(old_dead))
+    redis.call('HDEL', progress, unpack(old_dead))
   end
 end
 

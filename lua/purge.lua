@@ -7,13 +7,14 @@
 -- KEYS[4] stats      millstream:{Q}:stats     hash, lifetime counters
 -- KEYS[5] events     millstream:{Q}:events    stream, capped
 -- KEYS[6] producers  millstream:{Q}:producers  hash, caller -> last number and answer
+-- KEYS[7] progress   millstream:{Q}:progress   hash, job id -> what its handlers have told
 -- ARGV[1] caller     who numbers its calls
 -- ARGV[2] number     of this call, counting up
 -- ARGV[3..] ids      job ids, up to 1,000
 --
 -- Returns {OK, purged}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
 -- Cost O(ids log n), n = dead jobs.
-local dead, jobs, payloads, stats, events, producers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local dead, jobs, payloads, stats, events, producers, progress = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local caller, number = ARGV[1], ARGV[2]
 local FIRST = 3
 
@@ -24,6 +25,7 @@ check('HLEN', jobs)
 check('HLEN', payloads)
 check('HLEN', stats)
 check('XLEN', events)
+check('HLEN', progress)
 
 local purged, last = 0, nil
 for i = FIRST, #ARGV do
@@ -31,6 +33,7 @@ for i = FIRST, #ARGV do
   if redis.call('ZREM', dead, job_id) == 1 then
     redis.call('HDEL', jobs, job_id)
     redis.call('HDEL', payloads, job_id)
+    redis.call('HDEL', progress, job_id)
     purged, last = purged + 1, job_id
   end
 end

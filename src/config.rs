@@ -107,6 +107,11 @@ pub const COMPLETED_MAX: usize = 100_000;
 /// A producer that has not called for this long is forgotten. Far longer than any client goes on sending a call again.
 pub const PRODUCER_IDLE: Duration = Duration::from_secs(24 * 3600);
 
+/// Lines that are kept of what a job's handlers log; `lua/progress.lua` keeps as many.
+pub const LOG_LINES_MAX: usize = 100;
+/// Longest such line, and longest note on the progress of a job, bytes.
+pub const LOG_LINE_BYTES_MAX: usize = 1024;
+
 /// Largest result of a handler, bytes. It is for an answer, not for a file.
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
 /// Longest cron expression, bytes. The longest that lists every minute and hour is shorter.

@@ -105,7 +105,7 @@ const fn purpose(
 }
 
 /// The table of what lives where. `unique:<key>` comes on top, one string per held unique key, and
-/// `result:<id>`, one per result that is kept.
+/// `result:<id>`, one per result that is kept, with `progress:<id>` if its job told anything.
 pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "ready",
@@ -217,6 +217,12 @@ pub(crate) const PURPOSES: &[Purpose] = &[
         "XREVRANGE KEY + - COUNT 10",
     ),
     purpose(
+        "progress",
+        "hash",
+        "job id -> how far its handlers say it is, and the last lines of their log (JSON)",
+        "HSCAN KEY 0 COUNT 10",
+    ),
+    purpose(
         "cron",
         "hash",
         "schedules: definition (JSON), state (JSON) and payload of each",
@@ -259,6 +265,7 @@ pub(crate) struct Keys {
     pub(crate) completed: Key,
     pub(crate) circuits: Key,
     pub(crate) results: Key,
+    pub(crate) progress: Key,
     pub(crate) cron: Key,
     pub(crate) cron_due: Key,
     pub(crate) upkeep: Key,
@@ -290,6 +297,7 @@ impl Keys {
             completed: key("completed"),
             circuits: key("circuits"),
             results: key("results"),
+            progress: key("progress"),
             cron: key("cron"),
             cron_due: key("cron:due"),
             upkeep: key("upkeep"),
@@ -336,6 +344,11 @@ impl Keys {
         Key::from(format!("{}result:{id}", self.prefix))
     }
 
+    /// What the job `id` has told, for as long as its result is kept.
+    pub(crate) fn told(&self, id: &JobId) -> Key {
+        Key::from(format!("{}progress:{id}", self.prefix))
+    }
+
     /// The key with this last part, for [`PURPOSES`].
     pub(crate) fn with_suffix(&self, suffix: &str) -> Key {
         Key::from(format!("{}{suffix}", self.prefix))
@@ -369,6 +382,7 @@ mod tests {
             &keys.completed,
             &keys.circuits,
             &keys.results,
+            &keys.progress,
             &keys.cron,
             &keys.cron_due,
             &keys.upkeep,

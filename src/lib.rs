@@ -85,6 +85,7 @@ pub mod metrics;
 pub mod otel;
 #[cfg(feature = "private-redis")]
 pub mod private_redis;
+mod progress;
 pub mod queue;
 mod rate;
 mod redis;
@@ -102,6 +103,7 @@ pub use client::Millstream;
 pub use error::{Error, Result};
 pub use job::durability::Durability;
 pub use job::{Enqueued, JobId, JobUpdate, NewJob, OnConflict, Priority, QueueName};
+pub use progress::{HowFar, LogLine, Progress};
 pub use queue::Queue;
 pub use rate::Rate;
 pub use results::JobResult;

@@ -11,6 +11,7 @@ use crate::config;
 use crate::error::Result;
 use crate::job::durability::Durability;
 use crate::job::{Enqueued, JobId, NewJob, QueueName};
+use crate::progress::{self, Progress};
 use crate::redis::Patience;
 use crate::results::{self, JobResult};
 use crate::spans::Sending;
@@ -113,6 +114,15 @@ impl Queue {
         }
         sending.stored(&enqueued);
         Ok(enqueued)
+    }
+
+    /// How far the job `id` is by its handlers' own words, and the newest lines that they logged; `None` when they have told nothing.
+    /// It is there while the job is unfinished or dead, and as long as its result is kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ambiguous`], [`crate::Error::Refused`], [`crate::Error::Unreachable`] when Redis cannot be asked for 5 s.
+    pub async fn progress(&self, id: &JobId) -> Result<Option<Progress>> {
+        progress::read(&self.broker, id).await
     }
 
     /// Waits at most `timeout` until the job `id` ends, in whatever process, and returns what its handler gave back. The job must

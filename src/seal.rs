@@ -10,6 +10,10 @@
 
 use std::borrow::Cow;
 
+#[cfg(feature = "encryption")]
+use base64::Engine as _;
+#[cfg(feature = "encryption")]
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
@@ -63,6 +67,48 @@ impl Seal {
         }
         #[cfg(not(feature = "encryption"))]
         let _ = queue;
+        Err(missing(name, id))
+    }
+
+    /// A text as it is stored, with the id of the key that sealed it.
+    ///
+    /// # Errors
+    /// As [`Seal::close`].
+    pub(crate) fn close_text(
+        &self,
+        queue: &QueueName,
+        name: &str,
+        text: &str,
+    ) -> Result<(String, Option<String>)> {
+        #[cfg(feature = "encryption")]
+        if let Some(ring) = &self.ring {
+            let sealed = ring.seal(queue, name, text.as_bytes())?;
+            return Ok((STANDARD.encode(sealed), Some(ring.newest().id.clone())));
+        }
+        #[cfg(not(feature = "encryption"))]
+        let _ = (queue, name);
+        Ok((text.to_owned(), None))
+    }
+
+    /// The plain text of one that the key `id` sealed.
+    ///
+    /// # Errors
+    /// As [`Seal::open`].
+    pub(crate) fn open_text(
+        &self,
+        queue: &QueueName,
+        name: &str,
+        id: &str,
+        text: &str,
+    ) -> Result<String> {
+        #[cfg(feature = "encryption")]
+        if let Some(ring) = &self.ring {
+            let sealed = STANDARD.decode(text).unwrap_or_default();
+            let plain = ring.open(queue, name, id, &sealed)?;
+            return Ok(String::from_utf8_lossy(&plain).into_owned());
+        }
+        #[cfg(not(feature = "encryption"))]
+        let _ = (queue, text);
         Err(missing(name, id))
     }
 }

@@ -63,6 +63,17 @@ local function examine(keys, lanes, job_id)
   return not has_payload and 'missing-payload' or nil
 end
 
+-- What handlers have told of a job, by its id: the job must be somewhere.
+local function examine_progress(keys, lanes, job_id)
+  if redis.call('HEXISTS', keys.jobs, job_id) == 1 or redis.call('HEXISTS', keys.payloads, job_id) == 1 then return nil end
+  if string.find(job_id, '^%d+%-%d+$') then
+    for _, lane in ipairs(lanes) do
+      if #redis.call('XRANGE', lane, job_id, job_id) > 0 then return nil end
+    end
+  end
+  return 'orphan-progress'
+end
+
 local function is_pending(lane, group, entry_id)
   local row = redis.pcall('XPENDING', lane, group, entry_id, entry_id, 1)
   return not row.err and #row > 0

@@ -23,6 +23,8 @@ pub struct Done<'a> {
     pub took: Duration,
     /// What the handler gave back, where the job's producer wants it kept.
     pub result: Option<&'a Kept>,
+    /// Its handler has told how far it was, or logged something.
+    pub told: bool,
 }
 
 impl<'a> Done<'a> {
@@ -32,6 +34,7 @@ impl<'a> Done<'a> {
             delivery,
             took,
             result: None,
+            told: false,
         }
     }
 }
@@ -217,7 +220,8 @@ impl Broker {
             .key("jobs", &keys.jobs)
             .key("stats", &keys.stats)
             .key("producers", &keys.producers)
-            .key("completed", &keys.completed);
+            .key("completed", &keys.completed)
+            .key("progress", &keys.progress);
         let grouped = done.iter().any(|done| done.delivery.meta.slot);
         let call = match grouped {
             true => call
@@ -251,10 +255,12 @@ impl Broker {
                 delivery,
                 took,
                 result,
+                told,
             } = done;
             let slot_of = delivery.slot_of();
             let leaves_nothing = delivery.meta.id.is_none() && delivery.unique().is_none();
-            if leaves_nothing && history == 0 && slot_of.is_none() && result.is_none() {
+            let is_plain = leaves_nothing && slot_of.is_none() && result.is_none() && !told;
+            if is_plain && history == 0 {
                 continue;
             }
             let mut string = |key: &Key| {
@@ -265,7 +271,11 @@ impl Broker {
             let unique = delivery
                 .unique()
                 .map_or(0, |unique| string(&keys.unique(unique)));
-            let place = result.map_or(0, |_| string(&keys.result(&delivery.id)));
+            let place = result.map_or(0, |_| {
+                let place = string(&keys.result(&delivery.id));
+                string(&keys.told(&delivery.id));
+                place
+            });
             let group_of = match delivery.meta.group.as_deref() {
                 Some(group) if slot_of.is_some() => format!("+{group}"),
                 Some(group) => format!("-{group}"),

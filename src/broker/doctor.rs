@@ -20,6 +20,8 @@ pub enum Part {
     Dead,
     /// Slots of groups.
     Groups,
+    /// What handlers have told of jobs.
+    Progress,
     /// Entries of a lane.
     Entries(Lane),
     /// Pending entries of a lane.
@@ -33,8 +35,8 @@ impl Part {
         for lane in Lane::ALL {
             parts.extend([Self::Entries(lane), Self::Pending(lane)]);
         }
-        // Last: what was mended before has had to do with slots.
-        parts.push(Self::Groups);
+        // Last: what was mended before has had to do with slots, and may have taken jobs away.
+        parts.extend([Self::Groups, Self::Progress]);
         parts
     }
 
@@ -45,6 +47,7 @@ impl Part {
             Self::Scheduled => "scheduled",
             Self::Dead => "dead",
             Self::Groups => "groups",
+            Self::Progress => "progress",
             Self::Entries(_) => "entries",
             Self::Pending(_) => "pending",
         }
@@ -86,7 +89,8 @@ impl Broker {
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("held", &keys.held)
-            .key("groups", &keys.groups);
+            .key("groups", &keys.groups)
+            .key("progress", &keys.progress);
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }
@@ -134,7 +138,8 @@ impl Broker {
             .key("next", &keys.next)
             .key("ready", &keys.ready)
             .key("suspects", &keys.suspects)
-            .keys(keys.of_priorities());
+            .keys(keys.of_priorities())
+            .key("progress", &keys.progress);
         for lane in Lane::ALL {
             call.push_key("lanes", keys.lane(lane));
         }

@@ -136,7 +136,8 @@ impl Broker {
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
             .keys(keys.of_groups())
-            .keys(keys.of_priorities());
+            .keys(keys.of_priorities())
+            .key("progress", &keys.progress);
         let mut call = caller
             .sign(call.text("group", GROUP))
             .text("of_group", group)

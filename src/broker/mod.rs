@@ -10,6 +10,7 @@ pub mod doctor;
 mod groups;
 mod operate;
 mod produce;
+mod progress;
 mod upkeep;
 
 use std::fmt;
@@ -34,6 +35,7 @@ pub(crate) use cron::{Firing, due_of};
 pub use deliver::{DeathReason, Done, Expiry};
 pub use groups::GroupOrder;
 pub use operate::Counts;
+pub use progress::{Author, Note};
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 
 /// A stream entry's id. For a delivery it is the lease: whoever takes the job away adds it again under a new one.

@@ -93,7 +93,8 @@ impl Broker {
             .key("next", &keys.next)
             .key("suspects", &keys.suspects)
             .keys(keys.of_groups())
-            .keys(keys.of_priorities());
+            .keys(keys.of_priorities())
+            .key("progress", &keys.progress);
         if let Some(unique) = unique {
             call.push_key("unique", &keys.unique(unique));
         }
@@ -206,7 +207,8 @@ impl Broker {
             .key("payloads", &keys.payloads)
             .key("stats", &keys.stats)
             .key("events", &keys.events)
-            .key("producers", &keys.producers);
+            .key("producers", &keys.producers)
+            .key("progress", &keys.progress);
         let call = caller.sign(call);
         self.counted(call, ids, patience).await
     }

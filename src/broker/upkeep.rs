@@ -204,6 +204,7 @@ impl Broker {
             .key("jobs", &keys.jobs)
             .key("payloads", &keys.payloads)
             .key("producers", &keys.producers)
+            .key("progress", &keys.progress)
             .number("completed_age_ms", age(completed))
             .number("dead_age_ms", age(dead))
             .number("producer_age_ms", age(producers))

@@ -334,6 +334,17 @@ pub(super) fn facts(job: &JobView) -> Vec<(String, String)> {
         row("worker", worker.clone());
         row("lease renewed", format!("{} ago", output::age(job.idle_ms)));
     }
+    if let Some(progress) = &job.progress {
+        row(
+            "progress",
+            format!("{progress}, told {}", output::time(progress.told_ms)),
+        );
+        let lines = progress.log.iter();
+        let lines = lines.map(|line| format!("{} {}", output::time(Some(line.at_ms)), line.line));
+        if !progress.log.is_empty() {
+            row("log", lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
     for (name, value) in &job.headers {
         row(&format!("header {name}"), value.clone());
     }

@@ -55,6 +55,9 @@ mod testing {
             deadline: Instant::now() + Duration::from_secs(3600),
             cancel: CancellationToken::new(),
             result: Default::default(),
+            journal: Default::default(),
+            place: (crate::keys::Lane::Ready, "1700000000000-7".parse().unwrap()),
+            scribe: crate::worker::journal::scribe().0,
             handed_out: Default::default(),
         }
     }

@@ -55,6 +55,8 @@ pub enum EventKind {
     CircuitClosed,
     /// What limits the queue or a group was changed.
     Limited,
+    /// A quarter more of a running job is done, by its handler's word.
+    Progress,
     /// `doctor --repair` gave jobs a home again, or took away what was too much.
     Mended,
     /// Something that this version has no word for.
@@ -62,7 +64,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const KNOWN: [Self; 16] = [
+    const KNOWN: [Self; 17] = [
         Self::Retried,
         Self::Dead,
         Self::Stalled,
@@ -78,6 +80,7 @@ impl EventKind {
         Self::CircuitOpened,
         Self::CircuitClosed,
         Self::Limited,
+        Self::Progress,
         Self::Mended,
     ];
 
@@ -99,6 +102,7 @@ impl EventKind {
             Self::CircuitOpened => "circuit_opened",
             Self::CircuitClosed => "circuit_closed",
             Self::Limited => "limited",
+            Self::Progress => "progress",
             Self::Mended => "mended",
             Self::Other(name) => name,
         }
@@ -150,6 +154,11 @@ pub enum EventDetail {
         /// The state that the job was in.
         was: String,
     },
+    /// Of [`EventKind::Progress`].
+    Progress {
+        /// 25, 50, 75 or 100.
+        percent: u8,
+    },
     /// Of [`EventKind::Redriven`], [`EventKind::Purged`] and [`EventKind::Mended`].
     Bulk {
         /// How many jobs.
@@ -184,6 +193,10 @@ impl EventDetail {
             (EventKind::Stalled, ["stall", stalls]) => {
                 stalls.parse().ok().map(|stalls| Self::Stalled { stalls })
             }
+            (EventKind::Progress, [percent]) => percent
+                .strip_suffix('%')
+                .and_then(|percent| percent.parse().ok())
+                .map(|percent| Self::Progress { percent }),
             (EventKind::Cancelled, [was]) => Some(Self::Cancelled {
                 was: (*was).to_owned(),
             }),

@@ -115,7 +115,10 @@ impl Inspector {
     /// # Errors
     /// [`crate::Error::NotFound`]: it never was, or it is finished.
     pub async fn show(&self, id: &JobId) -> Result<JobView> {
-        self.find(id).await?.ok_or_else(|| self.not_found(id))
+        let found = self.find(id).await?;
+        let mut job = found.ok_or_else(|| self.not_found(id))?;
+        job.progress = crate::progress::read(&self.broker, id).await?;
+        Ok(job)
     }
 
     /// Calls a job off; its handler, if it runs, is cancelled. Returns the state it was in.

@@ -473,6 +473,7 @@ pub(super) fn parked_view(id: JobId, state: State, record: &Record, at_ms: u64) 
         headers: meta.headers,
         errors: record.errors.clone(),
         payload: None,
+        progress: None,
         cursor: None,
     }
 }
@@ -502,6 +503,7 @@ pub(super) fn stream_view(delivery: &Delivery, pending: Option<Pending>) -> JobV
         headers: delivery.meta.headers.clone(),
         errors: Vec::new(),
         payload: None,
+        progress: None,
         cursor: None,
         codec: delivery.meta.codec.name().to_owned(),
         sealed_with: delivery.meta.sealed.clone(),

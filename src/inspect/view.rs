@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::job::state::State;
 use crate::job::{JobId, Priority};
+use crate::progress::Progress;
 
 /// A queue's counts at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -94,6 +95,9 @@ pub struct JobView {
     pub headers: std::collections::BTreeMap<String, String>,
     /// What went wrong, oldest first; the newest few are kept.
     pub errors: Vec<ErrorView>,
+    /// What its handlers have told, if anything. Only [`super::Inspector::show`] fills it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// The id of the key that sealed the payload, for one that Redis keeps sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealed_with: Option<String>,

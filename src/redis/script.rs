@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 31] = [
+pub(crate) static ALL: [&Script; 32] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -70,6 +70,7 @@ pub(crate) static ALL: [&Script; 31] = [
     &BACKLOG,
     &PAUSE,
     &CIRCUIT,
+    &PROGRESS,
     &STATS,
     &CRON_SET,
     &CRON_REMOVE,
@@ -144,7 +145,15 @@ pub(crate) static COMPLETE: Script = Script::new(
         "lib/tally.lua",
         "complete.lua"
     ),
-    &["lane", "jobs", "stats", "producers", "completed", "more.."],
+    &[
+        "lane",
+        "jobs",
+        "stats",
+        "producers",
+        "completed",
+        "progress",
+        "more..",
+    ],
     &[
         "group",
         "caller",
@@ -379,6 +388,7 @@ pub(crate) static CANCEL: Script = Script::new(
         "rates",
         "high",
         "low",
+        "progress",
         "unique..",
     ],
     &["group", "caller", "number", "job_id", "wake"],
@@ -465,7 +475,15 @@ pub(crate) static PURGE: Script = Script::new(
         "lib/tally.lua",
         "purge.lua"
     ),
-    &["dead", "jobs", "payloads", "stats", "events", "producers"],
+    &[
+        "dead",
+        "jobs",
+        "payloads",
+        "stats",
+        "events",
+        "producers",
+        "progress",
+    ],
     &["caller", "number", "ids.."],
 );
 pub(crate) static PRUNE: Script = Script::new(
@@ -476,7 +494,14 @@ pub(crate) static PRUNE: Script = Script::new(
         "lib/check.lua",
         "prune.lua"
     ),
-    &["dead", "completed", "jobs", "payloads", "producers"],
+    &[
+        "dead",
+        "completed",
+        "jobs",
+        "payloads",
+        "producers",
+        "progress",
+    ],
     &[
         "completed_age_ms",
         "dead_age_ms",
@@ -565,6 +590,7 @@ pub(crate) static GROUP_PURGE: Script = Script::new(
         "rates",
         "high",
         "low",
+        "progress",
     ],
     &[
         "group", "caller", "number", "of_group", "total", "wake", "ids..",
@@ -603,6 +629,20 @@ pub(crate) static CIRCUIT: Script = Script::new(
     ),
     &["circuits", "events"],
     &["circuit", "hold_ms", "event", "detail"],
+);
+pub(crate) static PROGRESS: Script = Script::new(
+    "progress",
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/event.lua",
+        "progress.lua"
+    ),
+    &["lane", "progress", "events"],
+    &[
+        "group", "entry_id", "job_id", "name", "attempt", "number", "told", "lines..",
+    ],
 );
 pub(crate) static STATS: Script = Script::new(
     "stats",
@@ -726,6 +766,7 @@ pub(crate) static AUDIT: Script = Script::new(
         "payloads",
         "held",
         "groups",
+        "progress",
         "lanes..",
     ],
     &["group", "part", "lane", "cursor", "limit"],
@@ -764,6 +805,7 @@ pub(crate) static MEND: Script = Script::new(
         "suspects",
         "high",
         "low",
+        "progress",
         "lanes..",
     ],
     &["group", "wake", "kind", "lane", "ids.."],

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use super::circuit::Gate;
 use super::handler::{Attempt, Context, Handler, JobError};
+use super::journal::Scribe;
 use super::lease::Grip;
 use super::settle::Outcome;
 use crate::broker::{Broker, DeathReason, Delivery, Expiry};
@@ -64,6 +65,8 @@ pub(crate) struct Finished {
     pub(crate) max_attempts: u32,
     /// What is kept of it.
     pub(crate) result: Option<Kept>,
+    /// It has told how far it was, or logged something.
+    pub(crate) told: bool,
 }
 
 /// What every attempt of a worker shares.
@@ -73,6 +76,7 @@ pub(crate) struct Runner {
     pub(crate) callers: Callers,
     pub(crate) gate: Gate,
     pub(crate) counted: Working,
+    pub(crate) scribe: Scribe,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: u32,
     /// Fires when the worker's patience with running jobs is at its end.
@@ -90,13 +94,26 @@ impl Runner {
             .await;
         grip.end();
         let took = began.elapsed();
+        let journal = kept
+            .as_ref()
+            .and_then(|context| context.inner.journal.get());
+        let journal = journal.cloned();
         let (outcome, result) = self.with_result(&delivery, outcome, kept, took);
+        if let Some(journal) = &journal {
+            let is_moot = match &outcome {
+                Outcome::Done => result.is_none(),
+                Outcome::Gone | Outcome::Settled => true,
+                Outcome::Failed(_) | Outcome::Interrupted => false,
+            };
+            journal.finish(&self.broker, is_moot).await;
+        }
         Finished {
             delivery,
             outcome,
             took,
             max_attempts,
             result,
+            told: journal.is_some(),
         }
     }
 
@@ -122,7 +139,7 @@ impl Runner {
         }
     }
 
-    /// `kept`: the context of a job whose result is wanted, for afterwards.
+    /// `kept`: the context of the job once its handler is called, for afterwards.
     async fn outcome(
         &self,
         delivery: &Delivery,
@@ -193,13 +210,14 @@ impl Runner {
                 meta: delivery.meta.clone(),
                 deadline: Instant::now() + timeout,
                 result: Mutex::new(None),
+                journal: OnceCell::new(),
+                place: delivery.place(),
+                scribe: self.scribe.clone(),
                 cancel: cancel.clone(),
                 handed_out: OnceCell::new(),
             }),
         };
-        if context.keeps_result() {
-            *kept = Some(context.clone());
-        }
+        *kept = Some(context.clone());
         grip.begin(timeout);
         self.counted.started(delivery.entry);
         let called = Instant::now();

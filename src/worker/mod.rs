@@ -8,6 +8,7 @@ pub(crate) mod drain;
 pub(crate) mod feed;
 pub mod handler;
 pub(crate) mod health;
+pub(crate) mod journal;
 pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod settle;

@@ -16,6 +16,7 @@ use super::claim::{BLOCK, Claimer, Flow, Load};
 use super::drain::{Draining, drain};
 use super::feed::Feed;
 use super::health::{Pulse, WorkerHealth};
+use super::journal::{self, Journal};
 use super::lease::{Leases, fence, heartbeat};
 use super::settler::Settler;
 use super::{Drained, Settings};
@@ -105,6 +106,8 @@ struct Pool {
     paused: bool,
     /// It had jobs with priorities of their own.
     prioritised: bool,
+    /// What running jobs tell.
+    journals: mpsc::UnboundedReceiver<Arc<Journal>>,
     stop: CancellationToken,
     health: WorkerHealth,
     reading: Pulse,
@@ -144,7 +147,9 @@ impl Pool {
             .await?;
         // New at every start, so that a restarted worker never passes for the one that died.
         let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
+        let (scribe, journals) = journal::scribe();
         let runner = Runner {
+            scribe,
             handlers,
             broker: broker.clone(),
             callers: Callers::new(&consumer, config::SETTLEMENTS_IN_FLIGHT),
@@ -175,6 +180,7 @@ impl Pool {
             listener,
             paused,
             prioritised,
+            journals,
             stop,
             health,
             reading,
@@ -196,6 +202,7 @@ impl Pool {
             listener,
             paused,
             prioritised,
+            journals,
             stop,
             health,
             ..
@@ -253,6 +260,7 @@ impl Pool {
             listener,
         ));
         upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
+        upkeep.spawn(journal::write_all(broker.clone(), journals));
         let gate = runner.gate.clone();
         upkeep.spawn(compare_clocks(broker.clone(), runner.counted.clone()));
         upkeep.spawn(circuit::tell(

@@ -68,9 +68,12 @@ impl Settler {
                 outcome => outcome,
             };
             match settle(attempt, max_attempts, outcome, &self.backoff, luck) {
-                Settlement::Complete => {
-                    done.push((finished.delivery, finished.took, finished.result))
-                }
+                Settlement::Complete => done.push((
+                    finished.delivery,
+                    finished.took,
+                    finished.result,
+                    finished.told,
+                )),
                 settlement => others.push((finished.delivery, settlement)),
             }
         }
@@ -78,10 +81,11 @@ impl Settler {
             let done: Vec<Done<'_>> = done
                 .iter()
                 .filter(|(delivery, ..)| delivery.lane == lane)
-                .map(|(delivery, took, result)| Done {
+                .map(|(delivery, took, result, told)| Done {
                     delivery,
                     took: *took,
                     result: result.as_ref(),
+                    told: *told,
                 })
                 .collect();
             if !done.is_empty() {

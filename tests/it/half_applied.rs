@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use millstream::broker::doctor::Part;
-use millstream::broker::{Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Promotion};
+use millstream::broker::{
+    Author, Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Note, Promotion,
+};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
 use millstream::schedule::{Schedule, Schedules};
-use millstream::{Error, JobId, JobUpdate, Millstream, NewJob, Result};
+use millstream::{Error, HowFar, JobId, JobUpdate, Millstream, NewJob, Result};
 
 use crate::support::verbs::{WORKER, plain};
 use crate::support::{Fixture, LATER, LEASE, PATIENCE, upkeeper};
@@ -52,6 +54,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:suspect",
             "ready:high",
             "ready:low",
+            "progress",
             "results",
             UNIQUE,
         ],
@@ -183,6 +186,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "rates",
             "ready:high",
             "ready:low",
+            "progress",
             UNIQUE,
         ],
     ),
@@ -225,11 +229,26 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ),
     (
         "purge",
-        &["dead", "jobs", "payloads", "stats", "events", "producers"],
+        &[
+            "dead",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "producers",
+            "progress",
+        ],
     ),
     (
         "prune",
-        &["dead", "completed", "jobs", "payloads", "producers"],
+        &[
+            "dead",
+            "completed",
+            "jobs",
+            "payloads",
+            "producers",
+            "progress",
+        ],
     ),
     ("retire", &["ready"]),
     ("unlock", &[UNIQUE]),
@@ -295,9 +314,11 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "rates",
             "ready:high",
             "ready:low",
+            "progress",
         ],
     ),
     ("pause", &["limits", "events"]),
+    ("progress", &["ready", "progress", "events"]),
     ("circuit", &["circuits", "events"]),
     (
         "stats",
@@ -329,6 +350,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:suspect",
             "ready:high",
             "ready:low",
+            "progress",
         ],
     ),
     (
@@ -349,6 +371,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "ready:suspect",
             "ready:high",
             "ready:low",
+            "progress",
         ],
     ),
 ];
@@ -522,6 +545,15 @@ impl Stage {
                 broker
                     .note_circuit(WORKER, "a:1", LATER, opened, "down", PATIENCE)
                     .await
+            }
+            "progress" => {
+                let note = Note {
+                    number: 1,
+                    told: Some((HowFar::of(1, 2), String::new())),
+                    lines: vec!["a line".to_owned()],
+                };
+                let author = Author::of(running);
+                broker.note_progress(&author, &note, PATIENCE).await
             }
             "stats" => broker.stats(PATIENCE).await.map(drop),
             "audit" => broker.audit(Part::Jobs, None, 10, PATIENCE).await.map(drop),

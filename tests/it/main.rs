@@ -35,6 +35,7 @@ mod pause;
 mod persistence;
 mod prefetch;
 mod priority;
+mod progress;
 mod promote;
 mod prune;
 mod purge;

@@ -211,6 +211,13 @@ pub(super) const KINDS: &[Kind] = &[
         REPAIR,
     ),
     kind(
+        "orphan-progress",
+        Level::Fault,
+        true,
+        "something is stored that a handler told of a job which is nowhere",
+        REPAIR,
+    ),
+    kind(
         "lost-place",
         Level::Fault,
         true,

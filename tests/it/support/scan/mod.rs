@@ -24,6 +24,8 @@ pub(crate) struct Scan {
     pub(crate) homes: BTreeMap<String, Vec<Home>>,
     pub(crate) records: BTreeMap<String, Json>,
     pub(crate) payloads: BTreeMap<String, Vec<u8>>,
+    /// What handlers have told of their jobs.
+    pub(crate) progress: BTreeMap<String, Json>,
     /// Unique key -> the job that holds it.
     pub(crate) uniques: BTreeMap<String, String>,
     /// Unique key -> the end of its hold, unix ms.
@@ -146,6 +148,11 @@ impl Scan {
                 let payloads = payloads.into_iter();
                 self.payloads = payloads.map(|(id, bytes)| (text(&id), bytes)).collect();
             }
+            ("progress", StoredKey::Pairs(told)) => {
+                let told = told.into_iter();
+                let read = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_default();
+                self.progress = told.map(|(id, told)| (text(&id), read(&told))).collect();
+            }
             ("stats", StoredKey::Pairs(counters)) => {
                 for (name, value) in counters {
                     match text(&value).parse::<i64>() {
@@ -169,6 +176,11 @@ impl Scan {
                 self.upkeeper = Some(text(&value));
             }
             ("results", StoredKey::Stream { .. }) => {}
+            (kept, StoredKey::Text { value, .. }) if kept.starts_with("progress:") => {
+                if expiry < 0 || !value.starts_with(b"{") {
+                    self.fault(format!("{kept} never expires, or is no JSON"));
+                }
+            }
             (result, StoredKey::Text { value, .. }) if result.starts_with("result:") => {
                 if expiry < 0 || !value.starts_with(b"{") {
                     self.fault(format!("{result} never expires, or has no head"));

@@ -11,6 +11,8 @@ use super::{Exceptions, Scan};
 const STALLS_MAX: u64 = 3;
 /// A record keeps this many errors, the newest.
 const ERRORS_KEPT: usize = 10;
+/// Of what its handlers log, the newest.
+const LINES_KEPT: usize = 100;
 /// Every kind of event that the engine writes.
 const EVENTS: &[&str] = &[
     "retried",
@@ -27,12 +29,14 @@ const EVENTS: &[&str] = &[
     "skipped",
     "limited",
     "mended",
+    "progress",
 ];
 
 impl Scan {
     pub(super) fn check(&mut self, exceptions: &Exceptions) {
         self.check_records();
         self.check_lanes();
+        self.check_progress();
         self.check_budgets();
         self.check_uniques(exceptions);
         self.check_groups(exceptions.unfilled);
@@ -110,6 +114,21 @@ impl Scan {
             };
             if lane != lane_of && !["ready:next", "ready:suspect"].contains(&lane.as_str()) {
                 faults.push(format!("{id} is on {lane} and belongs on {lane_of}"));
+            }
+        }
+        self.faults.extend(faults);
+    }
+
+    /// What handlers have told is bounded, and kept only of jobs that are unfinished or dead.
+    fn check_progress(&mut self) {
+        let mut faults = Vec::new();
+        for (id, told) in &self.progress {
+            let lines = told["lines"].as_array().map_or(0, Vec::len);
+            if !told.is_object() || lines > LINES_KEPT {
+                faults.push(format!("{id} has told {told}"));
+            }
+            if !self.homes.contains_key(id) {
+                faults.push(format!("{id} has told something and has no home"));
             }
         }
         self.faults.extend(faults);
