@@ -176,7 +176,7 @@ pub(crate) const PURPOSES: &[Purpose] = &[
     purpose(
         "limits",
         "hash",
-        "what limits the queue and its groups: paused, max_depth, group_concurrency, group_max_backlog, group_rate, group_burst, group_order, group:<group>",
+        "what limits the queue and its groups: paused, max_depth, concurrency, rate, burst, group_concurrency, group_max_backlog, group_rate, group_burst, group_order, group:<group>",
         "HGETALL KEY",
     ),
     purpose(

@@ -19,7 +19,7 @@ end
 
 -- Ticks that are missing in the bucket. Never more than it holds: a clock that was set back takes no more than one filling.
 local function missing_of(rates, name, rate, us)
-  local full_us = -(tonumber(redis.call('ZSCORE', rates, full_of(name))) or -us)
+  local full_us = -(tonumber(looked_at(rates, redis.pcall('ZSCORE', rates, full_of(name)))) or -us)
   return math.min(rate.depth, math.max(0, full_us - us) * rate.count)
 end
 

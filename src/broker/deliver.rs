@@ -12,7 +12,7 @@ use crate::job::millis;
 use crate::keys::{GROUP, Key, Lane};
 use crate::redis::Patience;
 use crate::redis::reader::{RawEntry, raw_entry};
-use crate::redis::reply::{Reply, Status, Value, number_of};
+use crate::redis::reply::{Reply, Status, Value, number_of, text_of};
 use crate::redis::script::{self, Call};
 use crate::results::Kept;
 
@@ -65,6 +65,17 @@ pub enum Expiry {
     Expired,
     /// Not yet. How long it has until its deadline, if it has one.
     In(Option<Duration>),
+}
+
+/// What is in the way of claiming more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InTheWay {
+    /// As many jobs run as may run at once.
+    Running,
+    /// The rate, for so long.
+    Rate(Duration),
+    /// There are no more jobs. The last entry of each lane, if the queue is limited and none was claimed.
+    Nothing(Vec<(Lane, String)>),
 }
 
 /// Of ten jobs that a worker takes, one is taken from the lane `low` first and one from `ready`: so neither starves, however many
@@ -140,6 +151,18 @@ impl Broker {
         Ok(claimed.await?.pop())
     }
 
+    /// [`Broker::claim_by_priority`], for a queue whose concurrency or rate is limited: says as well what is in the way of more.
+    pub async fn claim_limited(
+        &self,
+        consumer: &str,
+        turn: usize,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<(Vec<Delivery>, InTheWay)> {
+        let shares = shares_by_priority(turn, limit);
+        self.claim_with(&shares, consumer, limit, patience).await
+    }
+
     async fn claim_from(
         &self,
         lanes: &[(Lane, usize)],
@@ -147,18 +170,45 @@ impl Broker {
         limit: usize,
         patience: Patience,
     ) -> Result<Vec<Delivery>> {
-        let mut call = Call::new(&script::CLAIM).key("limits", &self.keys.limits);
-        for (lane, _) in lanes {
+        let claimed = self.claim_with(lanes, consumer, limit, patience).await;
+        claimed.map(|(deliveries, _)| deliveries)
+    }
+
+    async fn claim_with(
+        &self,
+        shares: &[(Lane, usize)],
+        consumer: &str,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<(Vec<Delivery>, InTheWay)> {
+        // What runs is counted on all lanes.
+        let named = |lane: &Lane| shares.iter().any(|(of, _)| of == lane);
+        let rest = Lane::ALL.into_iter().filter(|lane| !named(lane));
+        let rest = rest.map(|lane| (lane, 0));
+        let lanes: Vec<(Lane, usize)> = shares.iter().copied().chain(rest).collect();
+        let mut call = Call::new(&script::CLAIM)
+            .key("limits", &self.keys.limits)
+            .key("rates", &self.keys.rates);
+        for (lane, _) in &lanes {
             call.push_key("lanes", self.keys.lane(*lane));
         }
         let mut call = call
             .text("group", GROUP)
             .text("consumer", consumer)
             .number("limit", limit as i64);
-        for (_, share) in lanes {
+        for (_, share) in &lanes {
             call = call.number("shares", *share as i64);
         }
         let mut reply = self.redis.call(call, patience).await?;
+        let in_the_way = match reply.number(2)? {
+            0 => InTheWay::Running,
+            us if us > 0 => InTheWay::Rate(Duration::from_micros(us.unsigned_abs())),
+            _ => {
+                let last = reply.list(3)?.iter().filter_map(text_of);
+                let last = lanes.iter().map(|(lane, _)| *lane).zip(last);
+                InTheWay::Nothing(last.map(|(lane, id)| (lane, id.to_owned())).collect())
+            }
+        };
         let entries = reply.take_list(1)?;
         let deliveries = entries.into_iter().filter_map(|entry| {
             let Value::Array(mut parts) = entry else {
@@ -169,7 +219,7 @@ impl Broker {
             parts.remove(0);
             Delivery::read(lane, raw_entry(lane.index(), Value::Array(parts))?)
         });
-        Ok(deliveries.collect())
+        Ok((deliveries.collect(), in_the_way))
     }
 
     /// What was delivered to `consumer` and not settled, whether or not anybody saw it.

@@ -32,9 +32,9 @@ use crate::seal::Seal;
 pub use circuit::CircuitEvent;
 pub use cron::{CronDue, CronPage, CronSet, Fired};
 pub(crate) use cron::{Firing, due_of};
-pub use deliver::{DeathReason, Done, Expiry};
+pub use deliver::{DeathReason, Done, Expiry, InTheWay};
 pub use groups::GroupOrder;
-pub use operate::Counts;
+pub use operate::{Counts, Gates};
 pub use progress::{Author, Note};
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 

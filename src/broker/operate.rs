@@ -12,7 +12,7 @@ use crate::job::state::State;
 use crate::job::{JobId, JobUpdate, NewJob, Priority, millis};
 use crate::keys::{GROUP, Key, Lane};
 use crate::redis::Patience;
-use crate::redis::reply::{Reply, Status, number_of, text_of};
+use crate::redis::reply::{Reply, Status, Value, number_of, text_of};
 use crate::redis::script::{self, Call};
 
 /// A queue's counts as the script gives them.
@@ -49,6 +49,15 @@ struct Changes<'a> {
     priority: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
+}
+
+/// What keeps workers from reading the lanes as they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// Nothing is claimed.
+    pub paused: bool,
+    /// The queue's concurrency or rate is limited.
+    pub limited: bool,
 }
 
 impl Broker {
@@ -247,10 +256,47 @@ impl Broker {
         Ok(number_of(&set).and_then(|jobs| u64::try_from(jobs).ok()))
     }
 
+    /// Whether the queue is paused, and whether its concurrency or rate is limited.
+    pub async fn gates(&self, patience: Patience) -> Result<Gates> {
+        let fields = ["paused", "concurrency", "rate"].map(Value::from);
+        let args = [self.keys.limits.as_str().into()].into_iter().chain(fields);
+        let set = self
+            .redis
+            .command("HMGET", args.collect(), patience)
+            .await?;
+        let is_set = |nth: usize| match &set {
+            Value::Array(set) => set.get(nth).and_then(text_of).is_some(),
+            _ => false,
+        };
+        Ok(Gates {
+            paused: is_set(0),
+            limited: is_set(1) || is_set(2),
+        })
+    }
+
     pub async fn is_paused(&self, patience: Patience) -> Result<bool> {
-        let args = vec![self.keys.limits.as_str().into(), "paused".into()];
-        let paused = self.redis.command("HGET", args, patience).await?;
-        Ok(text_of(&paused).is_some())
+        self.gates(patience).await.map(|gates| gates.paused)
+    }
+
+    /// What is set for the queue: the fields of `limits` that are asked for.
+    pub async fn limits_set<const N: usize>(
+        &self,
+        fields: [&str; N],
+        patience: Patience,
+    ) -> Result<[Option<String>; N]> {
+        let fields = fields.map(Value::from);
+        let args = [self.keys.limits.as_str().into()].into_iter().chain(fields);
+        let set = self
+            .redis
+            .command("HMGET", args.collect(), patience)
+            .await?;
+        let set = match set {
+            Value::Array(set) => set,
+            _ => Vec::new(),
+        };
+        Ok(std::array::from_fn(|nth| {
+            set.get(nth).and_then(text_of).map(str::to_owned)
+        }))
     }
 
     /// Whether any unfinished job is on a lane of its own for its priority.

@@ -146,6 +146,11 @@ pub(crate) fn group_concurrency(number: u64) -> Result<usize, String> {
     whole(number, 0, config::GROUP_CONCURRENCY_MAX as u64)
 }
 
+/// How many jobs of one queue at once, over all workers; 0 for no limit.
+pub(crate) fn queue_concurrency(number: u64) -> Result<usize, String> {
+    whole(number, 0, config::CONCURRENCY_MAX as u64)
+}
+
 /// How many jobs of one group may be held; 0 for no limit.
 pub(crate) fn max_backlog(number: u64) -> Result<u64, String> {
     whole(number, 0, config::DEPTH_MAX)

@@ -1,11 +1,13 @@
 //! `millstream queue`: what limits a queue as a whole.
 
 use clap::{Args, Subcommand};
+use millstream::inspect::QueueLimits;
 use millstream::{QueueName, config};
 
 use super::args::Globals;
 use super::connect::connect;
-use super::{output, parse};
+use super::output;
+use super::parse::{self, number};
 
 /// Show or set what limits a queue.
 #[derive(Debug, Subcommand)]
@@ -31,7 +33,8 @@ pub(crate) struct Show {
     /// The queue
     #[arg(value_parser = parse::queue)]
     queue: QueueName,
-    /// Write JSON: one object with queue, depth (unfinished jobs), max_depth (null: no limit), paused
+    /// Write JSON: one object with queue, depth (unfinished jobs), paused, and the limits, null where there is none: max_depth,
+    /// concurrency, rate, burst
     #[arg(long)]
     json: bool,
 }
@@ -39,17 +42,25 @@ pub(crate) struct Show {
 impl Show {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
-        let (stats, max_depth) = (queue.stats().await?, queue.max_depth().await?);
+        let (stats, limits) = (queue.stats().await?, queue.queue_limits().await?);
         let depth = stats.ready + stats.running + stats.scheduled + stats.held;
         if self.json {
             return output::json(&serde_json::json!({
-                "queue": stats.queue, "depth": depth, "max_depth": max_depth, "paused": stats.paused,
+                "queue": stats.queue, "depth": depth, "max_depth": limits.max_depth, "paused": stats.paused,
+                "running": stats.running, "concurrency": limits.concurrency, "rate": limits.rate, "burst": limits.burst,
             }));
         }
-        let limit = max_depth.map_or_else(|| "no limit".into(), output::count);
+        let limit = |jobs: Option<u64>| jobs.map_or_else(|| "no limit".into(), output::count);
+        let rate = match (limits.rate, limits.burst) {
+            (Some(rate), Some(burst)) => format!("{rate}, {burst} at once"),
+            _ => "no limit".to_owned(),
+        };
         let mut table = output::table(&["queue", &stats.queue]);
         table.add_row(["unfinished jobs", &output::count(depth)]);
-        table.add_row(["at most", &limit]);
+        table.add_row(["at most", &limit(limits.max_depth)]);
+        table.add_row(["running", &output::count(stats.running)]);
+        table.add_row(["at most, over all workers", &limit(limits.concurrency)]);
+        table.add_row(["starts", &rate]);
         table.add_row(["paused", if stats.paused { "yes" } else { "no" }]);
         output::print(&table, "")
     }
@@ -63,16 +74,45 @@ pub(crate) struct Set {
     queue: QueueName,
     /// Unfinished jobs at most (ready, running, scheduled and held together): enqueues beyond are refused, nothing is dropped
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=config::DEPTH_MAX),
-          required_unless_present = "no_max_depth")]
+          required_unless_present_any = ["no_max_depth", "concurrency", "rate", "burst"])]
     max_depth: Option<u64>,
     /// Take the limit away
     #[arg(long, conflicts_with = "max_depth")]
     no_max_depth: bool,
+    /// Jobs running at once, over all workers of all processes; 0 takes the limit away
+    #[arg(long, value_parser = |text: &str| number(text, parse::queue_concurrency), value_name = "N")]
+    concurrency: Option<usize>,
+    /// Jobs that start in a time, over all workers: 50/s, 600/m, 1000/h; none takes it away
+    #[arg(long, value_parser = parse::group_rate, value_name = "RATE")]
+    rate: Option<parse::RateLimit>,
+    /// With the rate: jobs at once after a quiet time; 0 for what comes in a second, at least 1
+    #[arg(long, value_parser = |text: &str| number(text, parse::burst), value_name = "N")]
+    burst: Option<u32>,
 }
 
 impl Set {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
+        let mut limits = QueueLimits::new();
+        if let Some(jobs) = self.concurrency {
+            limits = limits.concurrency(Some(jobs).filter(|jobs| *jobs > 0));
+        }
+        if let Some(parse::RateLimit(rate)) = self.rate {
+            limits = limits.rate(rate);
+        }
+        if let Some(jobs) = self.burst {
+            limits = limits.burst(Some(jobs).filter(|jobs| *jobs > 0));
+        }
+        if limits != QueueLimits::new() {
+            queue.set_queue_limits(&limits).await?;
+            output::line(format!(
+                "the limits of {} are set; workers see them within a second",
+                self.queue
+            ))?;
+        }
+        if self.max_depth.is_none() && !self.no_max_depth {
+            return Ok(());
+        }
         queue.set_max_depth(self.max_depth).await?;
         match self.max_depth {
             Some(jobs) => output::line(format!(

@@ -6,6 +6,7 @@ mod doctor;
 mod events;
 mod filter;
 mod groups;
+mod limits;
 mod page;
 mod read;
 mod view;
@@ -25,6 +26,7 @@ pub use doctor::{Diagnosis, Doctor, Finding, Level};
 pub use events::{EventDetail, EventFollower, EventKind, EventPage, EventView, Followed};
 pub use filter::JobFilter;
 pub use groups::{GroupLimits, GroupPage, GroupPurge, GroupPurged, GroupView};
+pub use limits::{QueueLimits, QueueLimitsView};
 pub use view::{CompletedView, ErrorView, JobPage, JobView, KeyView, OpenCircuit, Pruned, Stats};
 pub use walk::{DeadStep, DeadWalk, PruneWalk};
 pub use workers::WorkerView;
@@ -238,6 +240,34 @@ impl Inspector {
             return Err(crate::Error::setting("max_depth", jobs, reason));
         }
         self.broker.set_max_depth(max_depth, PATIENCE).await
+    }
+
+    /// Sets what limits the queue over all workers: how many of its jobs run at once, and how many start in a time. Workers see it
+    /// within a second; what runs then, runs on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] when something is out of range, else as [`Inspector::stats`].
+    pub async fn set_queue_limits(&self, limits: &QueueLimits) -> Result<()> {
+        let settings = limits.settings()?;
+        self.broker.limit(None, &settings, PATIENCE).await.map(drop)
+    }
+
+    /// What limits the queue as a whole.
+    ///
+    /// # Errors
+    /// As [`Inspector::stats`].
+    pub async fn queue_limits(&self) -> Result<QueueLimitsView> {
+        let fields = ["max_depth", "concurrency", "rate", "burst"];
+        let [max_depth, concurrency, rate, burst] =
+            self.broker.limits_set(fields, PATIENCE).await?;
+        let rate: Option<crate::Rate> = rate.and_then(|rate| rate.parse().ok());
+        let burst: Option<u32> = burst.and_then(|jobs| jobs.parse().ok());
+        Ok(QueueLimitsView {
+            max_depth: max_depth.and_then(|jobs| jobs.parse().ok()),
+            concurrency: concurrency.and_then(|jobs| jobs.parse().ok()),
+            rate,
+            burst: rate.map(|rate| burst.unwrap_or_else(|| rate.burst_default())),
+        })
     }
 
     /// How many unfinished jobs the queue may have; `None`: as many as come.

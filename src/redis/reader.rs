@@ -121,6 +121,16 @@ impl Reader {
         after: &[String],
         block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        self.entries_behind(streams, after, block, 1_000).await
+    }
+
+    async fn entries_behind(
+        &self,
+        streams: &[&Key],
+        after: &[String],
+        block: Duration,
+        count: u64,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         let options = Options {
             timeout: Some(block + Duration::from_secs(2)),
             max_attempts: Some(1),
@@ -135,11 +145,23 @@ impl Reader {
         }
         let reply: std::result::Result<Value, _> = client
             .with_options(&options)
-            .xread(Some(1_000), Some(block_ms), keys, ids)
+            .xread(Some(count), Some(block_ms), keys, ids)
             .await;
         reply
             .map(|value| entries_of(value, streams))
             .map_err(|error| ReadFailure::Lost(error.details().to_owned()))
+    }
+
+    /// Waits up to `block` for an entry of `streams` behind those of `after`, and takes none.
+    pub(crate) async fn wait_for_entry(
+        &self,
+        streams: &[&Key],
+        after: &[String],
+        block: Duration,
+    ) -> std::result::Result<(), ReadFailure> {
+        self.entries_behind(streams, after, block, 1)
+            .await
+            .map(drop)
     }
 
     async fn group_read(

@@ -119,8 +119,14 @@ pub(crate) static ENQUEUE: Script = Script::new(
 );
 pub(crate) static CLAIM: Script = Script::new(
     "claim",
-    lua!("lib/status.lua", "lib/check.lua", "claim.lua"),
-    &["limits", "lanes.."],
+    lua!(
+        "lib/status.lua",
+        "lib/clock.lua",
+        "lib/check.lua",
+        "lib/rate.lua",
+        "claim.lua"
+    ),
+    &["limits", "rates", "lanes.."],
     &["group", "consumer", "limit", "shares.."],
 );
 pub(crate) static EXTEND: Script = Script::new(

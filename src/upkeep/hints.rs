@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::STEP;
-use crate::broker::{Broker, Lane, Place};
+use crate::broker::{Broker, Gates, Lane, Place};
 use crate::error::Result;
 use crate::redis::Listener;
 use crate::redis::jittered;
@@ -25,7 +25,7 @@ const LOOKS_IN_VAIN: u32 = 60;
 pub(crate) struct Hints {
     pub(crate) due: Arc<Notify>,
     pub(crate) cron: Arc<Notify>,
-    pub(crate) pause: watch::Sender<bool>,
+    pub(crate) gates: watch::Sender<Gates>,
     /// Whether jobs have priorities of their own.
     pub(crate) priorities: watch::Sender<bool>,
     /// How often in a row none was found.
@@ -36,9 +36,9 @@ pub(crate) struct Hints {
 impl Hints {
     async fn look_at_limits(&self, broker: &Broker) {
         // While Redis does not answer nothing can be claimed anyway.
-        if let Ok(paused) = broker.is_paused(STEP).await {
-            self.pause
-                .send_if_modified(|now| std::mem::replace(now, paused) != paused);
+        if let Ok(gates) = broker.gates(STEP).await {
+            self.gates
+                .send_if_modified(|now| std::mem::replace(now, gates) != gates);
         }
     }
 

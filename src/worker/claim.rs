@@ -14,7 +14,7 @@ use super::circuit::Gate;
 use super::feed::Feed;
 use super::health::Pulse;
 use super::lease::Leases;
-use crate::broker::{Broker, Delivery, EntryId, Place};
+use crate::broker::{Broker, Delivery, EntryId, Gates, InTheWay, Place};
 use crate::config;
 use crate::error::Result;
 use crate::keys::{Key, Lane};
@@ -32,6 +32,13 @@ const UNSETTLED_MAX: usize = 10_000;
 
 /// Own deliveries per look for unseen ones.
 const OWN_PAGE: usize = 100;
+
+/// When a worker looks again whether others have finished what they run, where the queue's concurrency is limited.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same for what it has finished itself, once that is confirmed.
+const CONFIRMED_SOON: Duration = Duration::from_millis(2);
+/// How long it waits for the queue's rate before it looks whether that was changed, or something was handed back.
+const LOOK_AT_MOST: Duration = Duration::from_secs(1);
 
 /// How long a request that was given up may still be on its way to Redis: until the system gives it up as well.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
@@ -70,6 +77,12 @@ impl Load {
             return 0;
         }
         (self.concurrency + self.prefetch).saturating_sub(buffered + running)
+    }
+
+    /// Jobs that may be claimed now and start at once.
+    fn room_now(&self) -> usize {
+        let in_hand = self.buffered.load(Ordering::Acquire) + self.running.load(Ordering::Acquire);
+        self.room().min(self.concurrency.saturating_sub(in_hand))
     }
 }
 
@@ -118,7 +131,7 @@ pub(crate) struct Claimer {
     pub(crate) feed: Feed,
     /// Called after jobs were fed, so that there are slots to take them.
     pub(crate) staff: Box<dyn Fn() + Send + Sync>,
-    pub(crate) paused: watch::Receiver<bool>,
+    pub(crate) gates: watch::Receiver<Gates>,
     /// Jobs have priorities of their own.
     pub(crate) prioritised: watch::Receiver<bool>,
     /// How many jobs were taken by priority.
@@ -218,14 +231,14 @@ impl Claimer {
             if self.stop.is_cancelled() {
                 return false;
             }
-            if !*self.paused.borrow_and_update() && self.room() > 0 {
+            if !self.gates.borrow_and_update().paused && self.room() > 0 {
                 return true;
             }
             // Waiting for room, or for the end of a pause, is no standstill.
             self.pulse.beat();
             tokio::select! {
                 () = eased => {}
-                _ = self.paused.changed() => {}
+                _ = self.gates.changed() => {}
                 () = self.gate.pause_over() => {}
                 () = self.stop.cancelled() => return false,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
@@ -236,7 +249,12 @@ impl Claimer {
     /// Jobs that may be claimed now: what the load leaves room for and the circuit lets through.
     fn room(&self) -> usize {
         let waiting = self.load.buffered.load(Ordering::Acquire);
-        self.load.room().min(self.gate.room(waiting))
+        let room = match self.gates.borrow().limited {
+            // What is claimed counts as running for all workers: nothing is fetched ahead.
+            true => self.load.room_now(),
+            false => self.load.room(),
+        };
+        room.min(self.gate.room(waiting))
     }
 
     /// Takes in how large so many jobs were together.
@@ -266,6 +284,9 @@ impl Claimer {
             if self.take_claimed(suspect, asked).await? > 0 {
                 return Ok(Some(Vec::new()));
             }
+        }
+        if self.gates.borrow().limited {
+            return self.read_limited(room, block).await;
         }
         if *self.prioritised.borrow() {
             return self.read_by_priority(room, block).await;
@@ -332,6 +353,89 @@ impl Claimer {
         Ok(Some(entries))
     }
 
+    /// The same for a queue whose concurrency or rate is limited: nothing is delivered but by the claim, and whoever finds nothing
+    /// waits for an entry that he then claims like everybody else.
+    async fn read_limited(
+        &mut self,
+        room: usize,
+        block: Duration,
+    ) -> std::result::Result<Option<Vec<RawEntry>>, ReadFailure> {
+        let asked = Instant::now();
+        let once = Patience::brief(Duration::ZERO);
+        let claimed = self
+            .broker
+            .claim_limited(&self.consumer, self.turn, room, once)
+            .await;
+        let (claimed, in_the_way) = match claimed {
+            Ok((claimed, in_the_way)) => (Ok(claimed), in_the_way),
+            Err(error) => (Err(error), InTheWay::Running),
+        };
+        if let Ok(claimed) = &claimed
+            && !claimed.is_empty()
+        {
+            self.turn += claimed.len();
+            let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
+            self.weigh(claimed.len(), total);
+        }
+        let count = self.take_claimed(claimed, asked).await?;
+        let hint = self.leases.suspect_wanted().notified();
+        self.look_for_suspect |= hint.now_or_never().is_some();
+        if count > 0 {
+            return Ok(None);
+        }
+        let wait = match in_the_way {
+            InTheWay::Nothing(last) => {
+                self.wait_for_entry(&last, block).await?;
+                return Ok(Some(Vec::new()));
+            }
+            // What this worker has finished is running until that is confirmed.
+            InTheWay::Running if self.load.unsettled.load(Ordering::Acquire) > 0 => CONFIRMED_SOON,
+            InTheWay::Running => jittered(LOOK_AGAIN),
+            InTheWay::Rate(wait) => wait.min(LOOK_AT_MOST),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.load.eased.notified() => {}
+            () = self.stop.cancelled() => {}
+            _ = self.gates.changed() => {}
+        }
+        Ok(None)
+    }
+
+    /// Waits until there is an entry behind `last`, or for `block`, or until the worker stops or pauses.
+    async fn wait_for_entry(
+        &mut self,
+        last: &[(Lane, String)],
+        block: Duration,
+    ) -> std::result::Result<(), ReadFailure> {
+        let of = |lane: Lane| last.iter().find(|(of, _)| *of == lane);
+        let behind = Lane::BY_PRIORITY.map(|lane| of(lane).map_or("$", |(_, id)| id).to_owned());
+        let streams = self.broker.lane_keys(Lane::BY_PRIORITY);
+        let wait = self.reader.wait_for_entry(&streams, &behind, block);
+        tokio::pin!(wait);
+        let interrupted = async {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                _ = self.gates.wait_for(|gates| gates.paused || !gates.limited) => {}
+                () = self.gate.opened() => {}
+                () = self.leases.suspect_wanted().notified() => self.look_for_suspect = true,
+            }
+        };
+        tokio::select! {
+            ended = &mut wait => return ended,
+            () = interrupted => {}
+        }
+        // As below; nothing is delivered here, so a wait that does not hear of it is simply given up.
+        for _ in 0..UNBLOCK_TRIES {
+            self.reader.unblock(&self.broker.redis, streams[0]).await;
+            if let Ok(ended) = tokio::time::timeout(UNBLOCK_AGAIN, &mut wait).await {
+                return ended;
+            }
+        }
+        self.reader.reconnect().await;
+        Ok(())
+    }
+
     /// A read that waits for the first job, and ends when the worker stops or pauses.
     async fn read_waiting<const N: usize>(
         &mut self,
@@ -353,7 +457,7 @@ impl Claimer {
         let interrupted = async {
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                _ = self.paused.wait_for(|paused| *paused) => {}
+                _ = self.gates.wait_for(|gates| gates.paused || gates.limited) => {}
                 () = self.gate.opened() => {}
                 () = self.leases.suspect_wanted().notified() => self.look_for_suspect = true,
                 _ = self.prioritised.wait_for(|prioritised| *prioritised && !reads_all) => {}

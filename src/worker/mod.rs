@@ -45,6 +45,12 @@ pub(crate) struct Settings {
     /// `None` leaves what another worker has set.
     pub(crate) group_order: Option<GroupOrder>,
     /// As `group_concurrency`: 0 means without limit.
+    pub(crate) queue_concurrency: Option<usize>,
+    /// As `group_rate`.
+    pub(crate) queue_rate: Option<Option<Rate>>,
+    /// As `group_burst`.
+    pub(crate) queue_burst: Option<u32>,
+    /// As `group_concurrency`: 0 means without limit.
     pub(crate) group_max_backlog: Option<u64>,
     /// As `group_concurrency`: `Some(None)` means without limit.
     pub(crate) group_rate: Option<Option<Rate>>,
@@ -97,13 +103,19 @@ impl Settings {
             GroupOrder::Free => String::new(),
             GroupOrder::Block => order.name().to_owned(),
         });
-        let rate = self.group_rate;
-        let rate = rate.map(|rate| rate.map_or_else(String::new, |rate| rate.to_string()));
+        let text = |rate: Option<Rate>| rate.map_or_else(String::new, |rate| rate.to_string());
+        let rate = self.group_rate.map(text);
         let limits = [
             (
                 "group_concurrency",
                 self.group_concurrency.map(|jobs| unless_0(jobs as u64)),
             ),
+            (
+                "concurrency",
+                self.queue_concurrency.map(|jobs| unless_0(jobs as u64)),
+            ),
+            ("rate", self.queue_rate.map(text)),
+            ("burst", self.queue_burst.map(|jobs| unless_0(jobs.into()))),
             ("group_order", order),
             ("group_max_backlog", self.group_max_backlog.map(unless_0)),
             ("group_rate", rate),
@@ -126,6 +138,9 @@ impl WorkerBuilder {
             prefetch: 0,
             group_concurrency: None,
             group_order: None,
+            queue_concurrency: None,
+            queue_rate: None,
+            queue_burst: None,
             group_max_backlog: None,
             group_rate: None,
             group_burst: None,
@@ -181,6 +196,31 @@ impl WorkerBuilder {
     #[must_use]
     pub fn group_order(mut self, order: GroupOrder) -> Self {
         self.settings.group_order = Some(order);
+        self
+    }
+
+    /// Jobs of this queue that run at once, over all workers of all processes: 1 to 100,000, or 0 for no limit. It is kept in Redis and
+    /// counts for the whole queue from the start of this worker on; a worker without the setting leaves it as it is. What a
+    /// worker that dies was running counts until its lease is over. Nothing is fetched ahead. Default: no limit.
+    #[must_use]
+    pub fn queue_concurrency(mut self, jobs: usize) -> Self {
+        self.settings.queue_concurrency = Some(jobs);
+        self
+    }
+
+    /// How many jobs of this queue start in a time, over all workers of all processes; `None` for no limit. Each attempt counts, a job that
+    /// was handed back or reclaimed does not. Kept in Redis like [`WorkerBuilder::queue_concurrency`]. Default: no limit.
+    #[must_use]
+    pub fn queue_rate(mut self, rate: Option<Rate>) -> Self {
+        self.settings.queue_rate = Some(rate);
+        self
+    }
+
+    /// What goes with [`WorkerBuilder::queue_rate`]: how many jobs at once after a quiet time, 1 to 100,000, or 0 for the default: what
+    /// comes in a second, at least 1.
+    #[must_use]
+    pub fn queue_burst(mut self, jobs: u32) -> Self {
+        self.settings.queue_burst = Some(jobs);
         self
     }
 
@@ -416,6 +456,21 @@ impl WorkerBuilder {
             settings.group_concurrency.unwrap_or_default(),
             0,
             config::GROUP_CONCURRENCY_MAX,
+        )?;
+        count(
+            "queue_concurrency",
+            settings.queue_concurrency.unwrap_or_default(),
+            0,
+            config::CONCURRENCY_MAX,
+        )?;
+        if let Some(Some(rate)) = settings.queue_rate {
+            rate.check("queue_rate")?;
+        }
+        count(
+            "queue_burst",
+            settings.queue_burst.unwrap_or_default() as usize,
+            0,
+            config::BURST_MAX as usize,
         )?;
         if settings.group_max_backlog.unwrap_or_default() > config::DEPTH_MAX {
             let jobs = settings.group_max_backlog.unwrap_or_default();

@@ -20,7 +20,7 @@ use super::journal::{self, Journal};
 use super::lease::{Leases, fence, heartbeat};
 use super::settler::Settler;
 use super::{Drained, Settings};
-use crate::broker::{Broker, Upkeeper};
+use crate::broker::{Broker, Gates, Upkeeper};
 use crate::callers::Callers;
 use crate::config;
 use crate::error::{Error, Result};
@@ -102,8 +102,8 @@ struct Pool {
     consumer: String,
     /// Subscribed before the worker counts as started, so that no hint is missed from then on.
     listener: Result<Listener>,
-    /// The queue was paused when the worker started.
-    paused: bool,
+    /// Whether the queue was paused or limited when the worker started.
+    gates: Gates,
     /// It had jobs with priorities of their own.
     prioritised: bool,
     /// What running jobs tell.
@@ -139,8 +139,8 @@ impl Pool {
         }
         let listener = upkeep::hints::subscribe(&broker).await;
         // Before the first read, which asks no script and so would not be held back by one.
-        let paused = broker
-            .is_paused(Patience::brief(settings.connect_timeout))
+        let gates = broker
+            .gates(Patience::brief(settings.connect_timeout))
             .await?;
         let prioritised = broker
             .has_priorities(Patience::brief(settings.connect_timeout))
@@ -178,7 +178,7 @@ impl Pool {
             reader,
             consumer,
             listener,
-            paused,
+            gates,
             prioritised,
             journals,
             stop,
@@ -200,7 +200,7 @@ impl Pool {
             reader,
             consumer,
             listener,
-            paused,
+            gates,
             prioritised,
             journals,
             stop,
@@ -232,7 +232,7 @@ impl Pool {
 
         // Beats until the last job is settled; then dropped.
         let mut upkeep = JoinSet::new();
-        let (pause, paused) = watch::channel(paused);
+        let (tell_gates, gates) = watch::channel(gates);
         let (priorities, prioritised) = watch::channel(prioritised);
         upkeep.spawn(heartbeat(
             broker.clone(),
@@ -249,7 +249,7 @@ impl Pool {
         let hints = upkeep::hints::Hints {
             due: Arc::clone(&due),
             cron: Arc::clone(&cron),
-            pause,
+            gates: tell_gates,
             priorities,
             in_vain: Arc::default(),
             leases: leases.clone(),
@@ -325,7 +325,7 @@ impl Pool {
             gate: gate.clone(),
             feed: feed.clone(),
             staff: Box::new(move || slots.staff()),
-            paused,
+            gates,
             prioritised,
             turn: 0,
             payload_bytes: 1024,

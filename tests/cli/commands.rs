@@ -703,3 +703,25 @@ fn groups_have_a_rate_and_a_backlog() {
         assert!(said.contains(hint), "{flag} {value}: {said}");
     }
 }
+
+#[test]
+fn a_queue_has_a_concurrency_and_a_rate_over_all_workers() {
+    let cli = Cli::new();
+    let said = cli.ok(&["queue", "set", "q", "--concurrency", "5", "--rate", "600/m"]);
+    assert!(said.contains("within a second"), "{said}");
+    cli.ok(&["queue", "set", "q", "--max-depth", "7"]);
+
+    let shown = cli.json(&["queue", "show", "q", "--json"]);
+
+    let limits = ["concurrency", "rate", "burst", "max_depth", "running"].map(|of| &shown[of]);
+    let told = limits.map(ToString::to_string);
+    assert_eq!(told, ["5", "\"600/m\"", "10", "7", "0"]);
+    cli.ok(&["queue", "set", "q", "--concurrency", "0", "--rate", "none"]);
+    let shown = cli.json(&["queue", "show", "q", "--json"]);
+    assert!(shown["concurrency"].is_null() && shown["rate"].is_null() && shown["burst"].is_null());
+    assert_eq!(shown["max_depth"], 7);
+    for bad in [&["--concurrency", "100001"][..], &["--rate", "5"], &[]] {
+        let refused = cli.run(&[&["queue", "set", "q"], bad].concat());
+        assert_eq!(refused.status.code(), Some(2), "{bad:?}");
+    }
+}

@@ -36,7 +36,18 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             UNIQUE,
         ],
     ),
-    ("claim", &["limits", "ready:next", "ready"]),
+    (
+        "claim",
+        &[
+            "limits",
+            "rates",
+            "ready:next",
+            "ready",
+            "ready:suspect",
+            "ready:high",
+            "ready:low",
+        ],
+    ),
     ("extend", &["ready"]),
     (
         "complete",
@@ -394,6 +405,8 @@ impl Stage {
     async fn set() -> Self {
         let t = Fixture::new().await;
         t.limit_groups(1).await;
+        t.limit(None, "concurrency", "100").await;
+        t.limit(None, "rate", "1000/s").await;
         t.broker.set_max_depth(Some(100), PATIENCE).await.unwrap();
         let done = t.running(plain()).await;
         t.complete_keeping(&[&done], 100).await;
@@ -587,7 +600,7 @@ fn every_script_is_in_the_list() {
         // Behind one line of the header there may be several lanes, or what only jobs of a group need. A lane that has a line of
         // its own as well is named once here.
         let more = match name {
-            "claim" => 1,
+            "claim" => 4,
             "stats" | "audit" => 4,
             "enqueue" => 2,
             "complete" => 9,

@@ -1,11 +1,14 @@
 //! Limits of groups beyond their concurrency: how many jobs may wait, and how many may start in a time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use millstream::broker::Promotion;
-use millstream::inspect::GroupLimits;
+use millstream::broker::{InTheWay, Promotion};
+use millstream::inspect::{GroupLimits, QueueLimits};
 use millstream::job::state::State;
-use millstream::{Error, JobId, NewJob, OnConflict, Rate};
+use millstream::private_redis::{Options, PrivateRedis};
+use millstream::{Context, Error, JobError, JobId, NewJob, OnConflict, Priority, Rate};
 use tokio::task::JoinSet;
 
 use crate::support::program::{Program, QUICK, telling};
@@ -414,6 +417,155 @@ async fn workers_start_jobs_of_a_group_no_faster_than_its_rate() {
     // Of each group 5 at once, 15 at 50 a second.
     assert!(took_ms >= 299, "{JOBS} jobs took {took_ms} ms");
     p.until_completed(JOBS as i64).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_queue_run_no_more_jobs_at_once_than_its_concurrency_whoever_runs_them() {
+    let t = Fixture::new().await;
+    t.suspect(plain()).await;
+    let back = t.running(plain()).await;
+    t.release(&back).await;
+    t.enqueue_many(5).await;
+    t.limit(None, "concurrency", "3").await;
+
+    let claimed = t.claim_as("a", 2).await;
+    assert_eq!(claimed.len(), 2);
+    let suspect = t.claim_suspect("a").await.expect("one place is left");
+    assert_eq!(t.claim_as("b", 5).await.len(), 0, "suspects count");
+    assert!(t.claim_suspect("b").await.is_none());
+    t.complete(&[&suspect]).await;
+    assert_eq!(t.claim_as("b", 5).await.len(), 1);
+
+    // A worker that dies keeps its places until its leases are over, and no longer.
+    claimed.iter().for_each(|job| t.let_lease_lapse(job));
+    assert_eq!(t.claim_as("b", 5).await.len(), 0);
+    assert_eq!(t.sweep().await, (2, 0));
+    assert_eq!(t.claim_as("b", 5).await.len(), 2);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn of_a_queue_start_no_more_jobs_than_its_bucket_holds_and_none_pays_twice() {
+    let t = Fixture::new().await;
+    t.limit(None, "rate", "1/h").await;
+    t.limit(None, "burst", "3").await;
+    t.enqueue_many(6).await;
+    t.enqueue(plain().priority(Priority::High)).await;
+
+    let claimed = t.broker.claim_limited("a", 0, 10, PATIENCE).await.unwrap();
+    assert_eq!(claimed.0.len(), 3);
+    assert!(matches!(claimed.1, InTheWay::Rate(_)), "{:?}", claimed.1);
+    assert_eq!(t.claim_as("b", 10).await.len(), 0);
+    assert_eq!(t.missing(""), 3);
+    let first = &claimed.0[0];
+    assert_eq!(t.release(first).await, []);
+    assert_eq!(t.claim_one().await.id, first.id, "it had its token");
+    t.refill("");
+    assert_eq!(t.claim(2).await.len(), 2);
+    assert_eq!(t.claim(10).await.len(), 1);
+    assert_eq!(t.missing(""), 3);
+    t.limit(None, "rate", "").await;
+    assert_eq!(t.claim(10).await.len(), 1);
+    let (none, why) = t.broker.claim_limited("a", 0, 10, PATIENCE).await.unwrap();
+    assert_eq!((none.len(), why), (0, InTheWay::Nothing(Vec::new())));
+    t.assert_every_job_has_one_home();
+}
+
+/// How many handlers were at work at once, at most.
+#[derive(Default)]
+struct Gauge {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Gauge {
+    async fn pass(self: Arc<Self>) -> Result<(), JobError> {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn workers_that_run_already_keep_to_a_concurrency_that_is_set() {
+    const JOBS: i64 = 60;
+    // Of its own, for its list of clients.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    let gauge = Arc::new(Gauge::default());
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let gauge = Arc::clone(&gauge);
+        let worker = p.worker().concurrency(10);
+        let worker = worker.handle_raw("job", move |_: Context| Arc::clone(&gauge).pass());
+        workers.push(worker.start().await.unwrap());
+    }
+    let waiting = |t: &Fixture, command: &str| {
+        let clients = t.redis(&["CLIENT", "LIST"]);
+        let command = format!("cmd={command} ");
+        let clients = clients.text().lines();
+        clients
+            .filter(|client| client.contains(&command) && client.contains("flags=b"))
+            .count()
+    };
+    p.until("they wait for jobs", |t| waiting(t, "xreadgroup") == 3)
+        .await;
+
+    let limits = QueueLimits::new().concurrency(Some(2));
+    let inspector = p.client.inspect(&p.t.queue).unwrap();
+    inspector.set_queue_limits(&limits).await.unwrap();
+    p.until("they take nothing unasked", |t| waiting(t, "xread") == 3)
+        .await;
+    p.queue
+        .enqueue_all(vec![plain(); JOBS as usize])
+        .await
+        .unwrap();
+    p.until_completed(JOBS).await;
+
+    assert_eq!(gauge.most.load(Ordering::SeqCst), 2);
+    inspector
+        .set_queue_limits(&QueueLimits::new().concurrency(None))
+        .await
+        .unwrap();
+    p.until("they read again", |t| waiting(t, "xreadgroup") == 3)
+        .await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    p.t.assert_every_job_has_one_home();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn workers_of_several_processes_start_jobs_of_a_queue_no_faster_than_its_rate() {
+    const JOBS: i64 = 30;
+    let p = Program::new().await;
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        let worker = p
+            .worker()
+            .queue_rate(Some(Rate::per_second(100)))
+            .queue_burst(5);
+        let worker = worker.handle_raw("job", |_: Context| std::future::ready(Ok(())));
+        workers.push(worker.start().await.unwrap());
+    }
+    let before = p.t.now_ms();
+
+    p.queue
+        .enqueue_all(vec![plain(); JOBS as usize])
+        .await
+        .unwrap();
+    p.until_completed(JOBS).await;
+
+    let took_ms = p.t.now_ms() - before;
+    assert!(
+        took_ms >= 249,
+        "5 at once and 25 at 100 a second in {took_ms} ms"
+    );
     for worker in workers {
         worker.stop().await;
     }

@@ -136,6 +136,12 @@ pub(crate) struct QueueSection {
     #[serde(default, deserialize_with = "group_concurrency")]
     pub(crate) group_concurrency: Option<usize>,
     pub(crate) group_order: Option<GroupOrder>,
+    #[serde(default, deserialize_with = "queue_concurrency")]
+    pub(crate) queue_concurrency: Option<usize>,
+    #[serde(default, deserialize_with = "group_rate")]
+    pub(crate) queue_rate: Option<parse::RateLimit>,
+    #[serde(default, deserialize_with = "burst")]
+    pub(crate) queue_burst: Option<u32>,
     #[serde(default, deserialize_with = "max_backlog")]
     pub(crate) group_max_backlog: Option<u64>,
     #[serde(default, deserialize_with = "group_rate")]
@@ -283,6 +289,7 @@ read! {
     concurrency -> usize = number(parse::concurrency);
     prefetch -> usize = number(parse::prefetch);
     group_concurrency -> usize = number(parse::group_concurrency);
+    queue_concurrency -> usize = number(parse::queue_concurrency);
     max_backlog -> u64 = number(parse::max_backlog);
     group_rate -> parse::RateLimit = optional(parse::group_rate);
     burst -> u32 = number(parse::burst);

@@ -71,6 +71,15 @@ pub(crate) struct QueueFlags {
     /// Whether a job that waits for a retry lets the next of its group pass (free) or not (block) [default: as it is, at first free]
     #[arg(long, value_parser = parse::group_order, value_name = "ORDER")]
     pub(crate) group_order: Option<GroupOrder>,
+    /// Jobs of this queue at once, over all workers of all processes; 0 for no limit [default: as it is, at first none]
+    #[arg(long, value_parser = |text: &str| number(text, parse::queue_concurrency), value_name = "N")]
+    pub(crate) queue_concurrency: Option<usize>,
+    /// Jobs of this queue that may start in a time, over all workers: 50/s, 600/m, 1000/h, or none [default: as it is, at first none]
+    #[arg(long, value_parser = parse::group_rate, value_name = "RATE")]
+    pub(crate) queue_rate: Option<RateLimit>,
+    /// With that rate: jobs at once after a quiet time; 0 for what comes in a second, at least 1 [default: as it is, at first 0]
+    #[arg(long, value_parser = |text: &str| number(text, parse::burst), value_name = "N")]
+    pub(crate) queue_burst: Option<u32>,
     /// Jobs of one group that may be held; an enqueue of more is refused; 0 for no limit [default: as it is, at first none]
     #[arg(long, value_parser = |text: &str| number(text, parse::max_backlog), value_name = "N")]
     pub(crate) group_max_backlog: Option<u64>,
@@ -112,6 +121,9 @@ pub(crate) struct QueueSettings {
     pub(crate) prefetch: Option<usize>,
     pub(crate) group_concurrency: Option<usize>,
     pub(crate) group_order: Option<GroupOrder>,
+    pub(crate) queue_concurrency: Option<usize>,
+    pub(crate) queue_rate: Option<RateLimit>,
+    pub(crate) queue_burst: Option<u32>,
     pub(crate) group_max_backlog: Option<u64>,
     pub(crate) group_rate: Option<RateLimit>,
     pub(crate) group_burst: Option<u32>,
@@ -177,6 +189,9 @@ impl QueueSettings {
             prefetch: None,
             group_concurrency: None,
             group_order: None,
+            queue_concurrency: None,
+            queue_rate: None,
+            queue_burst: None,
             group_max_backlog: None,
             group_rate: None,
             group_burst: None,
@@ -203,6 +218,11 @@ impl QueueSettings {
                 .group_concurrency
                 .or(section.and_then(|s| s.group_concurrency)),
             group_order: flags.group_order.or(section.and_then(|s| s.group_order)),
+            queue_concurrency: flags
+                .queue_concurrency
+                .or(section.and_then(|s| s.queue_concurrency)),
+            queue_rate: flags.queue_rate.or(section.and_then(|s| s.queue_rate)),
+            queue_burst: flags.queue_burst.or(section.and_then(|s| s.queue_burst)),
             group_max_backlog: flags
                 .group_max_backlog
                 .or(section.and_then(|s| s.group_max_backlog)),
@@ -234,6 +254,15 @@ impl QueueSettings {
         }
         if let Some(order) = self.group_order {
             worker = worker.group_order(order);
+        }
+        if let Some(jobs) = self.queue_concurrency {
+            worker = worker.queue_concurrency(jobs);
+        }
+        if let Some(RateLimit(rate)) = self.queue_rate {
+            worker = worker.queue_rate(rate);
+        }
+        if let Some(jobs) = self.queue_burst {
+            worker = worker.queue_burst(jobs);
         }
         if let Some(jobs) = self.group_max_backlog {
             worker = worker.group_max_backlog(jobs);

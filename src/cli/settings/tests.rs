@@ -97,6 +97,8 @@ fn a_bad_value_is_refused_with_its_line_and_key() {
         ("group_concurrency = -1", "group_concurrency", "0 to 100000"),
         ("group_order = \"strict\"", "group_order", "block"),
         ("group_rate = \"50\"", "group_rate", "50/s"),
+        ("queue_rate = \"50/d\"", "queue_rate", "50/s"),
+        ("queue_concurrency = -1", "queue_concurrency", "0 to 100000"),
         ("group_burst = 100001", "group_burst", "0 to 100000"),
         ("group_max_backlog = -1", "group_max_backlog", "0 to"),
     ] {

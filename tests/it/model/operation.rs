@@ -66,6 +66,8 @@ pub(super) enum Operation {
     Block(bool),
     /// How many unfinished jobs the queue may have.
     Depth(Option<u8>),
+    /// How many jobs may run at once. Who reads past the script does not know of it.
+    Concurrency(Option<u8>),
     /// So many jobs of a group held (of all groups for `None`); 0 takes the limit away.
     Backlog(Option<u8>, u8),
     /// A bucket of so many tokens for each group (all groups for `None`) that fills up too slowly for any walk; 0 takes it away. Whoever
@@ -323,6 +325,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => Just(Admit),
         1 => any::<bool>().prop_map(Block),
         1 => prop::option::weighted(0.5, 1..20u8).prop_map(Depth),
+        1 => prop::option::weighted(0.3, 1..6u8).prop_map(Concurrency),
         1 => (prop::option::weighted(0.6, 0..GROUPS), 0..4u8).prop_map(|(group, most)| Backlog(group, most)),
         1 => (prop::option::weighted(0.6, 0..GROUPS), 0..5u8).prop_map(|(group, burst)| Rate(group, burst)),
         2 => Just(Refill),

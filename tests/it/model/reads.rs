@@ -50,11 +50,20 @@ impl Model {
         }
     }
 
+    /// How many of `limit` jobs may start beside those that run.
+    fn allowed(&self, limit: usize) -> usize {
+        let running = self.lanes.values().flatten();
+        let running = running.filter(|place| place.delivery.is_some()).count();
+        let concurrency = self.concurrency.unwrap_or(usize::MAX);
+        limit.min(concurrency.saturating_sub(running))
+    }
+
     pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
         let (mut given, mut entries) = (Vec::new(), entries.into_iter());
+        let most = self.allowed(limit);
         for lane in Lane::READ {
             if !self.paused {
-                let rest = limit - given.len();
+                let rest = most - given.len();
                 given.extend(self.deliver(lane, worker, rest, &mut entries));
             }
         }
@@ -71,6 +80,7 @@ impl Model {
         entries: Vec<EntryId>,
     ) -> Reply {
         let (mut given, mut entries) = (Vec::new(), entries.into_iter());
+        let most = self.allowed(limit);
         let places = |place| (turn + 1..=turn + limit).filter(move |at| at % 10 == place);
         for (lane, share) in [
             (Lane::Next, limit),
@@ -81,7 +91,7 @@ impl Model {
             (Lane::Low, limit),
         ] {
             if !self.paused {
-                let rest = share.min(limit - given.len());
+                let rest = share.min(most - given.len());
                 given.extend(self.deliver(lane, worker, rest, &mut entries));
             }
         }
@@ -90,7 +100,7 @@ impl Model {
 
     /// One job of those that have stalled before.
     pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
-        let limit = usize::from(!self.paused);
+        let limit = usize::from(!self.paused).min(self.allowed(1));
         let given = self.deliver(Lane::Suspect, worker, limit, &mut entries.into_iter());
         Reply::Given(given)
     }

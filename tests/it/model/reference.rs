@@ -188,6 +188,8 @@ pub(super) struct Model {
     /// A job that is to be tried again keeps its slot.
     pub(super) blocks: bool,
     pub(super) max_depth: Option<u64>,
+    /// Most jobs that run.
+    pub(super) concurrency: Option<usize>,
     /// Most held jobs of a group; of all groups for `None`.
     pub(super) backlogs: BTreeMap<Option<String>, u64>,
     /// What the bucket of a group holds that fills up too slowly for any walk; of all groups for `None`.

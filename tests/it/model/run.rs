@@ -217,6 +217,14 @@ impl<'a> World<'a> {
                 self.compare(told, Reply::Counts(vec![u64::from(was != limit)]))
                     .await
             }
+            Operation::Concurrency(jobs) => {
+                let limit = jobs.map(usize::from);
+                let was = std::mem::replace(&mut self.model.concurrency, limit);
+                let value = limit.map(|jobs| jobs.to_string()).unwrap_or_default();
+                let told = self.set_limit(None, "concurrency", &value).await?;
+                self.compare(told, Reply::Counts(vec![u64::from(was != limit)]))
+                    .await
+            }
             Operation::Backlog(group, most) => {
                 let group = group.map(translate::group);
                 let most = Some(u64::from(*most)).filter(|most| *most > 0);

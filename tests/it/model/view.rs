@@ -151,6 +151,10 @@ impl Model {
             let order = ("group_order".to_owned(), "block".to_owned());
             picture.limits.insert(order.0, order.1);
         }
+        if let Some(jobs) = self.concurrency {
+            let limit = ("concurrency".to_owned(), jobs.to_string());
+            picture.limits.insert(limit.0, limit.1);
+        }
         if let Some(jobs) = self.max_depth {
             picture
                 .limits
