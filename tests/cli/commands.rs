@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use millstream::{Context, JobError, Millstream};
 use serde_json::Value;
 
 use crate::support::{Cli, PATIENCE, Process};
@@ -90,6 +91,43 @@ fn an_enqueued_job_can_be_listed_shown_and_cancelled() {
     let output = cli.run(&["jobs", "show", "q", &id]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&id));
+}
+
+#[tokio::test]
+async fn what_a_job_has_told_is_shown() {
+    let cli = Cli::new();
+    let id = cli.enqueued(&[]);
+    assert!(!cli.ok(&["jobs", "show", "q", &id]).contains("progress"));
+    let client = Millstream::connect(&cli.redis.url()).await.unwrap();
+    let worker = client
+        .worker("q")
+        .unwrap()
+        .handle_raw("a", |job: Context| async move {
+            job.progress((2, 5), "importing");
+            job.log("row 1\nrow 2");
+            Err(JobError::refuse("enough"))
+        });
+    let worker = worker.start().await.unwrap();
+    cli.wait_for("q", "the job's death", |stats| stats.dead == 1)
+        .await;
+    worker.stop().await;
+
+    let shown = cli.ok(&["jobs", "show", "q", &id]);
+    assert!(shown.contains("40 % (2 of 5): importing"), "{shown}");
+    assert!(
+        shown.contains("row 1") && shown.contains("row 2"),
+        "{shown}"
+    );
+    let progress = cli.json(&["dead", "show", "q", &id, "--json"])["progress"].clone();
+    let numbers = ["done", "total", "attempt"].map(|field| progress[field].as_u64());
+    assert_eq!(numbers, [Some(2), Some(5), Some(1)]);
+    assert_eq!(progress["note"], "importing");
+    assert_eq!(progress["log"][1]["line"], "row 2");
+    let events = cli.ok(&["events", "q", "--json"]);
+    assert!(
+        events.contains(r#""event":"progress""#) && events.contains("25%"),
+        "{events}"
+    );
 }
 
 #[test]

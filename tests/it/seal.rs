@@ -221,3 +221,48 @@ async fn a_schedule_keeps_its_payload_sealed_and_the_same_one_again_changes_noth
     assert_eq!(next(&mut hear).await, PLAIN);
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_handler_tells_of_its_job_is_sealed_as_well() {
+    // Without compression, the file shows what it holds.
+    let options = millstream::private_redis::Options {
+        args: ["--rdbcompression", "no"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    let redis = PrivateRedis::start(options).unwrap();
+    let p = holding(Fixture::on(&redis).await, &[NEW]).await;
+    let (tell, mut hear) = unbounded_channel();
+    let worker = p
+        .worker()
+        .handle_raw("pay", move |job: Context| {
+            job.progress((1, 4), "card 4111");
+            job.log("cvc 737 of card 4111");
+            let _ = tell.send(job.id().clone());
+            std::future::ready(Err(JobError::refuse("never")))
+        })
+        .start()
+        .await
+        .unwrap();
+    p.enqueue(NewJob::raw("pay", PLAIN)).await;
+    let id = next(&mut hear).await;
+    p.until_dead(&id).await;
+
+    assert!(!is_anywhere(&redis, &p.t, b"4111"));
+    let told = p.queue.progress(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (told.percent(), told.note.as_deref()),
+        (Some(25), Some("card 4111"))
+    );
+    assert_eq!(told.log[0].line, "cvc 737 of card 4111");
+    // With another key it is there, and cannot be read.
+    let other = client(&p.t, &[OLD]).await.queue(&p.t.queue).unwrap();
+    let told = other.progress(&id).await.unwrap().unwrap();
+    assert_eq!(told.percent(), Some(25));
+    let shown = [told.note.unwrap(), told.log[0].line.clone()];
+    assert!(
+        shown
+            .iter()
+            .all(|text| text.contains("2026") && !text.contains("4111"))
+    );
+    worker.stop().await;
+}
