@@ -19,12 +19,15 @@
 -- ARGV[3] wake       channel on which workers listen
 -- ARGV[4..] ids      job ids, up to 1,000
 --
--- Returns {OK, redriven}; ids that are not dead are passed over. {OLD} when a later call of this caller was carried out.
--- Cost O(ids log n), n = dead jobs.
+-- Returns {OK, 'redriven looked'}; ids that are not dead are passed over. It stops early where the jobs are large: the first
+-- `looked` ids are dealt with, at least one. {OLD} when a later call of this caller was carried out.
+-- Cost O(ids log n), n = dead jobs, and their bytes up to a bound.
 local dead, lane, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local producers, held, groups, limits, rates, high, low = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local caller, number, wake = ARGV[1], ARGV[2], ARGV[3]
 local FIRST = 4
+-- A call goes on to the next job as long as it is below this. A record is decoded and encoded again, a payload only copied.
+local BYTES_MAX, BYTES_PER_RECORD_BYTE = 1048576, 8
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -42,10 +45,13 @@ use_groups({
   wake = wake, high = high, low = low, rates = rates,
 })
 
-local redriven, last = 0, nil
+local redriven, looked, bytes, last = 0, 0, 0, nil
 for i = FIRST, #ARGV do
+  if bytes >= BYTES_MAX then break end
   local job_id = ARGV[i]
+  bytes = bytes + BYTES_PER_RECORD_BYTE * redis.call('HSTRLEN', jobs, job_id)
   local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
+  looked, bytes = looked + 1, bytes + #(payload or '')
   -- Of a record that somebody broke by hand nothing can be made; the others come back all the same.
   local is_whole, fields = pcall(read_meta, record and record.meta or '')
   if record and payload and record.state == 'dead' and is_whole then
@@ -58,9 +64,10 @@ for i = FIRST, #ARGV do
   end
 end
 close_groups()
+local done = string.format('%d %d', redriven, looked)
 if redriven > 0 then
   tally(stats, 'redriven', redriven)
   event_of(events, 'redriven', last, redriven)
-  remember(producers, caller, number, ms_of(now_us()), redriven)
+  remember(producers, caller, number, ms_of(now_us()), done)
 end
-return { OK, redriven }
+return { OK, done }

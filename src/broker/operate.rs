@@ -187,6 +187,22 @@ impl Broker {
         ids: &[JobId],
         patience: Patience,
     ) -> Result<u64> {
+        let (mut redriven, mut rest) = (0, ids);
+        while !rest.is_empty() {
+            let (done, looked) = self.redrive_some(caller, rest, patience).await?;
+            redriven += done;
+            rest = rest.get(looked..).unwrap_or_default();
+        }
+        Ok(redriven)
+    }
+
+    /// As many of the first `ids` as one call takes: how many were dead, and how many were looked at, at least one.
+    async fn redrive_some(
+        &self,
+        caller: &mut Caller,
+        ids: &[JobId],
+        patience: Patience,
+    ) -> Result<(u64, usize)> {
         let keys = &self.keys;
         let call = Call::new(&script::REDRIVE)
             .key("dead", &keys.dead)
@@ -198,8 +214,20 @@ impl Broker {
             .key("producers", &keys.producers)
             .keys(keys.of_groups())
             .keys(keys.of_priorities());
-        let call = caller.sign(call).bytes("wake", keys.wake.clone());
-        self.counted(call, ids, patience).await
+        let mut call = caller.sign(call).bytes("wake", keys.wake.clone());
+        for id in ids {
+            call = call.text("ids", id.as_str());
+        }
+        let reply = self.redis.call(call, patience).await?;
+        let done = reply.done()?.text(1)?;
+        let read = done.split_once(' ').and_then(|(redriven, looked)| {
+            let looked = looked.parse().ok().filter(|looked| *looked > 0)?;
+            Some((redriven.parse().ok()?, looked))
+        });
+        read.ok_or_else(|| Error::Protocol {
+            operation: "redrive",
+            reason: format!("{done:?} is no number redriven and looked at"),
+        })
     }
 
     /// Dead -> gone, up to 1,000 ids. Returns how many were dead.

@@ -201,7 +201,7 @@ impl Inspector {
     pub async fn redrive(&self, ids: &[JobId]) -> Result<u64> {
         let mut redriven = 0;
         let mut slot = self.callers.take().await;
-        for ids in ids.chunks(config::OPERATOR_BATCH) {
+        for ids in ids.chunks(config::REDRIVE_BATCH) {
             redriven += self.broker.redrive(slot.caller(), ids, PATIENCE).await?;
         }
         Ok(redriven)
