@@ -10,7 +10,7 @@ use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::TARGET;
-use crate::job::trace::{TRACESTATE_BYTES_MAX, TraceContext};
+use crate::job::trace::{TRACESTATE_BYTES_MAX, TraceContext, trace_id};
 use crate::job::{Enqueued, JobId, Meta, NewJob, QueueName};
 
 /// What messages are carried by, for whoever looks at spans of several systems.
@@ -269,6 +269,8 @@ fn cause(meta: &Meta) -> Option<SpanContext> {
 }
 
 fn read(context: &TraceContext) -> Option<SpanContext> {
+    // What comes from a job's record may have been edited.
+    trace_id(&context.parent)?;
     let mut parts = context.parent.split('-').skip(1);
     let trace = TraceId::from_hex(parts.next()?).ok()?;
     let span = SpanId::from_hex(parts.next()?).ok()?;
