@@ -157,16 +157,20 @@ impl Bulk {
 }
 
 impl Fixture {
-    /// How long Redis was at each call of the script that looked after the dead most often, microseconds, the shortest first.
-    fn durations(&self) -> Vec<i64> {
+    /// Adds how long Redis was at each call of a script that looks after the dead since this was last asked, microseconds, by
+    /// how many keys the script has: that is what tells one from another.
+    fn note_durations(&self, by_keys: &mut BTreeMap<String, Vec<i64>>) {
         let dead = self.key("dead");
-        let mut by_keys: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-        for entry in self.redis(&["SLOWLOG", "GET", "-1"]).list() {
+        // At once, so that no call is between them.
+        self.redis(&["MULTI"]);
+        self.redis(&["SLOWLOG", "GET", "-1"]);
+        self.redis(&["SLOWLOG", "RESET"]);
+        let both = self.redis(&["EXEC"]);
+        for entry in both.list()[0].list() {
             let [_, _, Value::Int(duration), command, ..] = entry.list() else {
                 panic!("{entry:?}");
             };
             let words: Vec<&str> = command.list().iter().take(4).map(Value::text).collect();
-            // The scripts of the dead have them as their first key, and differ in how many keys they have.
             if let [name, _, keys, first] = words[..]
                 && name.eq_ignore_ascii_case("evalsha")
                 && first == dead
@@ -174,9 +178,6 @@ impl Fixture {
                 by_keys.entry(keys.to_owned()).or_default().push(*duration);
             }
         }
-        let mut durations = by_keys.into_values().max_by_key(Vec::len).unwrap();
-        durations.sort_unstable();
-        durations
     }
 
     /// Seconds of processor time that Redis's one thread of commands has had.
@@ -216,20 +217,21 @@ async fn bulk_beside_workers(jobs: usize) {
         let (cpu, began) = (t.redis_seconds(), std::time::Instant::now());
         let stop = CancellationToken::new();
         let others = async {
-            let mut others = 0;
+            let (mut others, mut noted) = (0, BTreeMap::new());
             while !stop.is_cancelled() {
                 others += t.enqueue_many(100).await.len() as i64;
                 // As much as a worker of an unoptimised build does beside the redriven ones.
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                t.note_durations(&mut noted);
             }
-            others
+            (others, noted)
         };
         let bulk_work = async {
             let done = bulk.run(&inspector).await;
             stop.cancel();
             done
         };
-        let (done, others) = tokio::join!(bulk_work, others);
+        let (done, (others, mut noted)) = tokio::join!(bulk_work, others);
         t.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "-1"]);
         let (took, cpu) = (began.elapsed(), t.redis_seconds() - cpu);
 
@@ -240,7 +242,9 @@ async fn bulk_beside_workers(jobs: usize) {
             } else {
                 0
             };
-        let steps = t.durations();
+        t.note_durations(&mut noted);
+        let mut steps = noted.into_values().max_by_key(Vec::len).unwrap();
+        steps.sort_unstable();
         // The worker prunes as well.
         assert!(
             steps.len() >= jobs.div_ceil(OPERATOR_BATCH),
