@@ -1,6 +1,7 @@
 //! Batches that cost no latency: while a call is under way, jobs gather; when one returns, they go together.
 //!
-//! A lone caller sends at once and waits for one round trip. Under load the cost of a call is shared by the whole batch.
+//! A lone caller sends at once and waits for one round trip. Under load the cost of a call is shared by the whole batch: a call
+//! overlaps another only when it is no smaller, so that many callers do not end up in many small calls.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,34 @@ struct Gathered {
     jobs: Vec<(NewJob, Caller)>,
     /// A task is about to take them.
     flush_pending: bool,
+    /// Calls under way that were made of single jobs, and the jobs in them.
+    calls: usize,
+    jobs_under_way: usize,
+}
+
+impl Gathered {
+    /// Whether to send what has gathered, rather than wait for more until a call returns. Beside others, a call has to be as large
+    /// as these are on average; a Redis that works on them would not come to it sooner.
+    fn is_worth_a_call(&self) -> bool {
+        let waiting = self.jobs.len();
+        waiting > 0 && !self.flush_pending && waiting * self.calls >= self.jobs_under_way
+    }
+}
+
+/// A call under way. When it ends, in whatever way, what has gathered meanwhile may go.
+#[derive(Debug)]
+struct UnderWay<'a> {
+    coalescer: &'a Arc<Coalescer>,
+    jobs: usize,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut gathered = self.coalescer.gathered();
+        gathered.calls -= 1;
+        gathered.jobs_under_way -= self.jobs;
+        self.coalescer.send_if_worth(gathered);
+    }
 }
 
 /// Who waits for a job's answer.
@@ -53,9 +82,9 @@ struct Caller {
 }
 
 /// How a job goes.
-enum Turn {
+enum Turn<'a> {
     /// In a call of its own, which its caller makes.
-    Alone(Slot, Box<(NewJob, Underway)>),
+    Alone(Slot, Box<(NewJob, Underway)>, UnderWay<'a>),
     /// With those of others; the answer comes here.
     Together(oneshot::Receiver<Result<Enqueued>>),
 }
@@ -173,7 +202,7 @@ impl Coalescer {
         async move {
             match turn? {
                 // On the heap: a call is large, and would be in everyone who waits for an answer.
-                Turn::Alone(slot, alone) => {
+                Turn::Alone(slot, alone, _under_way) => {
                     self.in_time(Box::pin(self.send_alone(slot, alone))).await
                 }
                 Turn::Together(answered) => {
@@ -198,25 +227,39 @@ impl Coalescer {
         }
     }
 
-    fn turn_of(self: &Arc<Self>, job: NewJob, underway: Underway) -> Turn {
-        let alone = self.callers.are_idle() && self.gathered().jobs.is_empty();
+    fn turn_of(self: &Arc<Self>, job: NewJob, underway: Underway) -> Turn<'_> {
+        let mut gathered = self.gathered();
+        let alone = self.callers.are_idle() && gathered.jobs.is_empty();
         if alone && let Some(slot) = self.callers.try_take() {
-            return Turn::Alone(slot, Box::new((job, underway)));
+            let under_way = self.begin(&mut gathered, 1);
+            drop(gathered);
+            return Turn::Alone(slot, Box::new((job, underway)), under_way);
         }
         let (answer, answered) = oneshot::channel();
-        let flush = {
-            let mut gathered = self.gathered();
-            let caller = Caller {
-                answer,
-                _underway: underway,
-            };
-            gathered.jobs.push((job, caller));
-            !std::mem::replace(&mut gathered.flush_pending, true)
+        let caller = Caller {
+            answer,
+            _underway: underway,
         };
-        if flush {
+        gathered.jobs.push((job, caller));
+        self.send_if_worth(gathered);
+        Turn::Together(answered)
+    }
+
+    fn begin<'a>(self: &'a Arc<Self>, gathered: &mut Gathered, jobs: usize) -> UnderWay<'a> {
+        gathered.calls += 1;
+        gathered.jobs_under_way += jobs;
+        UnderWay {
+            coalescer: self,
+            jobs,
+        }
+    }
+
+    fn send_if_worth(self: &Arc<Self>, mut gathered: MutexGuard<'_, Gathered>) {
+        if gathered.is_worth_a_call() {
+            gathered.flush_pending = true;
+            drop(gathered);
             self.spawn_flush();
         }
-        Turn::Together(answered)
     }
 
     async fn send_alone(&self, mut slot: Slot, alone: Box<(NewJob, Underway)>) -> Result<Enqueued> {
@@ -233,7 +276,7 @@ impl Coalescer {
     /// Waits for a slot, then sends what has gathered.
     async fn flush(self: Arc<Self>) {
         let mut slot = self.callers.take().await;
-        let (jobs, callers): (Vec<NewJob>, Vec<_>) = {
+        let (jobs, callers, under_way) = {
             let mut gathered = self.gathered();
             // Whoever stopped waiting has been told that the job may not be stored, and may be sending it again.
             gathered
@@ -241,14 +284,21 @@ impl Coalescer {
                 .retain(|(_, caller)| !caller.answer.is_closed());
             let fitting =
                 chunk_len(gathered.jobs.iter().map(|(job, _)| job)).min(gathered.jobs.len());
-            let later = gathered.jobs.split_off(fitting);
+            let later = if fitting < gathered.jobs.len() {
+                gathered.jobs.split_off(fitting)
+            } else {
+                // As many as that will gather again.
+                Vec::with_capacity(fitting)
+            };
             gathered.flush_pending = !later.is_empty();
             if gathered.flush_pending {
                 self.spawn_flush();
             }
-            std::mem::replace(&mut gathered.jobs, later)
-                .into_iter()
-                .unzip()
+            let taken = std::mem::replace(&mut gathered.jobs, later);
+            let under_way = self.begin(&mut gathered, taken.len());
+            drop(gathered);
+            let (jobs, callers): (Vec<NewJob>, Vec<_>) = taken.into_iter().unzip();
+            (jobs, callers, under_way)
         };
         if jobs.is_empty() {
             return;
@@ -260,6 +310,8 @@ impl Coalescer {
             }
         };
         self.send_fitting(&mut slot, jobs, answer).await;
+        // The slot is free when what has gathered goes.
+        drop((slot, under_way));
     }
 }
 
@@ -348,5 +400,48 @@ fn shared(error: &Error) -> Error {
             operation: "enqueue",
             reason: other.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_goes_beside_others_only_when_it_is_no_smaller() {
+        for (waiting, calls, jobs_under_way, goes) in [
+            (0, 0, 0, false),
+            (1, 0, 0, true),
+            (1, 1, 1, true),
+            (1, 1, 2, false),
+            (29, 1, 30, false),
+            (30, 1, 30, true),
+            (15, 2, 31, false),
+            (16, 2, 31, true),
+        ] {
+            let gathered = Gathered {
+                jobs: (0..waiting).map(|_| waiter()).collect(),
+                flush_pending: false,
+                calls,
+                jobs_under_way,
+            };
+            let case = format!("{waiting} beside {jobs_under_way} in {calls}");
+            assert_eq!(gathered.is_worth_a_call(), goes, "{case}");
+            let pending = Gathered {
+                flush_pending: true,
+                ..gathered
+            };
+            assert!(!pending.is_worth_a_call(), "{case}");
+        }
+    }
+
+    fn waiter() -> (NewJob, Caller) {
+        let job = NewJob::raw("a", "x");
+        let admitted = Arc::new(Backlog::new()).admit(std::slice::from_ref(&job));
+        let caller = Caller {
+            answer: oneshot::channel().0,
+            _underway: admitted.expect("nothing waits"),
+        };
+        (job, caller)
     }
 }

@@ -262,21 +262,46 @@ async fn a_handler_that_never_returns_loses_its_job_to_another_worker_and_its_la
     tokio::join!(one.stop(), two.stop());
 }
 
+/// How many scripts Redis has run.
+fn script_calls(t: &Fixture) -> u64 {
+    let stats = t.redis(&["INFO", "commandstats"]);
+    let mut lines = stats.text().lines();
+    let calls = lines.find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_gathers_behind_a_larger_call_goes_when_that_returns() {
+    let redis = PrivateRedis::start(Default::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    let before = script_calls(&p.t);
+    p.t.redis(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let enqueue = |payload| p.queue.enqueue(NewJob::raw("a", payload));
+    let late = async {
+        // The first is on its way by now, and the next two are in a call beside it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let mut late = std::pin::pin!(enqueue("late"));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        p.t.redis(&["CLIENT", "UNPAUSE"]);
+        late.await
+    };
+
+    let (first, second, third, late) = tokio::join!(enqueue("1"), enqueue("2"), enqueue("3"), late);
+
+    for told in [first, second, third, late] {
+        assert!(!told.unwrap().duplicate);
+    }
+    assert_eq!(script_calls(&p.t) - before, 3);
+    assert_eq!(p.t.counter("enqueued"), 4);
+}
+
 #[tokio::test]
 async fn what_many_tasks_enqueue_at_once_travels_together() {
     let redis = PrivateRedis::start(Default::default()).unwrap();
     let p = Program::over(Fixture::on(&redis).await).await;
-    let calls = || {
-        let stats = p.t.redis(&["INFO", "commandstats"]);
-        let calls = stats
-            .text()
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-        calls.map_or(0, |calls| {
-            calls.split(',').next().unwrap().parse::<u64>().unwrap()
-        })
-    };
-    let before = calls();
+    let before = script_calls(&p.t);
 
     let tasks = (0..64).map(|task| {
         let queue = p.queue.clone();
@@ -295,7 +320,7 @@ async fn what_many_tasks_enqueue_at_once_travels_together() {
         told.extend(task.await.unwrap());
     }
 
-    let made = calls() - before;
+    let made = script_calls(&p.t) - before;
     assert!(made <= 800, "{made} calls for 3,200 jobs");
     // Each was told the id of its own job.
     let entries = p.t.redis(&["XRANGE", &p.t.key("ready"), "-", "+"]);
