@@ -190,10 +190,19 @@ impl Coalescer {
         self.in_time(sent).await
     }
 
-    /// Sends `job` at once when nobody else is sending, together with others when somebody is.
+    /// [`Coalescer::submit`], with an answer in time.
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        job: NewJob,
+    ) -> impl Future<Output = Result<Enqueued>> + Send + '_ {
+        self.in_time(self.submit(job))
+    }
+
+    /// Sends `job` at once when nobody else is sending, together with others when somebody is. How long that may take is the
+    /// caller's business.
     ///
     /// The job is on its way when this returns, so that nobody who waits carries it about.
-    pub(crate) fn enqueue(
+    pub(crate) fn submit(
         self: &Arc<Self>,
         job: NewJob,
     ) -> impl Future<Output = Result<Enqueued>> + Send + '_ {
@@ -203,12 +212,9 @@ impl Coalescer {
             match turn? {
                 // On the heap: a call is large, and would be in everyone who waits for an answer.
                 Turn::Alone(slot, alone, _under_way) => {
-                    self.in_time(Box::pin(self.send_alone(slot, alone))).await
+                    Box::pin(self.send_alone(slot, alone)).await
                 }
-                Turn::Together(answered) => {
-                    let answered = async { answered.await.map_err(|_| stopped())? };
-                    self.in_time(answered).await
-                }
+                Turn::Together(answered) => answered.await.map_err(|_| stopped())?,
             }
         }
     }

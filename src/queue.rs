@@ -88,6 +88,28 @@ impl Queue {
         stored
     }
 
+    /// [`Queue::enqueue`] for somebody who bounds the wait himself. The job is on its way when this returns.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn submit(
+        &self,
+        mut job: NewJob,
+    ) -> impl Future<Output = Result<Enqueued>> + Send + '_ {
+        let checked = job.check(self.payload_bytes_max);
+        let submitted = checked.map(|()| {
+            let sending = Sending::start(&self.name, std::slice::from_mut(&mut job));
+            (sending, self.coalescer.submit(job))
+        });
+        async move {
+            let (sending, stored) = submitted?;
+            let stored = stored.await;
+            match &stored {
+                Ok(enqueued) => sending.stored(std::slice::from_ref(enqueued)),
+                Err(error) => sending.failed(error.kind()),
+            }
+            stored
+        }
+    }
+
     /// Stores many jobs, in order, and answers in the same order. Each chunk of up to 1,000 jobs and 1 MiB of payloads is
     /// stored whole or not at all.
     ///

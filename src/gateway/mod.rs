@@ -364,7 +364,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// What the gateway asks of what is behind it.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Stores the job of the source with this number; `Ok` means that it is stored.
+    /// Stores the job of the source with this number; `Ok` means that it is stored. The caller bounds the wait.
     fn store(&self, source: usize, job: NewJob) -> impl Future<Output = Result<Enqueued>> + Send;
 
     /// Stores `jobs` in the queue of this name, whole or not at all; `Ok` means that they are stored.
@@ -416,7 +416,7 @@ impl Redis {
 
 impl Store for Redis {
     fn store(&self, source: usize, job: NewJob) -> impl Future<Output = Result<Enqueued>> + Send {
-        self.queues[source].enqueue(job)
+        self.queues[source].submit(job)
     }
 
     async fn store_in(

@@ -8,14 +8,18 @@ mod socket;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
-use hyper::{HeaderMap, Method, Request, Version, header};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request, Response, Version, header};
 use tokio::time::timeout;
 use tracing::{Instrument as _, warn};
 
@@ -35,6 +39,9 @@ use reply::Reply;
 /// senders: who is told to come again in time does not count it as a failure of ours. A job that is stored after all is found by
 /// its delivery id then.
 const STORE_TIMEOUT: Duration = Duration::from_millis(3_500);
+
+/// Room for headers that a connection keeps from one request to the next. Providers send about 20.
+const HEADERS_KEPT: usize = 32;
 
 /// What the routes need, shared by all connections.
 pub(crate) struct Server<S> {
@@ -182,29 +189,49 @@ impl<S: Store> Server<S> {
 }
 
 impl<S: Store> Inner<S> {
-    /// Answers one request and writes its line to the log, also when the client goes away before the answer.
-    async fn answer(&self, request: Request<Incoming>, lane: Lane) -> Reply {
+    /// Answers one request and writes its line to the log, also when the client goes away before the answer. Says in `unread` if
+    /// the rest of the request may still be on its way.
+    fn answer<'a>(
+        &'a self,
+        request: Request<Incoming>,
+        lane: Lane,
+        unread: &'a AtomicBool,
+    ) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a {
         let mut access = Access::new(&request);
         let without_body = request.body().is_end_stream();
-        let mut reply = self.route(request, lane, &mut access).await;
-        reply.request_read |= without_body && !reply.distrust;
-        access.answered(&reply);
-        reply.request_id = Some(access.request_id.clone());
-        reply
+        // From here on in one place: what is handed on by value has room in each future on the way.
+        let (mut head, body) = request.into_parts();
+        async move {
+            let mut reply = self.route(&mut head, body, lane, &mut access).await;
+            reply.request_read |= without_body && !reply.distrust;
+            if !reply.request_read {
+                unread.store(true, Ordering::Relaxed);
+            }
+            access.answered(&reply);
+            reply.request_id = Some(access.request_id.clone());
+            // The room of these headers serves those of the answer, and then those of the connection's next request.
+            let mut headers = std::mem::take(&mut head.headers);
+            if headers.capacity() > HEADERS_KEPT {
+                headers = HeaderMap::new();
+            }
+            headers.clear();
+            Ok(reply.into_response(headers))
+        }
     }
 
     async fn route<'a>(
         &'a self,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        body: Incoming,
         lane: Lane,
         access: &mut Access<'a>,
     ) -> Reply {
-        if !names_its_host(&request) {
+        if !names_its_host(head) {
             return Reply::bad_request();
         }
-        let mut segments = request.uri().path().split('/').skip(1);
+        let mut segments = head.uri.path().split('/').skip(1);
         let path = [segments.next(), segments.next(), segments.next()];
-        match (request.method(), path) {
+        match (&head.method, path) {
             (method, [Some("health"), Some("live"), None]) => {
                 access.route = "/health/live";
                 match *method {
@@ -237,7 +264,7 @@ impl<S: Store> Inner<S> {
                 if *method != Method::POST {
                     return Reply::method_not_allowed("POST");
                 }
-                self.webhook(request, access)
+                self.webhook(head, body, access)
                     .await
                     .unwrap_or_else(|refusal| refusal)
             }
@@ -247,9 +274,9 @@ impl<S: Store> Inner<S> {
                     return Reply::method_not_allowed("POST");
                 }
                 // Before the body is asked for: strangers cannot make us hold one.
-                match self.api.admit(queue, request.headers()) {
-                    Ok(queue) => self
-                        .enqueue(&queue, request, access)
+                match self.api.admit(queue, &head.headers) {
+                    // On the heap, as it is larger than what webhooks need.
+                    Ok(queue) => Box::pin(self.enqueue(&queue, head, body, access))
                         .await
                         .unwrap_or_else(|refusal| refusal),
                     Err(refusal) => Reply::refused_unread(&refusal),
@@ -270,11 +297,12 @@ impl<S: Store> Inner<S> {
     async fn enqueue(
         &self,
         queue: &QueueName,
-        request: Request<Incoming>,
+        head: &Parts,
+        body: Incoming,
         access: &mut Access<'_>,
     ) -> Result<Reply, Reply> {
-        let context = access.serving.follow(trace(request.headers()));
-        let body = self.intake.read(request.into_body()).await?;
+        let context = access.serving.follow(trace(&head.headers));
+        let body = self.intake.read(body).await?;
         access.bytes = body.bytes.len();
         let batch = Batch::read(&body.bytes, jiff::Timestamp::now());
         let mut batch = batch.map_err(|refusal| Reply::refused(&refusal))?;
@@ -306,10 +334,10 @@ impl<S: Store> Inner<S> {
     /// Takes one webhook in: read, verify, make a job, store it, and only then say yes.
     async fn webhook(
         &self,
-        request: Request<Incoming>,
+        head: &mut Parts,
+        body: Incoming,
         access: &mut Access<'_>,
     ) -> Result<Reply, Reply> {
-        let (mut head, body) = request.into_parts();
         let body = self.intake.read(body).await?;
         access.bytes = body.bytes.len();
         let name = head.uri.path().rsplit('/').next().unwrap_or_default();
@@ -331,7 +359,8 @@ impl<S: Store> Inner<S> {
             job.set_trace(context);
         }
         // Handed over by reference: a future that is an argument takes its room twice.
-        let stored = pin!(self.store.store(number, job));
+        let submitted = access.serving.span();
+        let stored = pin!(submitted.in_scope(|| self.store.store(number, job)));
         match in_time(stored.instrument(access.serving.span())).await {
             Ok(enqueued) => {
                 let reply = Reply::stored(&enqueued);
@@ -369,9 +398,9 @@ async fn in_time<T>(stored: impl Future<Output = crate::Result<T>>) -> crate::Re
 }
 
 /// HTTP/1.1 asks for exactly one Host header. With two, a proxy in front and the gateway could each believe another.
-fn names_its_host<B>(request: &Request<B>) -> bool {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10)
+fn names_its_host(head: &Parts) -> bool {
+    let hosts = head.headers.get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && head.version == Version::HTTP_10)
 }
 
 /// Lets one in a second through: a trouble that every request meets is one trouble.

@@ -328,7 +328,7 @@ impl Source {
         }
         for name in &self.kept {
             if let Some(value) = joined(headers, name) {
-                job = job.header(name.as_str(), value);
+                job.meta.headers.insert(name.as_str().to_owned(), value);
             }
         }
         Ok(job)

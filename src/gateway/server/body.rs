@@ -1,11 +1,14 @@
 //! Reading a request's body: in time, at a rate that is worth waiting for, and never more of it than there is room for.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
@@ -62,21 +65,53 @@ impl Intake {
             charged: 0,
             total: &self.buffered,
         };
+        // Most bodies came whole with their headers: for them no clock is asked, and they are passed on without a copy.
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+        let first = match first {
+            Poll::Ready(None) => return Ok(read),
+            Poll::Ready(Some(frame)) => Some(frame.map_err(|_| Reply::bad_request())?),
+            Poll::Pending => None,
+        };
+        if body.is_end_stream()
+            && let Some(data) = first.as_ref().and_then(Frame::data_ref)
+        {
+            read.take(data.len(), self.max, self.buffered_max)
+                .map_err(|refusal| refusal())?;
+            read.bytes = data.clone();
+            return Ok(read);
+        }
+        // On the heap, as it is large, and would be in every request that waits for its job.
+        Box::pin(self.gather(body, first, read)).await
+    }
+
+    /// The rest of the body, behind the `first` frame if that is here.
+    async fn gather<'a>(
+        &'a self,
+        mut body: Incoming,
+        mut first: Option<Frame<Bytes>>,
+        mut read: Buffered<'a>,
+    ) -> Result<Buffered<'a>, Reply> {
         let mut gathered = BytesMut::new();
         let mut room = None;
         let mut pace = Pace::new(self.timeout, self.least);
-        while let Some(frame) = pace.next(&mut body).await? {
+        pace.came = first
+            .as_ref()
+            .and_then(Frame::data_ref)
+            .map_or(0, Bytes::len);
+        loop {
+            let frame = match first.take() {
+                Some(frame) => frame,
+                None => match pace.next(&mut body).await? {
+                    Some(frame) => frame,
+                    None => break,
+                },
+            };
             let Ok(data) = frame.into_data() else {
                 continue; // trailers say nothing that is signed
             };
-            let length = read.charged + data.len();
-            if length > self.max {
-                return Err(Reply::too_large());
-            }
-            if !read.charge(data.len(), self.buffered_max) {
-                return Err(Reply::busy());
-            }
-            // Most bodies come in one piece, which is then passed on without a copy.
+            let length = read.take(data.len(), self.max, self.buffered_max);
+            let length = length.map_err(|refusal| refusal())?;
+            // In one piece, which is passed on without a copy.
             if body.is_end_stream() && gathered.is_empty() {
                 read.bytes = data;
                 return Ok(read);
@@ -137,10 +172,7 @@ impl Pace {
         self.came = 0;
     }
 
-    async fn next(
-        &mut self,
-        body: &mut Incoming,
-    ) -> Result<Option<hyper::body::Frame<Bytes>>, Reply> {
+    async fn next(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Reply> {
         loop {
             match timeout_at(self.until.min(self.deadline), body.frame()).await {
                 Ok(None) => return Ok(None),
@@ -158,6 +190,9 @@ impl Pace {
     }
 }
 
+/// Makes the answer to a body that there is no room for.
+type Refusal = fn() -> Reply;
+
 /// A body, and its share of the memory that all bodies may use; given back when dropped.
 pub(super) struct Buffered<'a> {
     pub(super) bytes: Bytes,
@@ -166,10 +201,17 @@ pub(super) struct Buffered<'a> {
 }
 
 impl Buffered<'_> {
-    /// Takes `bytes` more of `max`; false when that would be too much.
-    fn charge(&mut self, bytes: usize, max: usize) -> bool {
-        self.charged += bytes;
-        self.total.fetch_add(bytes, Ordering::Relaxed) + bytes <= max
+    /// Takes `bytes` more, of which a body may have `max` and all together `total_max`; says how many it has then.
+    fn take(&mut self, bytes: usize, max: usize, total_max: usize) -> Result<usize, Refusal> {
+        let length = self.charged + bytes;
+        if length > max {
+            return Err(Reply::too_large);
+        }
+        self.charged = length;
+        if self.total.fetch_add(bytes, Ordering::Relaxed) + bytes > total_max {
+            return Err(Reply::busy);
+        }
+        Ok(length)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 
 use super::access::REQUEST_ID;
 use crate::gateway::api::Refusal;
@@ -244,9 +244,11 @@ impl Reply {
         self
     }
 
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    /// As HTTP, with its headers in the room of `headers`, which is empty.
+    pub(super) fn into_response(self, headers: HeaderMap) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, self.kind);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {

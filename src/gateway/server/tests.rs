@@ -547,3 +547,18 @@ async fn a_source_beyond_its_rate_is_told_when_to_come_again() {
         401
     );
 }
+
+#[tokio::test]
+async fn an_answer_has_no_header_of_a_request_however_many_it_came_with() {
+    let t = Fixture::new().await;
+    let apart = t.ask(&request("/webhooks/shop", "", BODY)).await;
+    assert_eq!(apart.status, 401);
+    let mut client = t.client().await;
+    for count in [3, 60, 0, 20] {
+        let headers: String = (0..count).map(|nth| format!("x-{nth}: own\r\n")).collect();
+        client
+            .send(&request("/webhooks/shop", &headers, BODY))
+            .await;
+        assert_eq!(client.answer().await, apart, "after {count} headers");
+    }
+}
