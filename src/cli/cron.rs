@@ -169,6 +169,12 @@ pub(crate) struct Set {
     /// Whom its jobs are for: a tenant, a shop
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Points that each job takes from the bucket of its group, where that has a rate
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "group", value_parser = clap::value_parser!(u32).range(1..=i64::from(config::COST_MAX)))]
+    cost: u32,
+    /// Keep what the handler gives back for this long after a job is completed, for jobs wait
+    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
+    keep_result: Option<Duration>,
     /// Attempts of each job, the first included [default: the worker's setting, 10]
     #[arg(long, value_parser = |text: &str| parse::number(text, parse::max_attempts), value_name = "N")]
     max_attempts: Option<u32>,
@@ -221,7 +227,10 @@ impl Set {
         let payload = read_payload(self.payload.as_deref(), self.payload_file.as_deref())?;
         let mut job = NewJob::raw(&self.name, payload).priority(self.priority);
         if let Some(group) = &self.group {
-            job = job.group(group);
+            job = job.group(group).cost(self.cost);
+        }
+        if let Some(ttl) = self.keep_result {
+            job = job.keep_result(ttl);
         }
         if let Some(attempts) = self.max_attempts {
             job = job.max_attempts(attempts);

@@ -146,6 +146,11 @@ pub(crate) fn group_concurrency(number: u64) -> Result<usize, String> {
     whole(number, 0, config::GROUP_CONCURRENCY_MAX as u64)
 }
 
+/// How many points a job costs.
+pub(crate) fn cost(number: u64) -> Result<u32, String> {
+    whole(number, 1, u64::from(config::COST_MAX))
+}
+
 /// How many jobs of one queue at once, over all workers; 0 for no limit.
 pub(crate) fn queue_concurrency(number: u64) -> Result<usize, String> {
     whole(number, 0, config::CONCURRENCY_MAX as u64)

@@ -259,6 +259,7 @@ impl Recipe {
             .env("MILLSTREAM_JOB_NAME", job.name())
             .env("MILLSTREAM_JOB_ATTEMPT", job.attempt().to_string())
             .env("MILLSTREAM_JOB_QUEUE", job.queue().as_str())
+            .envs(job.group().map(|group| ("MILLSTREAM_JOB_GROUP", group)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

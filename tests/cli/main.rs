@@ -10,6 +10,7 @@ mod cron;
 mod demo;
 mod doctor;
 mod frozen;
+mod limits;
 mod look;
 mod metrics;
 mod pages;

@@ -715,3 +715,49 @@ async fn firings_are_told_unless_they_come_by_the_second() {
         d.schedules.get("minute", 0).await.unwrap().last_job
     );
 }
+
+#[tokio::test]
+async fn the_jobs_of_a_schedule_wait_for_their_group_and_take_their_points() {
+    let d = Desk::new().await;
+    let t = &d.p.t;
+    t.limit(None, "group_concurrency", "1").await;
+    t.limit(Some("paid"), "concurrency", "").await;
+    t.limit(Some("paid"), "rate", "1/h").await;
+    t.limit(Some("paid"), "burst", "3").await;
+    // A schedule is never refused for what waits already.
+    t.limit(None, "group_max_backlog", "1").await;
+    let of =
+        |group: &str| Schedule::every(SECOND, job().group(group).cost(3)).missed(Missed::All(10));
+    d.schedules.set("full", of("full")).await.unwrap();
+    d.schedules.set("paid", of("paid")).await.unwrap();
+    for id in ["full", "paid"] {
+        d.set_back(id, SECOND * 4);
+    }
+
+    d.fire().await;
+
+    let fired = t.counter("enqueued");
+    assert!(fired >= 2 * 4, "{fired}");
+    assert_eq!((t.slots_of("full"), t.slots_of("paid")), (1, 1));
+    let held = t.redis(&["ZCARD", &t.key("held")]).int();
+    assert_eq!(held, fired - 2, "one of each is ready");
+    assert_eq!(t.missing("paid"), 3);
+    t.assert_every_job_has_one_home();
+    let ran = t.claim(10).await;
+    t.complete(&ran.iter().collect::<Vec<_>>()).await;
+    assert_eq!(t.claim(10).await.len(), 1, "paid has no tokens");
+}
+
+#[tokio::test]
+async fn what_a_job_of_a_schedule_gives_back_is_kept_if_the_schedule_says_so() {
+    let d = Desk::new().await;
+    let every = Schedule::every(SECOND, job().keep_result(SECOND * 60));
+    d.schedules.set("kept", every).await.unwrap();
+    d.set_back("kept", SECOND);
+    d.fire().await;
+
+    let entries = d.p.t.redis(&["XRANGE", &d.p.t.key("ready"), "-", "+"]);
+
+    let meta = entries.list()[0].list()[1].list()[7].text().to_owned();
+    assert!(meta.contains(r#""result_ms":60000"#), "{meta}");
+}

@@ -69,7 +69,7 @@ impl Fixture {
     }
 
     /// Tokens that are missing in the bucket of a group with [`Fixture::rate_groups`].
-    fn missing(&self, group: &str) -> i64 {
+    pub(crate) fn missing(&self, group: &str) -> i64 {
         let member = format!("full\u{1f}{group}");
         let full = self.redis(&["ZSCORE", &self.key("rates"), &member]);
         if full == Value::Nil {
@@ -569,4 +569,59 @@ async fn workers_of_several_processes_start_jobs_of_a_queue_no_faster_than_its_r
     for worker in workers {
         worker.stop().await;
     }
+}
+
+/// Groups come and go, and what is kept of them goes as well: memory is back where it was.
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn many_groups_cost_nothing_once_their_jobs_are_done() {
+    const GROUPS: usize = 20_000;
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    t.limit_groups(1).await;
+    t.limit(None, "group_rate", "1000/s").await;
+    let used = || {
+        let info = t.redis(&["INFO", "memory"]);
+        let line = info
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("used_memory:"));
+        line.unwrap().trim().parse::<i64>().unwrap()
+    };
+    let mut peak = 0;
+    let mut before = 0;
+    // The first round fills what Redis and its scripts keep for themselves.
+    for round in 0..2 {
+        before = used();
+        for from in (0..GROUPS).step_by(500) {
+            let jobs = (from..from + 500).flat_map(|nth| vec![of(&format!("g{round}-{nth}")); 2]);
+            t.enqueue_all(&jobs.collect::<Vec<_>>()).await;
+        }
+        peak = used();
+        loop {
+            let claimed = t.claim(1000).await;
+            if !claimed.is_empty() {
+                t.complete(&claimed.iter().collect::<Vec<_>>()).await;
+            }
+            let (admitted, wait) = t.broker.admit_due(200, PATIENCE).await.unwrap();
+            if claimed.is_empty() && admitted == 0 && wait.is_none() {
+                break;
+            }
+        }
+    }
+
+    let after = used();
+    eprintln!("{GROUPS} groups: {before} bytes before, {peak} with two jobs each, {after} after");
+    let keys = t.redis(&[
+        "EXISTS",
+        &t.key("rates"),
+        &t.key("held"),
+        &t.key("groups"),
+        &t.key("jobs"),
+    ]);
+    assert_eq!(keys.int(), 0);
+    assert!(
+        after - before < 1 << 20,
+        "{before} bytes before, {after} after"
+    );
 }

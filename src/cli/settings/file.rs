@@ -174,6 +174,10 @@ pub(crate) struct ScheduleSection {
     pub(crate) paused: bool,
     pub(crate) priority: Option<Priority>,
     pub(crate) group: Option<String>,
+    #[serde(default, deserialize_with = "cost")]
+    pub(crate) cost: Option<u32>,
+    #[serde(default, deserialize_with = "window")]
+    pub(crate) keep_result: Option<Duration>,
     #[serde(default, deserialize_with = "max_attempts")]
     pub(crate) max_attempts: Option<u32>,
     #[serde(default, deserialize_with = "timeout")]
@@ -293,6 +297,7 @@ read! {
     max_backlog -> u64 = number(parse::max_backlog);
     group_rate -> parse::RateLimit = optional(parse::group_rate);
     burst -> u32 = number(parse::burst);
+    cost -> u32 = number(parse::cost);
     max_attempts -> u32 = number(parse::max_attempts);
     target_concurrency -> usize = number(parse::target_concurrency);
     circuit_failures -> u32 = number(parse::circuit_failures);

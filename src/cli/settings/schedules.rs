@@ -58,6 +58,12 @@ fn schedule_of(section: &ScheduleSection) -> Result<Schedule, &'static str> {
     if let Some(group) = &section.group {
         job = job.group(group);
     }
+    if let Some(points) = section.cost {
+        job = job.cost(points);
+    }
+    if let Some(ttl) = section.keep_result {
+        job = job.keep_result(ttl);
+    }
     if let Some(attempts) = section.max_attempts {
         job = job.max_attempts(attempts);
     }
