@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::broker::{Broker, due_of};
 use crate::error::{Error, Result};
-use crate::job::JobId;
+use crate::job::{JobId, Priority};
 use crate::redis::Patience;
 use crate::redis::reply::{Value, bytes_of, text_of};
 use crate::schedule::{Definition, Schedule, When, next_slots};
@@ -101,6 +101,8 @@ pub struct ScheduleView {
     pub payload_bytes: usize,
     /// Whom its jobs are for.
     pub group: Option<String>,
+    /// As [`crate::NewJob::priority`].
+    pub priority: Priority,
     /// As [`crate::NewJob::max_attempts`].
     pub max_attempts: Option<u32>,
     /// As [`crate::NewJob::timeout`], ms.
@@ -405,6 +407,7 @@ impl Schedules {
             fired_total: positive(state.fired),
             payload_bytes: 0,
             group: None,
+            priority: Priority::Normal,
             max_attempts: None,
             timeout_ms: None,
             expires_ms: None,
@@ -443,6 +446,7 @@ impl Schedules {
             origin: definition.origin,
             payload_bytes: definition.payload_bytes,
             group: definition.meta.group,
+            priority: definition.meta.priority,
             max_attempts: definition.meta.max_attempts,
             timeout_ms: definition.meta.timeout_ms,
             expires_ms: definition.expires_ms,

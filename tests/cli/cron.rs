@@ -92,6 +92,9 @@ fn a_schedule_is_set_listed_paused_resumed_and_removed() {
     assert_eq!(created["next_runs_ms"].as_array().unwrap().len(), 2);
     assert!(set(&[]).starts_with("nightly of tokens: unchanged"));
     assert!(set(&["--payload", "x"]).starts_with("nightly of tokens: changed"));
+    assert_eq!(cli.schedules()[0]["priority"], "normal");
+    assert!(set(&["--priority", "high"]).starts_with("nightly of tokens: changed"));
+    assert_eq!(cli.schedules()[0]["priority"], "high");
 
     let list = cli.schedules();
     assert_eq!(
@@ -148,6 +151,7 @@ fn what_never_comes_is_refused_with_its_value_and_exit_code_2() {
         ("cron = \"@daily\"\nevery = \"1h\"", "either"),
         ("every = \"1h\"\nzone = \"UTC\"", "zone belongs to cron"),
         ("every = \"1h\"\nmissed = \"all:0\"", "all:0"),
+        ("every = \"1h\"\npriority = \"urgent\"", "urgent"),
     ] {
         let text = format!(
             "[queues.q]\nhandler = {{ command = [\"true\"] }}\n[schedules.a]\nqueue = \"q\"\nname = \"n\"\n{text}\n"
@@ -167,8 +171,11 @@ fn what_never_comes_is_refused_with_its_value_and_exit_code_2() {
 async fn schedules_of_the_config_file_come_go_and_come_back_after_redis_lost_them() {
     let cli = Cli::new();
     let queue = "[queues.q]\nhandler = { command = [\"true\"] }\n";
-    let schedule =
-        |id: &str| format!("[schedules.{id}]\nqueue = \"q\"\nname = \"n\"\nevery = \"1h\"\n");
+    let schedule = |id: &str| {
+        format!(
+            "[schedules.{id}]\nqueue = \"q\"\nname = \"n\"\nevery = \"1h\"\npriority = \"low\"\n"
+        )
+    };
     let both = cli.write(
         "both.toml",
         &(queue.to_owned() + &schedule("a") + &schedule("b")),
@@ -182,6 +189,9 @@ async fn schedules_of_the_config_file_come_go_and_come_back_after_redis_lost_the
 
     let worker = cli.service(&["worker", "--config", &both]);
     cli.wait_for_ids(&["a", "b", "own"]);
+    let schedules = cli.schedules();
+    let priority = |id: &str| &schedules.iter().find(|one| one["id"] == id).unwrap()["priority"];
+    assert_eq!([priority("a"), priority("own")], ["low", "normal"]);
     drop(worker);
     let worker = cli.service(&["worker", "--config", &one]);
     cli.wait_for_ids(&["b", "own"]);
