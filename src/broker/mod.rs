@@ -34,7 +34,7 @@ pub use cron::{CronDue, CronPage, CronSet, Fired};
 pub(crate) use cron::{Firing, due_of};
 pub use deliver::{DeathReason, Done, Expiry, InTheWay};
 pub use groups::GroupOrder;
-pub use operate::{Counts, Gates};
+pub use operate::{Counts, Gates, Look};
 pub use progress::{Author, Note};
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 

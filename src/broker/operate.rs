@@ -10,7 +10,7 @@ use super::{Broker, Caller};
 use crate::error::{Error, Result};
 use crate::job::state::State;
 use crate::job::{JobId, JobUpdate, NewJob, Priority, millis};
-use crate::keys::{GROUP, Key, Lane};
+use crate::keys::{GROUP, Lane};
 use crate::redis::Patience;
 use crate::redis::reply::{Reply, Status, Value, number_of, text_of};
 use crate::redis::script::{self, Call};
@@ -58,6 +58,16 @@ pub struct Gates {
     pub paused: bool,
     /// The queue's concurrency or rate is limited.
     pub limited: bool,
+}
+
+/// What [`Broker::look`] sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    pub gates: Gates,
+    /// Jobs with a priority of their own wait or run.
+    pub prioritised: bool,
+    /// A suspect waits.
+    pub suspected: bool,
 }
 
 impl Broker {
@@ -284,26 +294,29 @@ impl Broker {
         Ok(number_of(&set).and_then(|jobs| u64::try_from(jobs).ok()))
     }
 
-    /// Whether the queue is paused, and whether its concurrency or rate is limited.
-    pub async fn gates(&self, patience: Patience) -> Result<Gates> {
-        let fields = ["paused", "concurrency", "rate"].map(Value::from);
-        let args = [self.keys.limits.as_str().into()].into_iter().chain(fields);
-        let set = self
-            .redis
-            .command("HMGET", args.collect(), patience)
-            .await?;
-        let is_set = |nth: usize| match &set {
-            Value::Array(set) => set.get(nth).and_then(text_of).is_some(),
-            _ => false,
-        };
-        Ok(Gates {
-            paused: is_set(0),
-            limited: is_set(1) || is_set(2),
+    /// What a worker has to know before it reads the lanes, and of what is there more than it reads.
+    pub async fn look(&self, patience: Patience) -> Result<Look> {
+        let keys = &self.keys;
+        let call = Call::new(&script::LOOK)
+            .key("limits", &keys.limits)
+            .key("suspects", &keys.suspects)
+            .key("high", &keys.high)
+            .key("low", &keys.low)
+            .text("group", GROUP);
+        let reply = self.redis.call(call, patience).await?;
+        let is = |nth| Ok::<_, Error>(reply.number(nth)? != 0);
+        Ok(Look {
+            gates: Gates {
+                paused: is(1)?,
+                limited: is(2)?,
+            },
+            prioritised: is(3)?,
+            suspected: is(4)?,
         })
     }
 
     pub async fn is_paused(&self, patience: Patience) -> Result<bool> {
-        self.gates(patience).await.map(|gates| gates.paused)
+        self.look(patience).await.map(|look| look.gates.paused)
     }
 
     /// What is set for the queue: the fields of `limits` that are asked for.
@@ -325,16 +338,6 @@ impl Broker {
         Ok(std::array::from_fn(|nth| {
             set.get(nth).and_then(text_of).map(str::to_owned)
         }))
-    }
-
-    /// Whether any unfinished job is on a lane of its own for its priority.
-    pub async fn has_priorities(&self, patience: Patience) -> Result<bool> {
-        let count = |key: &Key| {
-            let args = vec![key.as_str().into()];
-            self.redis.command("XLEN", args, patience)
-        };
-        let (high, low) = tokio::join!(count(&self.keys.high), count(&self.keys.low));
-        Ok([high?, low?].iter().any(|jobs| number_of(jobs) != Some(0)))
     }
 
     /// The queue's counts at one moment.

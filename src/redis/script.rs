@@ -46,7 +46,7 @@ impl Script {
 }
 
 /// Every script, for loading at start and for the test that reads their headers.
-pub(crate) static ALL: [&Script; 32] = [
+pub(crate) static ALL: [&Script; 33] = [
     &ENQUEUE,
     &CLAIM,
     &EXTEND,
@@ -65,6 +65,7 @@ pub(crate) static ALL: [&Script; 32] = [
     &PRUNE,
     &RETIRE,
     &UNLOCK,
+    &LOOK,
     &ADMIT,
     &LIMIT,
     &BACKLOG,
@@ -554,6 +555,12 @@ pub(crate) static ADMIT: Script = Script::new(
         "stats", "events", "high", "low",
     ],
     &["from", "limit", "due"],
+);
+pub(crate) static LOOK: Script = Script::new(
+    "look",
+    lua!("lib/status.lua", "lib/check.lua", "look.lua"),
+    &["limits", "suspects", "high", "low"],
+    &["group"],
 );
 pub(crate) static BACKLOG: Script = Script::new(
     "backlog",

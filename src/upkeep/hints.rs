@@ -15,7 +15,7 @@ use crate::redis::Listener;
 use crate::redis::jittered;
 use crate::worker::lease::Leases;
 
-/// How often the limits are looked at without a hint: a pause is seen within this time.
+/// How often a worker looks without a hint: a pause is seen within this time, a suspect and a job of another priority as well.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks at empty lanes after which a worker reads without them again.
 const LOOKS_IN_VAIN: u32 = 60;
@@ -34,14 +34,6 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    async fn look_at_limits(&self, broker: &Broker) {
-        // While Redis does not answer nothing can be claimed anyway.
-        if let Ok(gates) = broker.gates(STEP).await {
-            self.gates
-                .send_if_modified(|now| std::mem::replace(now, gates) != gates);
-        }
-    }
-
     /// There is a job with a priority of its own, or was a moment ago.
     fn has_priorities(&self) {
         self.in_vain.store(0, Ordering::Relaxed);
@@ -49,15 +41,24 @@ impl Hints {
             .send_if_modified(|now| !std::mem::replace(now, true));
     }
 
-    async fn look_at_priorities(&self, broker: &Broker) {
-        match broker.has_priorities(STEP).await {
-            Ok(true) => self.has_priorities(),
+    /// Finds what no hint, or a lost one, told of.
+    async fn look(&self, broker: &Broker) {
+        // While Redis does not answer nothing can be claimed anyway.
+        let Ok(look) = broker.look(STEP).await else {
+            return;
+        };
+        let gates = look.gates;
+        self.gates
+            .send_if_modified(|now| std::mem::replace(now, gates) != gates);
+        if look.suspected && !self.leases.holds_suspect() {
+            self.leases.suspect_wanted().notify_one();
+        }
+        if look.prioritised {
+            self.has_priorities();
+        } else if self.in_vain.fetch_add(1, Ordering::Relaxed) >= LOOKS_IN_VAIN {
             // Nobody has to hear of every such job: only the first one on an empty lane is told of.
-            Ok(false) if self.in_vain.fetch_add(1, Ordering::Relaxed) >= LOOKS_IN_VAIN => {
-                self.priorities
-                    .send_if_modified(|now| std::mem::replace(now, false));
-            }
-            Ok(false) | Err(_) => {}
+            self.priorities
+                .send_if_modified(|now| std::mem::replace(now, false));
         }
     }
 }
@@ -89,7 +90,7 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
                     _ => {
                         hints.due.notify_one();
                         hints.cron.notify_one();
-                        hints.look_at_limits(&broker).await;
+                        hints.look(&broker).await;
                     }
                 }
             },
@@ -102,7 +103,7 @@ pub(crate) async fn listen(broker: Broker, hints: Hints, first: Result<Listener>
         // What was said meanwhile was not heard.
         hints.due.notify_one();
         hints.cron.notify_one();
-        hints.look_at_limits(&broker).await;
+        hints.look(&broker).await;
     }
 }
 
@@ -115,15 +116,12 @@ fn place_of(broker: &Broker, text: &str) -> Option<Place> {
     Some((lane, entry.parse().ok()?))
 }
 
-/// Looks at the limits, and at the lanes of those with priorities, every second.
-pub(crate) async fn watch_limits(broker: Broker, hints: Hints) {
+/// Looks every second, whatever was said.
+pub(crate) async fn look_on(broker: Broker, hints: Hints) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        tokio::join!(
-            hints.look_at_limits(&broker),
-            hints.look_at_priorities(&broker)
-        );
+        hints.look(&broker).await;
     }
 }

@@ -12,7 +12,7 @@ use crate::redis::jittered;
 use crate::worker::health::Pulse;
 
 /// Longest sleep: how late a job can be whose wake-up call was lost.
-const POLL: Duration = Duration::from_millis(2_500);
+const POLL: Duration = Duration::from_millis(3_300);
 /// Jobs per step, so that no step holds Redis for more than a few milliseconds.
 const LIMIT: usize = 200;
 
@@ -51,8 +51,8 @@ pub(crate) async fn run(
     pulse: Pulse,
     counted: Working,
 ) {
-    // Twice in the life of the lock, so that it does not change hands without need.
-    let poll = POLL.min(by.lock / 2);
+    // Before the lock ends, so that it does not change hands without need.
+    let poll = POLL.min(by.lock * 2 / 3);
     loop {
         let promotion = broker.promote(&by, LIMIT, STEP).await;
         leading.set(matches!(promotion, Ok(Promotion::Promoted { .. })));

@@ -144,8 +144,6 @@ pub(crate) struct Claimer {
     pub(crate) flow: Flow,
     /// There may be a suspect to take.
     pub(crate) look_for_suspect: bool,
-    /// When it last did.
-    pub(crate) looked_for_suspect: Instant,
     /// How long a read waits for a job, at most [`BLOCK`].
     pub(crate) block: Duration,
     pub(crate) lease: Duration,
@@ -187,10 +185,7 @@ impl Claimer {
                     let Some(entries) = entries else {
                         continue;
                     };
-                    if entries.is_empty() {
-                        // A hint may have been lost; an idle moment costs nothing.
-                        self.look_for_suspect = true;
-                    } else {
+                    if !entries.is_empty() {
                         let total = entries
                             .iter()
                             .flat_map(|entry| &entry.fields)
@@ -274,12 +269,11 @@ impl Claimer {
         // Each of the claims below is sent once: a second try would not bring what the first one claimed when its answer
         // was lost. Then the own list does.
         let once = Patience::brief(Duration::ZERO);
-        // A worker that is never idle looks now and then as well.
-        let overdue = self.looked_for_suspect.elapsed() >= BLOCK;
-        if (self.look_for_suspect || overdue) && !self.leases.holds_suspect() {
+        let hint = self.leases.suspect_wanted().notified();
+        self.look_for_suspect |= hint.now_or_never().is_some();
+        if self.look_for_suspect && !self.leases.holds_suspect() {
             self.look_for_suspect = false;
             let asked = Instant::now();
-            self.looked_for_suspect = asked;
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
             if self.take_claimed(suspect, asked).await? > 0 {
                 return Ok(Some(Vec::new()));
@@ -341,9 +335,6 @@ impl Claimer {
             }
         }
         if self.take_claimed(claimed, asked).await? > 0 {
-            // As long as there are more, nothing waits for the hint that a suspect has come.
-            let hint = self.leases.suspect_wanted().notified();
-            self.look_for_suspect |= hint.now_or_never().is_some();
             return Ok(None);
         }
         let lanes = Lane::BY_PRIORITY;
@@ -377,10 +368,7 @@ impl Claimer {
             let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
             self.weigh(claimed.len(), total);
         }
-        let count = self.take_claimed(claimed, asked).await?;
-        let hint = self.leases.suspect_wanted().notified();
-        self.look_for_suspect |= hint.now_or_never().is_some();
-        if count > 0 {
+        if self.take_claimed(claimed, asked).await? > 0 {
             return Ok(None);
         }
         let wait = match in_the_way {

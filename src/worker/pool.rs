@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -20,7 +20,7 @@ use super::journal::{self, Journal};
 use super::lease::{Leases, fence, heartbeat};
 use super::settler::Settler;
 use super::{Drained, Settings};
-use crate::broker::{Broker, Gates, Upkeeper};
+use crate::broker::{Broker, Look, Upkeeper};
 use crate::callers::Callers;
 use crate::config;
 use crate::error::{Error, Result};
@@ -102,10 +102,8 @@ struct Pool {
     consumer: String,
     /// Subscribed before the worker counts as started, so that no hint is missed from then on.
     listener: Result<Listener>,
-    /// Whether the queue was paused or limited when the worker started.
-    gates: Gates,
-    /// It had jobs with priorities of their own.
-    prioritised: bool,
+    /// What there was to see when the worker started.
+    look: Look,
     /// What running jobs tell.
     journals: mpsc::UnboundedReceiver<Arc<Journal>>,
     stop: CancellationToken,
@@ -139,11 +137,8 @@ impl Pool {
         }
         let listener = upkeep::hints::subscribe(&broker).await;
         // Before the first read, which asks no script and so would not be held back by one.
-        let gates = broker
-            .gates(Patience::brief(settings.connect_timeout))
-            .await?;
-        let prioritised = broker
-            .has_priorities(Patience::brief(settings.connect_timeout))
+        let look = broker
+            .look(Patience::brief(settings.connect_timeout))
             .await?;
         // New at every start, so that a restarted worker never passes for the one that died.
         let consumer = format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple());
@@ -178,8 +173,7 @@ impl Pool {
             reader,
             consumer,
             listener,
-            gates,
-            prioritised,
+            look,
             journals,
             stop,
             health,
@@ -200,8 +194,7 @@ impl Pool {
             reader,
             consumer,
             listener,
-            gates,
-            prioritised,
+            look,
             journals,
             stop,
             health,
@@ -232,8 +225,8 @@ impl Pool {
 
         // Beats until the last job is settled; then dropped.
         let mut upkeep = JoinSet::new();
-        let (tell_gates, gates) = watch::channel(gates);
-        let (priorities, prioritised) = watch::channel(prioritised);
+        let (tell_gates, gates) = watch::channel(look.gates);
+        let (priorities, prioritised) = watch::channel(look.prioritised);
         upkeep.spawn(heartbeat(
             broker.clone(),
             consumer.clone(),
@@ -259,7 +252,7 @@ impl Pool {
             hints.clone(),
             listener,
         ));
-        upkeep.spawn(upkeep::hints::watch_limits(broker.clone(), hints));
+        upkeep.spawn(upkeep::hints::look_on(broker.clone(), hints));
         upkeep.spawn(journal::write_all(broker.clone(), journals));
         let gate = runner.gate.clone();
         upkeep.spawn(compare_clocks(broker.clone(), runner.counted.clone()));
@@ -333,7 +326,6 @@ impl Pool {
             pulse: self.reading,
             flow: Flow::default(),
             look_for_suspect: true,
-            looked_for_suspect: Instant::now(),
             block: if settings.strict_lease {
                 BLOCK.min(settings.lease / 6)
             } else {

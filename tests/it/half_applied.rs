@@ -263,6 +263,10 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ),
     ("retire", &["ready"]),
     ("unlock", &[UNIQUE]),
+    (
+        "look",
+        &["limits", "ready:suspect", "ready:high", "ready:low"],
+    ),
     ("cron_set", &["cron", "cron:due"]),
     ("cron_remove", &["cron", "cron:due"]),
     ("cron_pause", &["cron", "cron:due"]),
@@ -535,6 +539,7 @@ impl Stage {
                     .unlock(&[("k".to_owned(), running.id.clone())], PATIENCE)
                     .await
             }
+            "look" => broker.look(PATIENCE).await.map(drop),
             "cron_set" => schedules.set("s", tick("new")).await.map(drop),
             "cron_remove" => schedules.remove("s").await.map(drop),
             "cron_pause" => schedules.pause("s").await,

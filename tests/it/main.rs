@@ -25,6 +25,7 @@ mod ids;
 mod library;
 mod lifecycle;
 mod limits;
+mod look;
 #[cfg(feature = "cli")]
 mod metrics;
 mod model;

@@ -12,7 +12,7 @@ use super::{GRACE, SHORT_LEASE};
 pub(super) enum Step {
     CreateGroups,
     Subscribe,
-    LookAtLimits,
+    Look,
     /// A read that finds a job at once.
     Read,
     /// A read that waits for one.
@@ -45,7 +45,7 @@ impl Step {
         Self::ReadOwn,
         Self::CreateGroups,
         Self::Subscribe,
-        Self::LookAtLimits,
+        Self::Look,
         Self::ClaimOne,
         Self::Complete,
         Self::Retry,
@@ -65,7 +65,7 @@ impl Step {
         match self {
             Self::CreateGroups => ("XGROUP", 1),
             Self::Subscribe => ("SUBSCRIBE", 1),
-            Self::LookAtLimits => ("HGET", 1),
+            Self::Look => ("look", 1),
             Self::Read | Self::BlockedRead => ("read", 1),
             Self::ReadOwn | Self::OwnAtStop => ("own", 1),
             Self::ClaimOne => ("claim", 1),
