@@ -488,7 +488,11 @@ impl Model {
         }
         let left = std::mem::take(&mut self.left);
         self.admit_next(&left);
-        self.moved("redriven", &redriven)
+        let (reply, answer) = self.moved("redriven", &redriven);
+        // And how many ids it got through: all, with the one that no job has.
+        let looked = jobs.len() + 1;
+        let answer = answer.map(|_| Answer::Text(format!("{} {looked}", redriven.len())));
+        (reply, answer)
     }
 
     fn purge(&mut self, jobs: &[usize]) -> (Reply, Option<Answer>) {
