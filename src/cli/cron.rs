@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use comfy_table::{Cell, CellAlignment, Color};
 use millstream::schedule::{Change, Missed, Overlap, Schedule, ScheduleView, Schedules};
 use millstream::{Millstream, NewJob, Priority, QueueName, config};
+use serde_json::json;
 
 use super::args::Globals;
 use super::connect::{connect, connect_to_store};
@@ -331,17 +332,33 @@ impl Which {
 pub(crate) struct Remove {
     #[command(flatten)]
     which: Which,
+    /// Only see that there is one to remove
+    #[arg(long)]
+    dry_run: bool,
+    /// Write JSON: queue, id, dry_run
+    #[arg(long)]
+    json: bool,
 }
 
 impl Remove {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let (schedules, queue) = self.which.find(globals).await?;
-        let id = &self.which.id;
-        anyhow::ensure!(
-            schedules.remove(id).await?,
-            "no schedule {id:?} in queue {queue}"
-        );
-        output::line(format!("{id} of {queue}: removed"))
+        let (id, dry_run) = (&self.which.id, self.dry_run);
+        if dry_run {
+            schedules.get(id, 0).await?;
+        } else {
+            let removed = schedules.remove(id).await?;
+            anyhow::ensure!(removed, "no schedule {id:?} in queue {queue}");
+        }
+        if self.json {
+            return output::json(&json!({ "queue": queue, "id": id, "dry_run": dry_run }));
+        }
+        let done = if dry_run {
+            "would be removed"
+        } else {
+            "removed"
+        };
+        output::line(format!("{id} of {queue}: {done}"))
     }
 }
 

@@ -121,7 +121,19 @@ fn a_schedule_is_set_listed_paused_resumed_and_removed() {
     let unclear = cli.run(&["cron", "remove", "nightly"]);
     assert_eq!(unclear.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unclear.stderr).contains("other, tokens"));
-    cli.ok(&["cron", "remove", "nightly", "--queue", "other"]);
+    let other = ["cron", "remove", "nightly", "--queue", "other"];
+    assert!(
+        cli.ok(&[&other[..], &["--dry-run"]].concat())
+            .contains("would be removed")
+    );
+    assert_eq!(cli.schedules().len(), 2, "nothing is removed yet");
+    let removed = cli.json(&[&other[..], &["--json"]].concat());
+    assert_eq!(
+        removed,
+        serde_json::json!({ "queue": "other", "id": "nightly", "dry_run": false })
+    );
+    let gone = cli.run(&[&other[..], &["--dry-run"]].concat());
+    assert_eq!(gone.status.code(), Some(1));
     cli.ok(&["cron", "remove", "nightly"]);
     assert_eq!(
         cli.run(&["cron", "remove", "nightly"]).status.code(),
