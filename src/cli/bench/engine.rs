@@ -19,7 +19,7 @@ const WATCH: Duration = Duration::from_millis(20);
 /// Longest wait for the next settlement.
 const SETTLE: Duration = Duration::from_secs(30);
 /// Before an idle worker is watched: what it does at its start is done. And how long it is watched.
-const CALM: Duration = Duration::from_secs(2);
+const CALM: Duration = Duration::from_secs(7);
 const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) async fn throughput(arena: &Arena, scenario: Scenario) -> anyhow::Result<Cost> {

@@ -112,7 +112,7 @@ pub(super) enum Scenario {
     Latency,
     /// How late delayed jobs start
     Delayed,
-    /// Commands a second of a worker with nothing to do, twelve seconds long; only on a Redis that the bench started
+    /// Commands a second of a worker with nothing to do, seventeen seconds long; only on a Redis that the bench started
     Idle,
 }
 
