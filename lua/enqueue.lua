@@ -157,7 +157,7 @@ local unique_at = FIRST_UNIQUE
 local function store(name, payload, meta, options)
   local key = options.unique and KEYS[unique_at]
   if key then unique_at = unique_at + 1 end
-  local holder = key and in_the_way(key, options)
+  local holder, window_ends = key and in_the_way(key, options), nil
   if options.expires_ms or options.deadline_ms then
     local fields = read_meta(meta)
     fields.expires_at_ms = options.expires_ms and ms_of(us) + options.expires_ms
@@ -173,9 +173,11 @@ local function store(name, payload, meta, options)
       return '~' .. holder.id
     end
     -- It comes at the end of this window, and with it another one begins.
-    local rest = math.max(0, redis.call('PTTL', key))
-    options.delay_ms = math.max(rest, options.delay_ms or 0)
-    options.unique_ms = options.delay_ms + options.unique_ms
+    -- In moments and not in times from now: time goes on between two questions.
+    local now = math.ceil(us / 1000)
+    local due = math.max(redis.call('PEXPIRETIME', key), now + (options.delay_ms or 0))
+    options.delay_ms = due - now
+    window_ends = due + options.unique_ms
   elseif holder then
     duplicates = duplicates + 1
     if options.conflict ~= 'replace' or not waits(holder) then return '=' .. holder.id end
@@ -192,7 +194,11 @@ local function store(name, payload, meta, options)
   else
     id = add(name, payload, meta)
   end
-  if key then redis.call('SET', key, id, 'PX', options.unique_ms) end
+  if window_ends then
+    redis.call('SET', key, id, 'PXAT', window_ends)
+  elseif key then
+    redis.call('SET', key, id, 'PX', options.unique_ms)
+  end
   return id
 end
 
