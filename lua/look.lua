@@ -5,7 +5,6 @@
 -- KEYS[2] suspects  millstream:{Q}:ready:suspect  stream of the jobs that are run one at a time
 -- KEYS[3] high      millstream:{Q}:ready:high     stream, jobs of high priority
 -- KEYS[4] low       millstream:{Q}:ready:low      stream, jobs of low priority
---
 -- ARGV[1] group     consumer group
 --
 -- Returns {OK, paused, limited, prioritised, suspected}, each 1 or 0. Cost O(1).
