@@ -257,6 +257,16 @@ impl Claimer {
         self.payload_bytes = (self.payload_bytes + total / jobs.max(1)) / 2 + 1;
     }
 
+    /// Takes in what was claimed by priority: whose turn is next, and how large payloads are.
+    fn count_turn(&mut self, claimed: &[Delivery]) {
+        if claimed.is_empty() {
+            return;
+        }
+        self.turn += claimed.len();
+        let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
+        self.weigh(claimed.len(), total);
+    }
+
     /// One read, of no more than there is room for over all lanes. `None`: what came is in hand already, and there may be more.
     async fn read(
         &mut self,
@@ -327,13 +337,7 @@ impl Claimer {
             .broker
             .claim_by_priority(&self.consumer, self.turn, room, once)
             .await;
-        if let Ok(claimed) = &claimed {
-            self.turn += claimed.len();
-            let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
-            if !claimed.is_empty() {
-                self.weigh(claimed.len(), total);
-            }
-        }
+        self.count_turn(claimed.as_deref().unwrap_or_default());
         if self.take_claimed(claimed, asked).await? > 0 {
             return Ok(None);
         }
@@ -361,13 +365,7 @@ impl Claimer {
             Ok((claimed, in_the_way)) => (Ok(claimed), in_the_way),
             Err(error) => (Err(error), InTheWay::Running),
         };
-        if let Ok(claimed) = &claimed
-            && !claimed.is_empty()
-        {
-            self.turn += claimed.len();
-            let total = claimed.iter().map(|delivery| delivery.payload.len()).sum();
-            self.weigh(claimed.len(), total);
-        }
+        self.count_turn(claimed.as_deref().unwrap_or_default());
         if self.take_claimed(claimed, asked).await? > 0 {
             return Ok(None);
         }
