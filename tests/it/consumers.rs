@@ -100,11 +100,13 @@ async fn of_two_hundred_workers_that_vanished_only_those_that_hold_a_job_are_rem
             assert_eq!(t.complete(&[&delivery]).await, []);
         }
     }
-    assert_eq!(t.consumers().len(), 200);
+    // Valkey knows a reader in each lane that it reads, Redis where it was given something.
+    let known = t.consumers();
+    assert_eq!(known.iter().collect::<HashSet<_>>().len(), 200);
 
     let forgotten = t.broker.retire(None, Duration::ZERO, PATIENCE).await;
 
-    assert_eq!(forgotten.unwrap(), 190);
+    assert_eq!(forgotten.unwrap() as usize, known.len() - held.len());
     let remembered: HashSet<_> = t.consumers().into_iter().collect();
     let holders = held.iter().map(|(worker, _)| worker.clone()).collect();
     assert_eq!(remembered, holders);
