@@ -249,7 +249,7 @@ impl Millstream {
     }
 
     /// The names of all queues that jobs were ever put into, sorted. Looks through the keys of the server in small steps,
-    /// so it takes a while on one with millions of keys and disturbs nobody. On a cluster it sees one node.
+    /// so it takes a while on one with millions of keys and disturbs nobody. On a cluster it looks at each node.
     ///
     /// # Errors
     /// [`Error::Ambiguous`] or [`Error::Refused`] when Redis cannot be asked.
@@ -261,28 +261,17 @@ impl Millstream {
     async fn queues_with(&self, suffix: &str) -> Result<Vec<String>> {
         let (head, tail) = Keys::around_queue(&self.inner.settings.namespace, suffix);
         let patience = Patience::brief(self.inner.settings.connect_timeout);
+        let name = |key: &String| Some(key.strip_prefix(&head)?.strip_suffix(&tail)?.to_owned());
+        let pattern = format!("{head}*{tail}");
         let mut queues = Vec::new();
-        let mut cursor = "0".to_owned();
-        loop {
-            let args = vec![
-                cursor.as_str().into(),
-                "MATCH".into(),
-                format!("{head}*{tail}").into(),
-                "COUNT".into(),
-                "1000".into(),
-            ];
-            let (next, keys) = self.inner.redis.scan(args, patience).await?;
-            let name =
-                |key: &String| Some(key.strip_prefix(&head)?.strip_suffix(&tail)?.to_owned());
+        let mut scan = self.inner.redis.scan_all(pattern, patience);
+        while let Some(keys) = scan.next().await? {
             queues.extend(keys.iter().filter_map(name));
-            if next == "0" {
-                // A scan may show a key twice.
-                queues.sort_unstable();
-                queues.dedup();
-                return Ok(queues);
-            }
-            cursor = next;
         }
+        // A scan may show a key twice.
+        queues.sort_unstable();
+        queues.dedup();
+        Ok(queues)
     }
 
     /// Asks Redis whether it answers and takes writes, waiting at most `timeout`.

@@ -24,9 +24,9 @@ use crate::job::{JobId, Meta, QueueName};
 pub use crate::keys::Lane;
 use crate::keys::{Key, Keys};
 pub use crate::redis::Patience;
-use crate::redis::Redis;
 use crate::redis::reader::RawEntry;
 use crate::redis::script::Call;
+use crate::redis::{Node, Redis};
 pub use crate::results::Kept;
 use crate::seal::Seal;
 pub use circuit::CircuitEvent;
@@ -243,6 +243,12 @@ impl Broker {
             redis,
             ..self.clone()
         }
+    }
+
+    /// Redis's clock, unix ms, where the queue is.
+    pub(crate) async fn now_ms(&self, patience: Patience) -> Result<u64> {
+        let node = Node::of(&self.keys.stats);
+        self.redis.now_ms(&node, patience).await
     }
 
     /// The keys of `lanes`, in their order.

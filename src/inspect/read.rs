@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::job::state::State;
 use crate::job::{JobId, Meta};
 use crate::keys::{GROUP, Key, Lane, PURPOSES};
+use crate::redis::Scan;
 use crate::redis::is_no_group;
 use crate::redis::reader::raw_entry;
 use crate::redis::reply::{Value, bytes_of, number_of, text_of};
@@ -279,7 +280,7 @@ impl Inspector {
         completed: Option<Duration>,
         dead: Option<Duration>,
     ) -> Result<Pruned> {
-        let now = self.broker.redis.now_ms(PATIENCE).await?;
+        let now = self.broker.now_ms(PATIENCE).await?;
         let before =
             |age: Duration| now.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let mut pruned = Pruned::default();
@@ -372,14 +373,10 @@ impl Inspector {
     /// The keys `unique:*` as one: there may be a million of them. Found by a scan of all keys of the server, in short steps.
     async fn unique_view(&self) -> Result<KeyView> {
         let pattern = pattern_of(self.broker.keys.with_suffix("unique:").as_str());
-        let (mut cursor, mut size) = ("0".to_owned(), 0);
-        loop {
-            let (next, keys) = self.scan(&cursor, &pattern).await?;
+        let mut size = 0;
+        let mut scan = self.scan(pattern.clone());
+        while let Some(keys) = scan.next().await? {
             size += keys.len() as u64;
-            if next == "0" {
-                break;
-            }
-            cursor = next;
         }
         Ok(KeyView {
             key: pattern.clone(),
@@ -391,16 +388,12 @@ impl Inspector {
         })
     }
 
-    /// One step of a scan of all keys of the server.
-    pub(super) async fn scan(&self, cursor: &str, pattern: &str) -> Result<(String, Vec<String>)> {
-        let args = vec![
-            cursor.into(),
-            "MATCH".into(),
-            pattern.into(),
-            "COUNT".into(),
-            "1000".into(),
-        ];
-        self.broker.redis.scan(args, PATIENCE).await
+    /// Walks through all keys of the server that holds the queue.
+    pub(super) fn scan(&self, pattern: String) -> Scan<'_> {
+        let broker = &self.broker;
+        broker
+            .redis
+            .scan_beside(&broker.keys.stats, pattern, PATIENCE)
     }
 }
 

@@ -54,7 +54,7 @@ impl Inspector {
     /// # Errors
     /// As [`Inspector::stats`].
     pub async fn walk_dead(&self, filter: &JobFilter) -> Result<DeadWalk> {
-        let now = self.broker.redis.now_ms(PATIENCE).await?;
+        let now = self.broker.now_ms(PATIENCE).await?;
         let ago = |age: Duration| now.saturating_sub(millis(age));
         Ok(DeadWalk {
             inspector: self.clone(),

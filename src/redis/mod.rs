@@ -8,6 +8,7 @@ mod address;
 mod fault;
 mod link;
 mod listener;
+mod nodes;
 pub(crate) mod reader;
 pub(crate) mod reply;
 pub(crate) mod script;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
-use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Key as FredKey, Value};
+use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::runtime::Handle;
 
 use crate::config;
@@ -33,8 +34,10 @@ pub(crate) use fault::is_no_group;
 use fault::{Fault, away, fault_of};
 use link::Link;
 pub(crate) use listener::Listener;
+use nodes::slot_of;
+pub(crate) use nodes::{Node, Scan};
 use reader::{RawEntry, entries_of};
-use reply::{Reply, number_of, text_of};
+use reply::{Reply, bytes_of, number_of};
 use script::Call;
 
 /// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
@@ -193,52 +196,24 @@ impl Redis {
         args: Vec<Value>,
         patience: Patience,
     ) -> Result<Value> {
-        // The key, where there is one, stands behind the words of the command and decides the cluster node.
-        let mut words = name.split(' ');
-        let command = words.next().unwrap_or(name);
-        let args: Vec<Value> = words.map(Value::from).chain(args).collect();
-        let hash = if args.is_empty() {
-            ClusterHash::Random
-        } else {
-            ClusterHash::Offset(name.matches(' ').count())
-        };
-        self.repeat(
-            name,
-            &Request::Command(CustomCommand::new(command, hash, false), args),
-            patience,
-        )
-        .await
+        // The key, where there is one, is the first argument and decides the cluster node.
+        let key = args.first().cloned().and_then(bytes_of);
+        let hash = key.map_or(ClusterHash::Random, slot_of);
+        self.command_to(hash, name, args, patience).await
     }
 
-    /// One step of a SCAN: where to go on, and keys.
-    pub(crate) async fn scan(
+    async fn command_to(
         &self,
+        node: ClusterHash,
+        name: &'static str,
         args: Vec<Value>,
         patience: Patience,
-    ) -> Result<(String, Vec<String>)> {
-        let operation = "SCAN";
-        let request = Request::Command(
-            CustomCommand::new_static(operation, ClusterHash::Random, false),
-            args,
-        );
-        let page = self.repeat(operation, &request, patience).await?;
-        let text = |value: &Value| text_of(value).map(str::to_owned);
-        match &page {
-            Value::Array(parts) => match parts.as_slice() {
-                [next, Value::Array(keys)] => Ok((
-                    text(next).unwrap_or_default(),
-                    keys.iter().filter_map(text).collect(),
-                )),
-                _ => Err(Error::Protocol {
-                    operation,
-                    reason: "a cursor and keys were expected".into(),
-                }),
-            },
-            _ => Err(Error::Protocol {
-                operation,
-                reason: "a list was expected".into(),
-            }),
-        }
+    ) -> Result<Value> {
+        let mut words = name.split(' ');
+        let command = CustomCommand::new(words.next().unwrap_or(name), node, false);
+        let args = words.map(Value::from).chain(args).collect();
+        let request = Request::Command(command, args);
+        self.repeat(name, &request, patience).await
     }
 
     /// What was delivered to `consumer` and not settled, up to `count` of each stream.
@@ -250,12 +225,9 @@ impl Redis {
         count: usize,
         patience: Patience,
     ) -> Result<Vec<RawEntry>> {
-        let first = FredKey::from(streams.first().map(|key| key.0.clone()).unwrap_or_default());
-        let command = CustomCommand::new_static(
-            "XREADGROUP",
-            ClusterHash::Custom(first.cluster_hash()),
-            false,
-        );
+        let first = streams.first().map(|key| key.0.clone());
+        let node = slot_of(first.unwrap_or_default());
+        let command = CustomCommand::new_static("XREADGROUP", node, false);
         let mut args: Vec<Value> = vec![
             "GROUP".into(),
             group.into(),
@@ -298,9 +270,8 @@ impl Redis {
     /// it the order behind it.
     pub(crate) async fn unblock(&self, connection: i64, read: &Key) {
         // To the node where the read waits.
-        let slot = FredKey::from(read.0.clone()).cluster_hash();
-        let send =
-            |name: &'static str| CustomCommand::new_static(name, ClusterHash::Custom(slot), false);
+        let node = slot_of(read.0.clone());
+        let send = |name: &'static str| CustomCommand::new_static(name, node.clone(), false);
         let pipeline = self.inner.link.client().pipeline();
         let write: Vec<Value> = vec![UNBLOCK_CHANNEL.into(), "".into()];
         let order: Vec<Value> = vec!["UNBLOCK".into(), connection.into(), "TIMEOUT".into()];
@@ -452,19 +423,20 @@ impl Redis {
         }
     }
 
-    /// Gives the server every script, so that the first calls need not send their texts. A server that was not reached or
+    /// Gives the server, or each node of a cluster, every script, so that the first calls need not send their texts. A server that was not reached or
     /// that forgets them gets the text with a call.
     pub(crate) async fn load_scripts(&self) {
-        let load = |script: &'static script::Script| {
+        let nodes = self.nodes();
+        let load = |node, script: &'static script::Script| {
             let args = vec![Value::from(script.source)];
-            self.command(
-                "SCRIPT LOAD",
-                args,
-                Patience::brief(config::COMMAND_TIMEOUT),
-            )
+            let patience = Patience::brief(config::COMMAND_TIMEOUT);
+            self.command_at(node, "SCRIPT LOAD", args, patience)
         };
+        let loads = nodes
+            .iter()
+            .flat_map(|node| script::ALL.iter().map(move |script| load(node, script)));
         // One after the other into a list: an array of so many futures is more than a test's stack holds.
-        let failed = futures_util::future::join_all(script::ALL.iter().copied().map(load))
+        let failed = futures_util::future::join_all(loads)
             .await
             .into_iter()
             .find_map(Result::err);

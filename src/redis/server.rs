@@ -2,7 +2,7 @@
 
 use fred::types::Value;
 
-use super::{Patience, Redis};
+use super::{Node, Patience, Redis};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::durability::Durability;
@@ -139,8 +139,8 @@ impl Redis {
     }
 
     /// The server's clock, unix ms.
-    pub(crate) async fn now_ms(&self, patience: Patience) -> Result<u64> {
-        let time = self.command("TIME", Vec::new(), patience).await?;
+    pub(crate) async fn now_ms(&self, node: &Node, patience: Patience) -> Result<u64> {
+        let time = self.command_at(node, "TIME", Vec::new(), patience).await?;
         let parts: Vec<i64> = match &time {
             Value::Array(parts) => parts.iter().filter_map(super::reply::number_of).collect(),
             _ => Vec::new(),

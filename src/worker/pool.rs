@@ -365,7 +365,7 @@ const COMPARE_CLOCKS: Duration = Duration::from_secs(60);
 /// Clocks drift, and machines are not set alike. Runs until it is dropped.
 async fn compare_clocks(broker: Broker, counted: Working) {
     loop {
-        if let Ok(now_ms) = broker.redis.now_ms(upkeep::STEP).await {
+        if let Ok(now_ms) = broker.now_ms(upkeep::STEP).await {
             counted.redis_says(now_ms);
         }
         tokio::time::sleep(jittered(COMPARE_CLOCKS)).await;

@@ -362,10 +362,13 @@ async fn ten_years_of_missed_seconds_are_one_job_at_once() {
         .await
         .unwrap();
     d.set_back("tick", 10 * 365 * 24 * 3600 * SECOND);
+    let began = d.now_ms();
 
     d.fire().await;
 
-    assert_eq!(d.slots("tick").len(), 1);
+    // Besides the one for all of them, there may be those of the seconds that began meanwhile.
+    let (slots, took_ms) = (d.slots("tick").len(), d.now_ms() - began);
+    assert!(slots >= 1 && slots as i64 <= 2 + took_ms / 1000, "{slots}");
 }
 
 #[tokio::test]

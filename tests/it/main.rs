@@ -5,6 +5,7 @@ mod support;
 mod batch;
 mod cancel;
 mod claim;
+mod cluster;
 mod complete;
 mod conflict;
 mod consumers;

@@ -161,8 +161,17 @@ impl Doctor {
     /// until then stays repaired.
     pub async fn run(self, mut watch: impl FnMut(&str, u64)) -> Result<Diagnosis> {
         let mut found = Diagnosis::default();
-        let vitals = Box::pin(Vitals::ask(self.client.redis())).await?;
-        vitals.diagnose(&mut found);
+        let redis = self.client.redis();
+        for node in redis.nodes() {
+            let vitals = Box::pin(Vitals::ask(redis, &node)).await?;
+            let before = found.findings.len();
+            vitals.diagnose(&mut found);
+            if let Some(name) = &node.name {
+                for finding in &mut found.findings[before..] {
+                    finding.what = format!("{name}: {}", finding.what);
+                }
+            }
+        }
         let queues = match self.queues {
             Some(queues) => queues,
             None => self.client.queues().await?,

@@ -209,7 +209,7 @@ impl QueueAudit<'_> {
 
     async fn overdue(&mut self) -> Result<()> {
         let scheduled = &self.inspector.broker.keys.scheduled;
-        let now = self.inspector.broker.redis.now_ms(PATIENCE).await?;
+        let now = self.inspector.broker.now_ms(PATIENCE).await?;
         let late = now.saturating_sub(millis(OVERDUE));
         let args = vec![of(scheduled), "-inf".into(), late.to_string().into()];
         let count = number_of(&self.inspector.ask("ZCOUNT", args).await?);
@@ -252,7 +252,7 @@ impl QueueAudit<'_> {
     /// Schedules that nobody fires.
     async fn schedules(&mut self) -> Result<()> {
         let due = &self.inspector.broker.keys.cron_due;
-        let now = self.inspector.broker.redis.now_ms(PATIENCE).await?;
+        let now = self.inspector.broker.now_ms(PATIENCE).await?;
         let late = now.saturating_sub(millis(OVERDUE)).to_string();
         let args = vec![
             of(due),
@@ -276,10 +276,8 @@ impl QueueAudit<'_> {
     /// The keys `unique:*`: found by a scan of all keys, in short steps.
     async fn uniques(&mut self) -> Result<()> {
         let prefix = self.inspector.broker.keys.with_suffix("unique:");
-        let pattern = pattern_of(prefix.as_str());
-        let mut cursor = "0".to_owned();
-        loop {
-            let (next, keys) = self.inspector.scan(&cursor, &pattern).await?;
+        let mut scan = self.inspector.scan(pattern_of(prefix.as_str()));
+        while let Some(keys) = scan.next().await? {
             for keys in keys.chunks(PAGE) {
                 let looks = keys.iter().map(|key| self.unique(key));
                 let looked = futures_util::future::join_all(looks).await;
@@ -289,11 +287,8 @@ impl QueueAudit<'_> {
                     }
                 }
             }
-            if next == "0" {
-                return Ok(());
-            }
-            cursor = next;
         }
+        Ok(())
     }
 
     /// What is wrong with a unique key, and who holds it.
@@ -314,7 +309,7 @@ impl QueueAudit<'_> {
             Err(error) => return Err(error),
         };
         let dead_for = job.died_ms.map(|died| async move {
-            let now = self.inspector.broker.redis.now_ms(PATIENCE).await?;
+            let now = self.inspector.broker.now_ms(PATIENCE).await?;
             Ok::<_, Error>(now.saturating_sub(died))
         });
         // Right after its death the key is released in a second step.

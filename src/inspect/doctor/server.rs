@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::super::PATIENCE;
 use super::Diagnosis;
 use crate::error::Result;
-use crate::redis::Redis;
 use crate::redis::reply::{Value, text_of};
+use crate::redis::{Node, Redis};
 
 /// Of maxmemory, or of the machine's memory where there is no limit.
 const MEMORY_FULL: f64 = 0.85;
@@ -58,13 +58,14 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    pub(super) async fn ask(redis: &Redis) -> Result<Self> {
-        let info = redis.command("INFO", Vec::new(), PATIENCE).await?;
+    /// Asks one server, or one node of a cluster.
+    pub(super) async fn ask(redis: &Redis, node: &Node) -> Result<Self> {
+        let info = redis.command_at(node, "INFO", Vec::new(), PATIENCE).await?;
         let wanted = ["save", "appendfsync", "maxmemory-policy", "maxclients"];
         let wanted = wanted.iter().map(|name| Value::from(*name)).collect();
         // Providers hide it; that is no reason to fail.
-        let config = redis.command("CONFIG GET", wanted, PATIENCE).await.ok();
-        let config = config.map(|pairs| {
+        let config = redis.command_at(node, "CONFIG GET", wanted, PATIENCE).await;
+        let config = config.ok().map(|pairs| {
             let pairs = super::super::read::list(pairs);
             let pair =
                 |pair: &[Value]| Some((text_of(&pair[0])?.into(), text_of(&pair[1])?.into()));
@@ -74,7 +75,7 @@ impl Vitals {
         let mut clock_ms = u64::MAX;
         for _ in 0..PINGS {
             let asked = Instant::now();
-            let theirs = redis.now_ms(PATIENCE).await?;
+            let theirs = redis.now_ms(node, PATIENCE).await?;
             let trip = asked.elapsed();
             let ours = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
