@@ -1,5 +1,6 @@
 //! Where Redis is, and how every client of this crate connects to it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use fred::error::Error as FredError;
@@ -106,19 +107,29 @@ impl Address {
     pub(super) fn unreachable(&self, error: &FredError) -> Error {
         Error::Unreachable {
             server: self.shown.clone(),
-            reason: in_words(error.details()).to_owned(),
+            reason: in_words(error.details()).into_owned(),
         }
     }
 }
 
-/// The client passes the system's errors on as Rust writes them down, `Os { …, message: "Connection refused" }`: the words in it.
-fn in_words(details: &str) -> &str {
+/// The client passes the errors of the system and of TLS on as Rust writes them down, `Os { …, message: "Connection refused" }`: the
+/// words in it.
+fn in_words(details: &str) -> Cow<'_, str> {
+    if let Some((_, why)) = details.split_once("InvalidCertificate(") {
+        let end = why.find(|c: char| !c.is_alphanumeric());
+        let why = &why[..end.unwrap_or(why.len())];
+        return format!(
+            "its certificate is not accepted ({why}; a private authority's is named with SSL_CERT_FILE=/path/to/ca.pem)"
+        )
+        .into();
+    }
     let quoted = ["message: \"", "error: \""]
         .iter()
         .find_map(|mark| details.split_once(mark));
     quoted
         .and_then(|(_, rest)| rest.split('"').next())
         .unwrap_or(details)
+        .into()
 }
 
 /// The URL without user, password and query.
@@ -160,6 +171,11 @@ mod tests {
             (
                 "NOAUTH Authentication required.",
                 "NOAUTH Authentication required.",
+            ),
+            (
+                "Custom { kind: InvalidData, error: InvalidCertificate(NotValidForNameContext { expected: IpAddress(V4(..)) }) }",
+                "its certificate is not accepted (NotValidForNameContext; a private authority's is named with \
+                 SSL_CERT_FILE=/path/to/ca.pem)",
             ),
         ] {
             assert_eq!(in_words(details), words);

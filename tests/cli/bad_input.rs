@@ -1,14 +1,10 @@
 //! What bad input gets: a clear error that names the value and the way out, exit code 2, and nothing half done.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use millstream::private_redis::{Options, PrivateRedis};
 
-use crate::support::{Cli, bare};
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::support::{Cli, bare, stderr};
 
 /// Without Redis: whatever is wrong must be said before the first connection.
 fn refused(args: &[&str], told: &[&str]) {

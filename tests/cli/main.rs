@@ -20,5 +20,6 @@ mod reload;
 mod seal;
 mod support;
 mod terminal;
+mod tls;
 mod wait;
 mod webhooks_doc;
