@@ -59,12 +59,17 @@ local function group_from(bound)
   return first and string.match(first, '^(.-)' .. US)
 end
 
+-- Up to `most` held jobs of the group.
+local function admit_of(group, most)
+  return admit_held({ group }, function() return most end)
+end
+
 local admitted = 0
 if only_due then
   for _, name in ipairs(take_due(rates, us, limit)) do
     local group = group_named(name)
     bury_broken(group)
-    admitted = admitted + admit_held(group, math.max(1, limit - admitted))
+    admitted = admitted + admit_of(group, math.max(1, limit - admitted))
     group.is_touched = true
   end
   close_groups()
@@ -74,7 +79,7 @@ local name = group_from(from == '' and '-' or '[' .. from .. US)
 while name and limit > 0 do
   local group = group_named(name)
   bury_broken(group)
-  local more = admit_held(group, limit)
+  local more = admit_of(group, limit)
   admitted, limit = admitted + more, limit - more - 1
   -- Out of budget: the same group may have more room.
   if limit > 0 then name = group_from('[' .. name .. ' ') end

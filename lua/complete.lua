@@ -19,7 +19,9 @@
 -- ARGV[5] count      deliveries, 1 to 1,000
 -- ARGV[6] grouped    1 when one of the deliveries has a slot of its group
 -- ARGV[7] kept       1 when the result of one of the deliveries is kept
--- ARGV[8..] entries  `count` entry ids, then ten for each delivery that leaves more behind than its entry:
+-- ARGV[8] slots      how many of the deliveries, the first of them, have nothing to leave behind but a slot, and perhaps a record
+-- ARGV[9..] entries  `count` entry ids; then for each of `slots` its group, and its job id if it has a record, else ''; then ten for
+--                    each delivery that leaves more behind:
 --                    its place among the entry ids from 1, job id, number of its unique key among the strings or 0, name,
 --                    attempt, took_ms, '+' and its group if it has a slot, '-' and its group if it has none, '' without a
 --                    group, number of its result or 0, how long it is kept (ms), the result
@@ -28,19 +30,21 @@
 -- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
 local lane, jobs, stats, producers, completed, progress = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local has_groups, keeps = ARGV[6] == '1', ARGV[7] == '1'
-local FIRST, STRIDE = 8, 10
+local has_groups, keeps, slots = ARGV[6] == '1', ARGV[7] == '1', tonumber(ARGV[8])
+local FIRST, STRIDE = 9, 10
 local RESULTS_MAX = 10000
 local before_strings = (has_groups and 15 or 6) + (keeps and 1 or 0)
 local results = KEYS[before_strings]
 local last = FIRST + count - 1
+local first_row = last + 1 + 2 * slots
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
 check('HLEN', stats)
 local has_told = false
+local has_records = false
 if last < #ARGV then
-  check('HLEN', jobs)
+  has_records = looked_at(jobs, redis.pcall('HLEN', jobs)) > 0
   has_told = looked_at(progress, redis.pcall('HLEN', progress)) > 0
   check('XLEN', completed)
   if keeps then check('XLEN', results) end
@@ -56,25 +60,30 @@ if has_groups then
   })
 end
 
-local lost, is_lost = {}, {}
-if looked_at(lane, redis.pcall('XACK', lane, group, unpack(ARGV, FIRST, last))) == count then
-  redis.call('XDEL', lane, unpack(ARGV, FIRST, last))
-else
-  -- Some delivery is not the live one: an entry that is already gone tells which.
-  for i = FIRST, last do
-    if redis.call('XDEL', lane, ARGV[i]) == 0 then
-      lost[#lost + 1] = ARGV[i]
-      is_lost[i - FIRST + 1] = true
+local lost, is_lost = end_entries(lane, group, FIRST, count)
+local gone = {}
+if slots > 1 then
+  local names, is_known = {}, {}
+  for i = last + 1, first_row - 1, 2 do
+    if not is_known[ARGV[i]] then
+      names[#names + 1], is_known[ARGV[i]] = ARGV[i], true
     end
   end
+  expect_groups(names)
 end
-
-for i = last + 1, #ARGV, STRIDE do
+for i = 1, slots do
+  local at = last + 2 * i - 1
+  if not is_lost[i] then
+    if ARGV[at + 1] ~= '' then gone[#gone + 1] = ARGV[at + 1] end
+    leave(ARGV[at])
+  end
+end
+for i = first_row, #ARGV, STRIDE do
   local place_of, job_id, unique, name, attempt, took_ms, group_of =
     tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]
   if not is_lost[place_of] then
     -- Also when the id is that of the entry: a job that came back may have got it again, on the other lane.
-    redis.call('HDEL', jobs, job_id)
+    gone[#gone + 1] = job_id
     if unique > 0 then unlock(KEYS[before_strings + unique], job_id) end
     local result = tonumber(ARGV[i + 7])
     if result > 0 then
@@ -95,10 +104,7 @@ for i = last + 1, #ARGV, STRIDE do
     if string.sub(group_of, 1, 1) == '+' then leave(name_of_group) end
   end
 end
+if has_records and #gone > 0 then redis.call('HDEL', jobs, unpack(gone)) end
 if has_groups then close_groups() end
 
-tally(stats, 'completed', count - #lost)
-if #lost > 0 then tally(stats, 'lease_lost', #lost) end
-answer = table.concat(lost, ' ')
-remember(producers, caller, number, ms_of(now_us()), answer)
-return { OK, answer }
+return settled(stats, producers, caller, number, count, lost)

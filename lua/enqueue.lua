@@ -20,7 +20,8 @@
 -- ARGV[4] wake       channel that hears of a new earliest due time
 -- ARGV[5] grouped    1 when one of the jobs has a group or a priority, or may take the place of another
 -- ARGV[6..] jobs     run by run of jobs that differ in nothing but their payloads: how many, name, meta, options, the payloads;
---                    where meta is '*', each payload comes with a meta of its own, in front of it
+--                    where meta is '*', each payload comes with a meta of its own, in front of it; where options is '#', with its group and
+--                    its meta, and it has nothing else to say
 --
 -- options is '' for a job that may run at once; '@' and the name for one of a group that has nothing else to say; '!' and the time
 -- in ms for one whose unique key is held that long, whatever becomes of the job, and both, '!time@name', for both; else JSON:
@@ -46,7 +47,7 @@ local next_lane, suspects, limits, held, high, low = KEYS[7], KEYS[8], KEYS[9], 
 local group, caller, number, wake, has_groups = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local FIRST_UNIQUE = has_groups and 15 or 13
 local FIRST = 6
-local JSON, GROUP, OWN_META = string.byte('{'), string.byte('@'), '*'
+local JSON, GROUP, OWN_META, OWN_GROUP = string.byte('{'), string.byte('@'), '*', '#'
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -59,7 +60,7 @@ end
 
 -- How many jobs the run that begins there has, how many arguments each of them is, and where the next run begins.
 local function of_run(at)
-  local count, step = tonumber(ARGV[at]), ARGV[at + 2] == OWN_META and 2 or 1
+  local count, step = tonumber(ARGV[at]), ARGV[at + 3] == OWN_GROUP and 3 or ARGV[at + 2] == OWN_META and 2 or 1
   return count, step, at + 4 + count * step
 end
 
@@ -102,8 +103,27 @@ if has_groups then
   check('HLEN', payloads)
   use_groups({
     held = held, groups = KEYS[13], limits = limits, rates = KEYS[14], lane = lane, suspects = suspects, jobs = jobs,
-    payloads = payloads, stats = stats, us = us, high = high, low = low,
+    payloads = payloads, stats = stats, us = us, high = high, low = low, gathers = true,
   })
+  -- Most jobs of groups have nothing else to say.
+  local names, is_known = {}, {}
+  run = FIRST
+  while run <= #ARGV do
+    local _, step, next_run = of_run(run)
+    local options = ARGV[run + 3]
+    local name = string.byte(options) == GROUP and string.sub(options, 2)
+    for i = step == 3 and run + 4 or next_run, next_run - 1, 3 do
+      local of_job = ARGV[i]
+      if not is_known[of_job] then
+        names[#names + 1], is_known[of_job] = of_job, true
+      end
+    end
+    if name and not is_known[name] then
+      names[#names + 1], is_known[name] = name, true
+    end
+    run = next_run
+  end
+  expect_groups(names)
 end
 local duplicates, replaced = 0, 0
 
@@ -111,6 +131,7 @@ local duplicates, replaced = 0, 0
 local function in_the_way(key, options)
   local job_id = redis.call('GET', key)
   if not job_id then return nil end
+  if has_groups then write_held() end
   if options.window and not options.conflict then return { id = job_id } end
   local holder = found(job_id, { lane, next_lane, suspects, high, low }, jobs, group) or { state = 'gone' }
   holder.id = job_id
@@ -215,7 +236,8 @@ local function each_job(look)
     local _, step, next_run = of_run(at)
     local meta, options, key = ARGV[at + 2], told(ARGV[at + 3]), nil
     for i = at + 3 + step, next_run - 1, step do
-      if step == 2 then meta = ARGV[i - 1] end
+      if step > 1 then meta = ARGV[i - 1] end
+      if step == 3 then options = { group = ARGV[i - 2] } end
       if options.unique then
         key, key_at = KEYS[key_at], key_at + 1
       end
@@ -259,7 +281,8 @@ local function full_group()
   end)
 end
 
-local full = has_groups and not turns.quiet and full_group()
+local may_be_full = has_groups and not turns.quiet and (for_all().group_max_backlog or turns.any_own)
+local full = may_be_full and full_group()
 if full then return { GROUP_FULL, unpack(full) } end
 
 local ids, stored = {}, 0
@@ -267,11 +290,14 @@ run = FIRST
 while run <= #ARGV do
   local _, step, next_run = of_run(run)
   local name, meta, options = ARGV[run + 1], ARGV[run + 2], ARGV[run + 3]
-  local said = options ~= '' and told(options)
+  local of_group = step == 3 or string.byte(options) == GROUP and string.sub(options, 2)
+  local said = not of_group and options ~= '' and told(options)
   for i = run + 3 + step, next_run - 1, step do
-    if step == 2 then meta = ARGV[i - 1] end
+    if step > 1 then meta = ARGV[i - 1] end
     stored = stored + 1
-    if said then
+    if of_group then
+      ids[stored] = add_in_turn(lane, step == 3 and ARGV[i - 2] or of_group, name, ARGV[i], meta)
+    elseif said then
       -- What one of them finds out about its window is not said of the next.
       if said.conflict then said = told(options) end
       ids[stored] = store(name, ARGV[i], meta, said)

@@ -20,9 +20,14 @@ local OF_ALL = {
   'paused', 'max_depth', 'concurrency', 'rate', 'burst',
 }
 
+-- Arguments of one command at most, and payloads, which may be large, that are fetched at once.
+local ARGUMENTS_MAX, FETCHED_MAX = 1000, 50
+
 -- The keys in use, what this call knows of each group, the groups in the order in which they came up,
 -- and those that a job has left in the order in which it did.
 local turns, groups_seen, groups_in_order, groups_left = nil, {}, {}, {}
+-- What is to be written of jobs that are held, and of such that are no longer: one command for many of them.
+local held_now, held_no_more = { records = {}, payloads = {}, members = {} }, { records = {}, ids = {}, members = {} }
 
 -- To be called before the first write. Looks at the keys that only groups need; the script looks at the others.
 local function use_groups(keys)
@@ -54,33 +59,66 @@ local function for_all()
       end
     end
     turns.any_own = turns.limits_set > count
+    local all = turns.for_all
+    turns.usual = {
+      max = tonumber(all.group_concurrency) or UNLIMITED,
+      max_backlog = tonumber(all.group_max_backlog),
+      rate = read_rate(all.group_rate, all.group_burst),
+    }
   end
   return turns.for_all
 end
 
+-- Asks once for what would be asked of each of these groups.
+local function expect_groups(names)
+  if turns.quiet or #names < 2 then return end
+  for_all()
+  local asked = { taken = redis.call('HMGET', turns.groups, unpack(names)), own = {} }
+  if turns.any_own then
+    local fields = {}
+    for i, name in ipairs(names) do fields[i] = 'group:' .. name end
+    asked.own = redis.call('HMGET', turns.limits, unpack(fields))
+  end
+  turns.taken, turns.own = {}, {}
+  for i, name in ipairs(names) do
+    turns.taken[name], turns.own[name] = asked.taken[i], asked.own[i]
+  end
+end
+
+-- What the group has of its own; nil when it has nothing.
 local function own_of(name)
-  local own = turns.any_own and redis.call('HGET', turns.limits, 'group:' .. name)
-  local is_json, fields = pcall(cjson.decode, own or '')
-  return is_json and type(fields) == 'table' and fields or {}
+  if not turns.any_own then return nil end
+  local own = turns.own and turns.own[name]
+  if own == nil then own = redis.call('HGET', turns.limits, 'group:' .. name) end
+  if not own then return nil end
+  local is_json, fields = pcall(cjson.decode, own)
+  return is_json and type(fields) == 'table' and fields or nil
 end
 
 local function group_named(name)
   local group = groups_seen[name]
   if group then return group end
   local all = for_all()
-  local own = own_of(name)
+  local taken = turns.taken and turns.taken[name]
+  if taken == nil then taken = redis.call('HGET', turns.groups, name) end
   group = {
     name = name,
-    max = tonumber(own.concurrency) or tonumber(all.group_concurrency) or UNLIMITED,
-    max_backlog = tonumber(own.max_backlog) or tonumber(all.group_max_backlog),
-    -- A burst belongs to its rate.
-    rate = read_rate(own.rate, own.burst) or read_rate(all.group_rate, own.burst or all.group_burst),
+    max = turns.usual.max,
+    max_backlog = turns.usual.max_backlog,
+    rate = turns.usual.rate,
     blocks = all.group_order == 'block',
-    paused = own.paused ~= nil,
-    taken = tonumber(redis.call('HGET', turns.groups, name)) or 0,
+    taken = tonumber(taken) or 0,
     left = 0,
   }
-  if group.paused then group.max = 0 end
+  local own = own_of(name)
+  if own then
+    group.max = tonumber(own.concurrency) or group.max
+    group.max_backlog = tonumber(own.max_backlog) or group.max_backlog
+    -- A burst belongs to its rate.
+    group.rate = read_rate(own.rate, own.burst) or read_rate(all.group_rate, own.burst or all.group_burst)
+    group.paused = own.paused ~= nil
+    if group.paused then group.max = 0 end
+  end
   group.before = group.taken
   groups_seen[name] = group
   groups_in_order[#groups_in_order + 1] = group
@@ -107,7 +145,7 @@ end
 local function missing_in(group)
   if not group.missing then
     turns.us = turns.us or now_us()
-    group.missing = missing_of(turns.rates, group.name, group.rate, turns.us)
+    group.missing, group.is_charged = missing_of(turns.rates, group.name, group.rate, turns.us)
   end
   return group.missing
 end
@@ -130,7 +168,7 @@ local function enter(name, meta)
   if turns.quiet then return meta end
   local group = group_named(name)
   -- Nobody overtakes those who wait, not even when there is room for all of them.
-  if has_held(group) or group.taken >= group.max or not charge(group, cost_of(meta)) then return nil end
+  if group.taken >= group.max or has_held(group) or not charge(group, cost_of(meta)) then return nil end
   if group.max == UNLIMITED then return meta end
   group.taken = group.taken + 1
   return with_slot(meta)
@@ -144,7 +182,7 @@ local function would_hold(group, count, cost)
     group.plan = plan
   end
   for _ = 1, count do
-    local has_room = plan.held == 0 and not has_held(group) and plan.taken < group.max
+    local has_room = plan.held == 0 and plan.taken < group.max and not has_held(group)
     if has_room and group.rate then
       has_room = not for_all().paused and wait_for(group.rate, plan.missing, cost) == 0
       if has_room then plan.missing = plan.missing + ticks_of(group.rate, cost) end
@@ -162,27 +200,44 @@ local function backlog_of(group)
   return redis.call('ZLEXCOUNT', turns.held, '[' .. group.name .. US, '(' .. group.name .. ' ')
 end
 
-local function next_turn(kind)
-  local number = redis.pcall('HINCRBY', turns.stats, 'held', 1)
-  if type(number) == 'table' then
-    number = 1
-    redis.call('HSET', turns.stats, 'held', number)
+-- `command` on `key`, with all of the arguments, which come in pairs or one by one.
+local function with_all(command, key, arguments)
+  for from = 1, #arguments, ARGUMENTS_MAX do
+    redis.call(command, key, unpack(arguments, from, math.min(#arguments, from + ARGUMENTS_MAX - 1)))
   end
-  return kind .. string.format('%016.0f', number)
+end
+
+-- Writes down the jobs that are held by now. To be called before anybody looks for one of them.
+local function write_held()
+  if #held_now.members == 0 then return end
+  redis.call('HSET', turns.stats, 'held', string.format('%.0f', turns.turn))
+  with_all('HSET', turns.payloads, held_now.payloads)
+  with_all('HSET', turns.jobs, held_now.records)
+  with_all('ZADD', turns.held, held_now.members)
+  held_now = { records = {}, payloads = {}, members = {} }
+end
+
+-- The number of the next job that is held: rising, whatever somebody wrote there by hand.
+local function next_turn()
+  turns.turn = (turns.turn or tonumber(redis.call('HGET', turns.stats, 'held')) or 0) + 1
+  return turns.turn
 end
 
 -- Lets a job wait for its group. Without `payload` the one that is stored stays. Without `job_id` it is new and gets a name,
 -- which is no entry's.
 local function hold(name, kind, job_id, record, payload)
-  local turn = next_turn(kind)
+  local number = next_turn()
+  local turn = string.format('%s%016.0f', kind, number)
   if not job_id then
-    job_id = string.format('%.0f.%s', turns.us, string.match(turn, '^.0*(%d+)$'))
+    job_id = string.format('%.0f.%.0f', turns.us, number)
     record.meta = '{"id":"' .. job_id .. '",' .. string.sub(record.meta, 2)
   end
   record.state, record.turn, record.lane, record.entry = 'held', turn, nil, nil
-  if payload then redis.call('HSET', turns.payloads, job_id, payload) end
-  write_record(turns.jobs, job_id, record)
-  redis.call('ZADD', turns.held, 0, name .. US .. turn .. US .. job_id)
+  local payloads, records, members = held_now.payloads, held_now.records, held_now.members
+  if payload then payloads[#payloads + 1], payloads[#payloads + 2] = job_id, payload end
+  records[#records + 1], records[#records + 2] = job_id, cjson.encode(record)
+  members[#members + 1], members[#members + 2] = 0, name .. US .. turn .. US .. job_id
+  if not turns.gathers then write_held() end
   local group = group_named(name)
   -- Who is not the first waits for those before him, and somebody sees to them.
   if not group.any_held then group.is_touched = true end
@@ -209,12 +264,17 @@ local function let_go(job_id, record)
   record.turn = nil
 end
 
+-- At the end of the call those who wait in the group are let in, as far as there is room.
+local function look_after(group)
+  groups_left[#groups_left + 1] = group
+end
+
 -- A job of the group leaves the lanes, and had a slot.
 local function leave(name)
   local group = group_named(name)
   group.is_touched = true
   group.taken = math.max(0, group.taken - 1)
-  if group.left == 0 then groups_left[#groups_left + 1] = group end
+  if group.left == 0 then look_after(group) end
   group.left = group.left + 1
 end
 
@@ -269,31 +329,62 @@ local function add_in_turn(lane, name, job_name, payload, meta)
   return hold(name, IN_LINE, nil, { name = job_name, attempt = 1, meta = meta, payload_bytes = #payload }, payload)
 end
 
--- Held -> ready, as far as the group has room. A job whose record or payload is broken is left to `admit`, which buries it.
-local function admit_held(group, more)
-  local room = math.min(group.max - group.taken, more)
+-- How many of its held jobs have room in the group, no more than `most`.
+local function room_in(group, most)
+  local room = math.min(group.max - group.taken, most)
   if not turns.any_held or room <= 0 then return 0 end
   group.is_touched = true
   if group.rate then room = math.min(room, math.floor((group.rate.depth - missing_in(group)) / group.rate.each)) end
-  if room <= 0 then return 0 end
-  local admitted = 0
-  for _, member in ipairs(held_of(group, room)) do
-    local job_id = string.match(member, US .. '%d+' .. US .. '(.*)$')
-    local record, payload = read_record(turns.jobs, job_id), redis.call('HGET', turns.payloads, job_id)
-    if record and payload then
-      if not charge(group, cost_of(record.meta)) then break end
-      if group.max < UNLIMITED then
-        group.taken = group.taken + 1
-        record.meta = with_slot(record.meta)
-      end
-      record.turn = nil
-      local lane = lane_of(turns, turns.wake, record.meta)
-      place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
-      redis.call('HDEL', turns.payloads, job_id)
-      redis.call('ZREM', turns.held, member)
-      admitted = admitted + 1
+  return math.max(0, room)
+end
+
+-- Held -> ready, for one of `waiting`, whose record and payload these are; false when its group has too few tokens.
+local function let_in(waiting, record, payload)
+  local group = waiting.group
+  if not charge(group, cost_of(record.meta)) then return false end
+  if group.max < UNLIMITED then
+    group.taken = group.taken + 1
+    record.meta = with_slot(record.meta)
+  end
+  record.turn = nil
+  put(lane_of(turns, turns.wake, record.meta), turns.suspects, turns.wake, record, payload)
+  local records, members, ids = held_no_more.records, held_no_more.members, held_no_more.ids
+  records[#records + 1], records[#records + 2] = waiting.job_id, cjson.encode(record)
+  members[#members + 1], ids[#ids + 1] = waiting.member, waiting.job_id
+  return true
+end
+
+-- Held -> ready, as far as each of `groups` has room; `most_of` says how many jobs of a group at most. Returns how many there were. A job
+-- whose record or payload is broken is left to `admit`, which buries it.
+local function admit_held(groups, most_of)
+  local waiting = {}
+  for _, group in ipairs(groups) do
+    local room = room_in(group, most_of(group))
+    for _, member in ipairs(room > 0 and held_of(group, room) or {}) do
+      waiting[#waiting + 1] = { group = group, member = member, job_id = string.match(member, US .. '%d+' .. US .. '(.*)$') }
     end
   end
+  local admitted, is_short = 0, {}
+  for from = 1, #waiting, FETCHED_MAX do
+    local ids = {}
+    for i = from, math.min(#waiting, from + FETCHED_MAX - 1) do ids[#ids + 1] = waiting[i].job_id end
+    local records, payloads = redis.call('HMGET', turns.jobs, unpack(ids)), redis.call('HMGET', turns.payloads, unpack(ids))
+    for i = 1, #ids do
+      local one, record, payload = waiting[from + i - 1], record_in(records[i]), payloads[i]
+      if record and payload and not is_short[one.group] then
+        if let_in(one, record, payload) then
+          admitted = admitted + 1
+        else
+          -- Nobody passes the first of them.
+          is_short[one.group] = true
+        end
+      end
+    end
+  end
+  with_all('HSET', turns.jobs, held_no_more.records)
+  with_all('HDEL', turns.payloads, held_no_more.ids)
+  with_all('ZREM', turns.held, held_no_more.members)
+  held_no_more = { records = {}, ids = {}, members = {} }
   return admitted
 end
 
@@ -313,19 +404,25 @@ local function set_timer(group)
   if not soonest or due < tonumber(soonest) then redis.pcall('PUBLISH', turns.wake, 'due') end
 end
 
+local function more_than_left(group)
+  return group.left + ADMIT_MORE
+end
+
 -- Writes down how many slots and tokens are taken, once freed slots have gone to those who wait. Every script that had to do with
 -- groups ends with this.
 local function close_groups()
-  for _, group in ipairs(groups_left) do admit_held(group, group.left + ADMIT_MORE) end
+  write_held()
+  if #groups_left > 0 and turns.any_held then admit_held(groups_left, more_than_left) end
+  local taken, free = {}, {}
   for _, group in ipairs(groups_in_order) do
     if group.is_charged then write_missing(turns.rates, group.name, group.rate, turns.us, group.missing) end
     if group.rate and group.is_touched then set_timer(group) end
-    if group.taken ~= group.before then
-      if group.taken > 0 then
-        redis.call('HSET', turns.groups, group.name, group.taken)
-      else
-        redis.call('HDEL', turns.groups, group.name)
-      end
+    if group.taken > 0 and group.taken ~= group.before then
+      taken[#taken + 1], taken[#taken + 2] = group.name, group.taken
+    elseif group.taken ~= group.before then
+      free[#free + 1] = group.name
     end
   end
+  with_all('HSET', turns.groups, taken)
+  with_all('HDEL', turns.groups, free)
 end

@@ -25,13 +25,17 @@ local function lane_of(lanes, wake, meta)
 end
 
 -- To `suspects` if it is one, else to `lane`. Workers hear of a suspect through `wake`: their reads do not wait for it. They
--- also look by themselves, so a user without the right to publish stops nothing.
-local function place(lane, suspects, wake, jobs, job_id, record, payload)
+-- also look by themselves, so a user without the right to publish stops nothing. The record says where; the caller stores it.
+local function put(lane, suspects, wake, record, payload)
   local suspect = is_suspect(record.meta)
   if suspect then lane = suspects end
   local entry = redis.call('XADD', lane, '*',
     'name', record.name, 'payload', payload, 'attempt', record.attempt, 'meta', record.meta)
   record.state, record.lane, record.entry = 'ready', lane, entry
-  write_record(jobs, job_id, record)
   if suspect then redis.pcall('PUBLISH', wake, 'suspect') end
+end
+
+local function place(lane, suspects, wake, jobs, job_id, record, payload)
+  put(lane, suspects, wake, record, payload)
+  write_record(jobs, job_id, record)
 end

@@ -3,15 +3,19 @@
 -- payloads: hash, job id -> payload, while the job is off the streams
 local ERRORS_KEPT = 10
 
-local function read_record(jobs, job_id)
-  local record = redis.call('HGET', jobs, job_id)
-  if not record then return nil end
+-- What the text says of a job.
+local function record_in(text)
+  if not text then return nil end
   -- What somebody broke by hand must not stop a script that works through many.
-  local is_json, fields = pcall(cjson.decode, record)
+  local is_json, fields = pcall(cjson.decode, text)
   if not is_json or type(fields) ~= 'table' then return nil end
   if type(fields.name) ~= 'string' or type(fields.attempt) ~= 'number' or type(fields.meta) ~= 'string' then return nil end
   if type(fields.errors) ~= 'table' then fields.errors = nil end
   return fields
+end
+
+local function read_record(jobs, job_id)
+  return record_in(redis.call('HGET', jobs, job_id))
 end
 
 local function write_record(jobs, job_id, record)

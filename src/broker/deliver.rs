@@ -37,6 +37,14 @@ impl<'a> Done<'a> {
             told: false,
         }
     }
+
+    fn leaves_only_a_slot(&self) -> bool {
+        let delivery = self.delivery;
+        delivery.slot_of().is_some()
+            && delivery.unique().is_none()
+            && self.result.is_none()
+            && !self.told
+    }
 }
 
 /// Why a job was given up.
@@ -291,16 +299,28 @@ impl Broker {
             true => call.key("more", &keys.results),
             false => call,
         };
+        // Those of one kind in front, which are told of in fewer words.
+        let (slots, others): (Vec<&Done<'_>>, Vec<_>) = done
+            .iter()
+            .partition(|done| history == 0 && done.leaves_only_a_slot());
         let mut call = caller
             .sign(call.text("group", GROUP))
             .number("history", history as i64)
             .number("count", done.len() as i64)
             .number("grouped", grouped.into())
-            .number("kept", kept.into());
-        done.iter()
-            .for_each(|done| call.push("entries", done.delivery.entry_text.clone()));
+            .number("kept", kept.into())
+            .number("slots", slots.len() as i64);
+        for done in slots.iter().chain(&others) {
+            call.push("entries", done.delivery.entry_text.clone());
+        }
+        for done in &slots {
+            let record = done.delivery.meta.id.as_ref().map_or("", |id| id.as_str());
+            call = call
+                .text("entries", done.delivery.slot_of().unwrap_or_default())
+                .text("entries", record);
+        }
         let mut strings = 0;
-        for (index, done) in done.iter().enumerate() {
+        for (index, done) in (slots.len()..).zip(others) {
             let Done {
                 delivery,
                 took,

@@ -80,7 +80,7 @@ impl Broker {
             let payload = sealed.payload.clone();
             run = Some(match run {
                 Some(run) if run.is_of(&job.name, &options) => {
-                    run.add(&mut call, meta.to_stored(), payload)
+                    run.add(&mut call, meta.to_stored(), options, payload)
                 }
                 _ => Run::begin(&mut call, &job.name, meta.to_stored(), options, payload),
             });
@@ -127,7 +127,8 @@ impl Broker {
 }
 
 /// Jobs of a call, one behind the other, that differ in nothing but their payloads, or in these and in their metas: the rest is
-/// told once. Most calls are one run, and cost Redis and this program one or two arguments a job.
+/// told once. Most calls are one run, and cost Redis and this program one or two arguments a job; three where many tenants' jobs travel
+/// together.
 struct Run<'a> {
     /// Where among the arguments it says how many they are.
     place: usize,
@@ -136,10 +137,14 @@ struct Run<'a> {
     /// What all of them have; `None` once each has its own.
     meta: Option<Cow<'static, str>>,
     options: Options<'a>,
+    /// Each comes with its group.
+    groups: bool,
 }
 
 /// In place of a meta: each payload has its own in front of it.
 const OWN_META: &str = "*";
+/// In place of options: each payload has its group and its meta in front of it.
+const OWN_GROUP: &str = "#";
 
 impl<'a> Run<'a> {
     fn begin(
@@ -161,16 +166,28 @@ impl<'a> Run<'a> {
             name,
             meta: Some(meta),
             options,
+            groups: false,
         }
     }
 
     /// Whether a job may be one of them, whatever its meta.
     fn is_of(&self, name: &str, options: &Options<'_>) -> bool {
-        self.name == name && self.options == *options
+        self.name == name
+            && (self.options == *options
+                || self.options.only_group().is_some() && options.only_group().is_some())
     }
 
-    /// The run with a job more; another run, when its jobs have a meta in common that this one has not.
-    fn add(mut self, call: &mut Call, meta: Cow<'static, str>, payload: Bytes) -> Self {
+    /// The run with a job more; another run, when its jobs have a meta or a group in common that this one has not.
+    fn add(
+        mut self,
+        call: &mut Call,
+        meta: Cow<'static, str>,
+        options: Options<'a>,
+        payload: Bytes,
+    ) -> Self {
+        if self.groups || self.options != options {
+            return self.add_of_group(call, meta, options, payload);
+        }
         match self.meta.take() {
             Some(common) if common == meta => self.meta = Some(common),
             Some(common) if self.jobs > 1 => {
@@ -185,6 +202,37 @@ impl<'a> Run<'a> {
             None => call.push("jobs", text(meta)),
         }
         call.push("jobs", payload);
+        self.count(call)
+    }
+
+    fn add_of_group(
+        mut self,
+        call: &mut Call,
+        meta: Cow<'static, str>,
+        options: Options<'a>,
+        payload: Bytes,
+    ) -> Self {
+        let group = |options: &Options<'_>| {
+            let group = options.only_group().unwrap_or_default();
+            Bytes::copy_from_slice(group.as_bytes())
+        };
+        if !self.groups {
+            let Some(common) = self.meta.take().filter(|_| self.jobs == 1) else {
+                return Self::begin(call, self.name, meta, options, payload);
+            };
+            call.set(self.place + 2, Bytes::from_static(OWN_META.as_bytes()));
+            call.set(self.place + 3, Bytes::from_static(OWN_GROUP.as_bytes()));
+            call.insert(self.place + 4, text(common));
+            call.insert(self.place + 4, group(&self.options));
+            self.groups = true;
+        }
+        call.push("jobs", group(&options));
+        call.push("jobs", text(meta));
+        call.push("jobs", payload);
+        self.count(call)
+    }
+
+    fn count(mut self, call: &mut Call) -> Self {
         self.jobs += 1;
         call.set_number(self.place, self.jobs);
         self
@@ -255,6 +303,15 @@ impl<'a> Options<'a> {
             options.id = Some(uuid::Uuid::now_v7().simple().to_string());
         }
         options
+    }
+
+    /// The group, when there is nothing else to say.
+    fn only_group(&self) -> Option<&'a str> {
+        let usual = Self {
+            group: self.group,
+            ..Self::default()
+        };
+        self.group.filter(|_| *self == usual)
     }
 
     /// In as few words as there are: the script has no need of a parser for those of most jobs.

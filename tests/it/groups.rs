@@ -181,6 +181,48 @@ async fn a_stale_delivery_gives_up_no_slot() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_is_no_longer_live_frees_no_slot_while_nobody_waits() {
+    let t = limited(3).await;
+    t.enqueue_of("a", 3).await;
+    let first = t.claim(3).await;
+    let second = t.take_over(&first[0]).await;
+
+    let lost = t.complete(&[&first[0], &first[1]]).await;
+
+    assert_eq!(lost, [first[0].entry]);
+    t.assert_slots("a", 2);
+    t.complete(&[&first[2]]).await;
+    assert_eq!(t.complete(&[&second]).await, []);
+    t.assert_slots("a", 0);
+}
+
+#[tokio::test]
+async fn a_call_with_jobs_of_many_groups_gives_each_what_it_may_have() {
+    let t = limited(2).await;
+    t.limit(Some("c"), "concurrency", "1").await;
+    let groups = ["a", "b", "a", "*", "#", "a", "c", "c", "b"];
+    let jobs: Vec<NewJob> = groups.iter().map(|group| of(group)).collect();
+
+    // Once with room for all, on the short way, and once without.
+    let alone = t.try_enqueue(&jobs[3..6]).await.unwrap();
+    let all = t.try_enqueue(&jobs).await.unwrap();
+
+    let states = |jobs: &[millstream::Enqueued]| -> Vec<_> {
+        jobs.iter()
+            .map(|job| t.state_of(&job.id).unwrap())
+            .collect()
+    };
+    use State::{Held, Ready};
+    assert_eq!(states(&alone), [Ready; 3]);
+    let expected = [Ready, Ready, Held, Ready, Ready, Held, Ready, Held, Ready];
+    assert_eq!(states(&all), expected);
+    for (job, group) in all.iter().zip(groups) {
+        assert_eq!(t.scan().meta_of(job.id.as_str())["group"], group);
+    }
+    t.assert_slots("a", 2);
+}
+
+#[tokio::test]
 async fn what_becomes_due_or_is_redriven_waits_its_turn() {
     let t = limited(1).await;
     let dead = t.dead(of("a")).await;

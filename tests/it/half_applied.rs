@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream::broker::doctor::Part;
 use millstream::broker::{
-    Author, Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Note, Promotion,
+    Author, Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Lane, Note, Promotion,
 };
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
@@ -649,6 +649,52 @@ async fn a_call_of_plain_jobs_that_cannot_finish_does_not_begin() {
             other => panic!("{suffix} in the way: {other:?}"),
         }
         assert_eq!(stage.t.state_hash(), before, "{suffix} in the way");
+    }
+}
+
+/// The short ways through `enqueue` and `complete`, for jobs of groups that have room.
+#[tokio::test]
+async fn a_call_about_groups_with_room_that_cannot_finish_does_not_begin() {
+    let jobs = ["g", "h"].map(|group| plain().group(group));
+    for (suffix, of_enqueue, of_complete) in [
+        ("ready", true, true),
+        ("jobs", false, true),
+        ("stats", true, true),
+        ("producers", true, true),
+        ("limits", true, false),
+        ("held", true, true),
+        ("groups", true, true),
+    ] {
+        let stage = Stage::set().await;
+        let t = &stage.t;
+        t.wipe().await;
+        t.limit_groups(2).await;
+        t.try_enqueue(&jobs).await.unwrap();
+        let running = t.claim(2).await;
+        stage.plant(suffix);
+        let (before, key) = (t.state_hash(), t.key(suffix));
+        let took = Duration::ZERO;
+        let done: Vec<Done<'_>> = running.iter().map(|job| Done::new(job, took)).collect();
+
+        let (mut producer, mut worker) = (t.caller(), t.caller());
+        let enqueued = t.broker.enqueue(&mut producer, &jobs, PATIENCE).await;
+        let completed = t
+            .broker
+            .complete(&mut worker, Lane::Ready, &done, 0, PATIENCE);
+
+        let is_named = |error: Option<Error>| match error {
+            Some(Error::Protocol { reason, .. }) => reason.contains(&key),
+            _ => false,
+        };
+        if of_enqueue {
+            assert!(is_named(enqueued.err()), "{suffix}: enqueue");
+            assert_eq!(t.state_hash(), before, "{suffix}: enqueue");
+        }
+        if of_complete {
+            let before = t.state_hash();
+            assert!(is_named(completed.await.err()), "{suffix}: complete");
+            assert_eq!(t.state_hash(), before, "{suffix}: complete");
+        }
     }
 }
 

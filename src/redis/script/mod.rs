@@ -71,10 +71,10 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ENQUEUE = enqueue: clock replay tally plain meta record settle place rate groups schedule waiting;
+    ENQUEUE = enqueue: clock replay tally plain room meta record settle place rate groups schedule waiting;
     CLAIM = claim: clock rate;
     EXTEND = extend;
-    COMPLETE = complete: clock replay meta record place rate groups unique tally;
+    COMPLETE = complete: clock replay tally ended meta record place rate groups unique;
     RETRY = retry: clock replay meta record place rate groups schedule settle event tally;
     RELEASE = release: clock replay meta record place settle tally;
     DEAD_LETTER = dead_letter: clock replay meta record place rate groups settle unique event tally expiry;
