@@ -40,10 +40,10 @@ if concurrency then
   limit = math.min(limit, concurrency - running)
   if limit <= 0 then return { OK, claimed, 0, {} } end
 end
-local us, missing, tokens = 0, 0, limit
+local us, missing, is_wrong, tokens = 0, 0, false, limit
 if rate then
   us = now_us()
-  missing = missing_of(rates, '', rate, us)
+  missing, is_wrong = missing_of(rates, '', rate, us)
   tokens = math.floor((rate.depth - missing) / rate.each)
 end
 
@@ -62,7 +62,7 @@ for lane = FIRST_LANE, #KEYS do
   end
   if #claimed >= limit then break end
 end
-if charged > 0 then write_missing(rates, '', rate, us, missing + charged * rate.each) end
+if charged > 0 or is_wrong then write_missing(rates, '', rate, us, missing + charged * rate.each) end
 
 local last = {}
 if #claimed == 0 and wait_us < 0 and (concurrency or rate) then

@@ -24,12 +24,11 @@
 -- ARGV[2] wake       channel on which workers listen
 -- ARGV[3] kind       what is wrong, in a word of `audit`
 -- ARGV[4] lane       the number of the lane, from 1, for entries
--- ARGV[5..] ids      of jobs or entries, or names of groups, up to 100
+-- ARGV[5..] ids      of jobs or entries, or members of `rates`, up to 100
 --
 -- Returns {OK, mended}. Cost O(ids log n), n = jobs.
-local keys = {
-  scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], groups = KEYS[6],
-}
+local keys = { scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5] }
+local groups = KEYS[6]
 local limits, rates, stats, events, next_lane, ready, suspects = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local high, low, progress, lanes = KEYS[14], KEYS[15], KEYS[16], { unpack(KEYS, 17) }
 local group, wake, kind, lane = ARGV[1], ARGV[2], ARGV[3], lanes[tonumber(ARGV[4])]
@@ -49,7 +48,7 @@ check('XLEN', low)
 check('HLEN', progress)
 for i = 1, #lanes do check('XLEN', lanes[i]) end
 use_groups({
-  held = keys.held, groups = keys.groups, limits = limits, lane = ready, suspects = suspects, jobs = keys.jobs,
+  held = keys.held, groups = groups, limits = limits, lane = ready, suspects = suspects, jobs = keys.jobs,
   payloads = keys.payloads, stats = stats, high = high, low = low, rates = rates,
 })
 
@@ -181,15 +180,12 @@ local function diagnosed(id)
     local is_there = redis.call('HEXISTS', progress, id) == 1
     return is_there and examine_progress(keys, lanes, id) or nil, function() return redis.call('HDEL', progress, id) == 1 end
   end
-  if kind == 'group-slots' then
-    local counted = slots_counted(keys, lanes)
-    return counted and examine_group(keys, counted, id), function()
-      if (counted[id] or 0) > 0 then
-        redis.call('HSET', keys.groups, id, counted[id])
-      else
-        redis.call('HDEL', keys.groups, id)
-      end
-      return true
+  if kind == 'broken-rate' then
+    return examine_rate(rates, limits, id, us), function()
+      -- A bucket without an entry is full. Whoever waits for it gets another time.
+      local name = string.match(id, '^%a+' .. US .. '(.+)$')
+      if name then look_after(group_named(name)) end
+      return redis.call('ZREM', rates, id) == 1
     end
   end
   if not string.find(id, '^%d+%-%d+$') then return nil end

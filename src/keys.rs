@@ -26,7 +26,7 @@ impl From<String> for Key {
 }
 
 /// A stream of ready jobs. Workers read [`Lane::Next`] first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
     /// Handed-back and reclaimed jobs.
     Next,

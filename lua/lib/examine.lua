@@ -31,7 +31,7 @@ local function turn_of(job_id, record)
   return table.concat({ fields.group, record.turn, job_id }, '\31')
 end
 
--- A job by its id. keys: { scheduled, dead, jobs, payloads, held, groups }.
+-- A job by its id. keys: { scheduled, dead, jobs, payloads, held }.
 local function examine(keys, lanes, job_id)
   local stored = redis.call('HEXISTS', keys.jobs, job_id) == 1
   local record = stored and read_record(keys.jobs, job_id) or nil
@@ -107,34 +107,33 @@ local function examine_entry(jobs, lane, group, last, entry)
   return 'second-entry'
 end
 
--- Jobs that can be counted in one step.
-local COUNTED_MAX = 1000
+-- What is no older, or due no later, is as it should be: upkeep comes in time, and clocks are set by less.
+local SLACK_US = 60000000
+-- No bucket takes longer to fill: the greatest burst at the smallest rate.
+local FILLING_MAX_US = 100000 * PER_US.h
 
--- Group -> how many jobs have one of its slots; nil where there are too many jobs to count them in one step.
-local function slots_counted(keys, lanes)
-  local there = redis.call('ZCARD', keys.scheduled)
-  for _, lane in ipairs(lanes) do there = there + redis.call('XLEN', lane) end
-  if there > COUNTED_MAX then return nil end
-  local counted = {}
-  local function count(meta)
-    if not string.find(meta, '"slot":', 1, true) then return end
-    local is_json, fields = pcall(read_meta, meta)
-    if not is_json or type(fields) ~= 'table' or not fields.slot or type(fields.group) ~= 'string' then return end
-    counted[fields.group] = (counted[fields.group] or 0) + 1
+-- An entry of `rates`: a bucket, or the time of a group whose jobs wait for one.
+local function examine_rate(rates, limits, member, us)
+  local score = tonumber(redis.call('ZSCORE', rates, member) or nil)
+  if not score then return nil end
+  local kind, name = string.match(member, '^(%a+)' .. US .. '(.*)$')
+  local rate
+  if name == '' then
+    rate = read_rate(unpack(redis.call('HMGET', limits, 'rate', 'burst')))
+  elseif name then
+    rate = group_named(name).rate
   end
-  for _, lane in ipairs(lanes) do
-    for _, entry in ipairs(redis.call('XRANGE', lane, '-', '+')) do count(entry[2][8] or '') end
-  end
-  for _, job_id in ipairs(redis.call('ZRANGE', keys.scheduled, 0, -1)) do
-    local record = read_record(keys.jobs, job_id)
-    if record then count(record.meta) end
-  end
-  return counted
+  -- Without a rate it goes by itself when its time comes; with one, that is no later than a bucket takes to fill.
+  local latest = us + SLACK_US + (rate and rate.depth / rate.count or FILLING_MAX_US)
+  if kind == 'full' and score < 0 and -score <= latest then return nil end
+  if kind == 'next' and name ~= '' and score > 0 and score <= latest then return nil end
+  return 'broken-rate'
 end
 
-local function examine_group(keys, counted, name)
-  local told = redis.call('HGET', keys.groups, name)
-  local right = counted[name] or 0
-  if not told and right == 0 then return nil end
-  return tonumber(told or '') ~= right and 'group-slots' or nil
+-- A group by its name: whether somebody will come and let its held jobs in.
+local function examine_waiting(rates, name, us)
+  local group = group_named(name)
+  if group.taken >= group.max or not has_held(group) then return nil end
+  local due = group.rate and redis.call('ZSCORE', rates, next_of(name))
+  return not (due and tonumber(due) > us - SLACK_US) and 'stuck-group' or nil
 end

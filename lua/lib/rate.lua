@@ -17,10 +17,13 @@ local function read_rate(text, burst)
   return { count = count, each = each, burst = burst, depth = burst * each }
 end
 
--- Ticks that are missing in the bucket. Never more than it holds: a clock that was set back takes no more than one filling.
+-- Ticks that are missing in the bucket, and whether that has to be written down: never more than it holds, and from now on, so a clock
+-- that was set back takes no more than one filling.
 local function missing_of(rates, name, rate, us)
   local full_us = -(tonumber(looked_at(rates, redis.pcall('ZSCORE', rates, full_of(name)))) or -us)
-  return math.min(rate.depth, math.max(0, full_us - us) * rate.count)
+  local missing = math.max(0, full_us - us) * rate.count
+  -- It was rounded up to a whole microsecond.
+  return math.min(rate.depth, missing), missing >= rate.depth + rate.count
 end
 
 local function write_missing(rates, name, rate, us, missing)

@@ -324,6 +324,12 @@ struct Own {
     paused: Option<u8>,
 }
 
+/// Whether this is what is stored of the limits that a group has of its own.
+pub(super) fn is_own_limits(field: &str, value: &str) -> Option<bool> {
+    let is_read = || serde_json::from_str::<Own>(value).is_ok();
+    field.strip_prefix(FIELD).map(|_| is_read())
+}
+
 impl Inspector {
     /// The groups that have limits of their own, jobs that count against a limit or jobs that wait for a rate, the first `limit` of them.
     ///

@@ -7,7 +7,7 @@ use millstream::broker::doctor::Part;
 use millstream::inspect::{Diagnosis, Doctor, Finding, Level};
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
-use millstream::{JobError, JobId, Millstream, NewJob};
+use millstream::{JobError, JobId, Millstream, NewJob, Priority};
 
 use crate::support::program::Program;
 use crate::support::resp::Value;
@@ -242,6 +242,116 @@ async fn slots_of_groups_and_jobs_that_wait_for_one_are_put_right() {
     t.redis(&["DEL", &t.key("held")]);
     t.cure("lost-place").await;
     assert_eq!(t.state_of(&held), Some(State::Held));
+}
+
+#[tokio::test]
+async fn a_recount_lets_in_who_has_room_and_judges_no_room_by_a_wrong_count() {
+    let t = Fixture::new().await;
+    t.limit_groups(2).await;
+    let jobs = t.try_enqueue(&vec![plain().group("g"); 4]).await.unwrap();
+    t.redis(&["HSET", &t.key("groups"), "g", "7"]);
+    let done = t.claim(2).await;
+    t.complete(&done.iter().collect::<Vec<_>>()).await;
+    let states = || jobs[2..].iter().map(|job| t.state_of(&job.id).unwrap());
+    assert!(states().all(|state| state == State::Held), "a leaked slot");
+
+    t.cure("group-slots").await;
+
+    assert!(states().all(|state| state == State::Ready));
+    t.enqueue(plain().group("g")).await;
+    // By the count there is room, and by the jobs there is none.
+    t.redis(&["HSET", &t.key("groups"), "g", "1"]);
+    let codes = async |repair| {
+        let found = t.diagnose(repair).await;
+        found.iter().map(|one| one.code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(false).await, ["group-slots"]);
+    assert_eq!(codes(true).await, ["group-slots"]);
+    assert_eq!(codes(true).await, [""; 0]);
+    assert_eq!(t.slots_of("g"), 2);
+}
+
+#[tokio::test]
+async fn slots_of_jobs_that_wait_for_their_retry_are_counted_too() {
+    let t = Fixture::new().await;
+    t.limit_groups(3).await;
+    t.limit(None, "group_order", "block").await;
+    let waits = t.running(plain().group("g")).await;
+    t.retry(&waits, LATER, "boom").await.unwrap();
+    let back = t.running(plain().group("g")).await;
+    t.release(&back).await;
+    t.enqueue(plain().group("g").priority(Priority::High)).await;
+    assert!(t.diagnose(false).await.is_empty());
+
+    t.redis(&["HSET", &t.key("groups"), "g", "1"]);
+    t.cure("group-slots").await;
+
+    assert_eq!(t.slots_of("g"), 3);
+}
+
+#[tokio::test]
+async fn buckets_times_and_limits_that_somebody_broke_are_named_and_mended() {
+    let t = Fixture::new().await;
+    let rates = t.key("rates");
+    t.limit(None, "group_rate", "1/h").await;
+    t.enqueue(plain().group("g")).await;
+    let held = t.enqueue(plain().group("g")).await;
+    assert!(t.diagnose(false).await.is_empty());
+
+    t.redis(&["ZREM", &rates, "next\u{1f}g"]);
+    t.cure("stuck-group").await;
+    assert_ne!(t.redis(&["ZSCORE", &rates, "next\u{1f}g"]), Value::Nil);
+
+    for (member, score) in [
+        ("next\u{1f}g", "inf"),
+        ("next\u{1f}g", "9e15"),
+        ("next\u{1f}h", "-1"),
+        ("full\u{1f}g", "5"),
+        ("full\u{1f}idle", "-inf"),
+        ("full\u{1f}", "-inf"),
+        ("nonsense", "5"),
+        ("later\u{1f}g", "5"),
+    ] {
+        t.redis(&["ZADD", &rates, score, member]);
+        t.cure("broken-rate").await;
+    }
+    // A bucket that would never fill again.
+    assert_eq!(t.state_of(&held), Some(State::Ready));
+    let held = t.enqueue(plain().group("g")).await;
+    t.redis(&["ZADD", &rates, "-inf", "full\u{1f}g"]);
+    t.cure("broken-rate").await;
+    assert_eq!(t.state_of(&held), Some(State::Ready));
+
+    let limits = t.key("limits");
+    for (name, value) in [
+        ("group_concurrency", "many"),
+        ("group_burst", "0"),
+        ("rate", "fast"),
+        ("group_order", "any"),
+        ("group:g", "no json"),
+        ("group:g", r#"{"concurrency":"x"}"#),
+    ] {
+        t.redis(&["HSET", &limits, name, value]);
+        let found = t.diagnose(true).await;
+        let one = &found[0];
+        assert_eq!(
+            (found.len(), one.code, one.repaired),
+            (1, "broken-limit", 0)
+        );
+        assert_eq!(one.examples, [name]);
+        t.redis(&["HDEL", &limits, name]);
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_would_let_in_is_named_and_let_in() {
+    let t = Fixture::new().await;
+    t.limit_groups(1).await;
+    let jobs = t.try_enqueue(&vec![plain().group("g"); 3]).await.unwrap();
+    t.limit(None, "group_concurrency", "2").await;
+    t.cure("stuck-group").await;
+    assert_eq!(t.state_of(&jobs[1].id), Some(State::Ready));
+    assert_eq!(t.state_of(&jobs[2].id), Some(State::Held));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Redis does not roll back: a script that cannot finish must not begin.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millstream::broker::doctor::Part;
@@ -360,12 +361,33 @@ const SCRIPTS: &[(&str, &[&str])] = &[
             "payloads",
             "held",
             "groups",
+            "limits",
+            "rates",
             "ready:next",
             "ready",
             "ready:suspect",
             "ready:high",
             "ready:low",
             "progress",
+        ],
+    ),
+    (
+        "recount",
+        &[
+            "scheduled",
+            "jobs",
+            "payloads",
+            "stats",
+            "events",
+            "held",
+            "groups",
+            "limits",
+            "rates",
+            "ready:next",
+            "ready",
+            "ready:suspect",
+            "ready:high",
+            "ready:low",
         ],
     ),
     (
@@ -579,6 +601,13 @@ impl Stage {
                 let stray = ["stray".to_owned()];
                 let mended = broker.mend(Part::Payloads, "orphan-payload", &stray, PATIENCE);
                 mended.await.map(drop)
+            }
+            "recount" => {
+                let (group, found) = ("g".to_owned(), BTreeSet::new());
+                let tails = Lane::ALL.map(|_| "0-0".to_owned());
+                let groups = [(&group, &found)];
+                let judged = broker.recount(None, true, 100, &tails, &groups, PATIENCE);
+                judged.await.map(drop)
             }
             other => panic!("no such script: {other}"),
         }

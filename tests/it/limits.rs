@@ -284,6 +284,13 @@ async fn a_clock_that_was_set_takes_no_more_than_one_filling_and_gives_no_more_e
         (3590.0..3610.0).contains(&wait_s),
         "{wait_s} s for one token"
     );
+    // What is missing comes in from now on, and not once that clock is reached.
+    assert_eq!(t.missing("a"), 2);
+    t.limit(None, "rate", "1/h").await;
+    t.redis(&["ZADD", &rates, &format!("-{far:.0}"), "full\u{1f}"]);
+    assert_eq!(t.claim(1).await.len(), 0);
+    assert_eq!(t.missing(""), 1);
+    t.limit(None, "rate", "").await;
     // Full long ago: a bucket holds no more for that.
     t.redis(&["ZADD", &rates, "-1", full]);
     t.redis(&["ZADD", &rates, "1", "next\u{1f}a"]);

@@ -44,6 +44,7 @@ mod purge;
 mod races;
 mod readme;
 mod reclaim;
+mod recount;
 mod redrive;
 mod release;
 mod results;

@@ -7,8 +7,9 @@
 mod kinds;
 mod queue;
 mod server;
+mod slots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -185,6 +186,7 @@ impl Doctor {
                 silent: self.silent,
                 found: &mut found,
                 seen: BTreeSet::new(),
+                slots: BTreeMap::new(),
             };
             audit.run(&mut |looked| watch(queue, looked)).await?;
         }

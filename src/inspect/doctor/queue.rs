@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::super::groups::is_own_limits;
 use super::super::page::PAGE;
 use super::super::read::{list, of, pattern_of};
 use super::super::{Inspector, PATIENCE};
@@ -13,10 +14,11 @@ use crate::config::OPERATOR_BATCH;
 use crate::error::{Error, Result};
 use crate::job::millis;
 use crate::keys::PURPOSES;
+use crate::rate::Rate;
 use crate::redis::reply::{Value, number_of, text_of};
 
 /// Things that are looked at in one step before their size is known.
-const FIRST_STEP: usize = 20;
+pub(super) const FIRST_STEP: usize = 20;
 /// Most things of one step: 15 µs of Redis each.
 const STEP: usize = 100;
 /// Bytes that a step may touch, about: Redis reads them to judge.
@@ -30,6 +32,12 @@ const ASKING: Duration = Duration::from_secs(60);
 /// Due jobs that one step of a repair makes ready.
 const PROMOTED: usize = 100;
 
+/// What the things of one step took, the next ones will take too.
+pub(super) fn next_limit(looked: u64, bytes: u64) -> usize {
+    let each = (bytes / looked.max(1)).max(1);
+    usize::try_from(STEP_BYTES / each).map_or(STEP, |fit| fit.clamp(1, STEP))
+}
+
 /// One queue under audit.
 pub(super) struct QueueAudit<'a> {
     pub(super) inspector: &'a Inspector,
@@ -39,6 +47,8 @@ pub(super) struct QueueAudit<'a> {
     pub(super) found: &'a mut Diagnosis,
     /// What was found already, with the lane for entries: a scan may show a thing twice, and a job ails in several parts at once.
     pub(super) seen: BTreeSet<(String, i64, String)>,
+    /// Group -> how many jobs were seen that have a slot of it.
+    pub(super) slots: BTreeMap<String, u64>,
 }
 
 impl QueueAudit<'_> {
@@ -55,15 +65,20 @@ impl QueueAudit<'_> {
                 looked += more;
                 watch(looked);
             };
+            if part == Part::Waiting {
+                // Who has room is known once the slots are counted.
+                Box::pin(self.recount(&mut watch)).await?;
+            }
             Box::pin(self.part(part, &mut watch)).await?;
         }
+        Box::pin(self.limits()).await?;
         Box::pin(self.overdue()).await?;
         Box::pin(self.schedules()).await?;
         Box::pin(self.uniques()).await?;
         Box::pin(self.counters()).await
     }
 
-    fn find(&mut self, code: &str, example: &str) -> &mut super::Finding {
+    pub(super) fn find(&mut self, code: &str, example: &str) -> &mut super::Finding {
         self.found
             .find(code, Some(self.queue))
             .with_example(example)
@@ -173,6 +188,9 @@ impl QueueAudit<'_> {
                 .audit(part, cursor.as_deref(), limit, PATIENCE)
                 .await?;
             watch(step.looked);
+            for (group, _) in step.slots {
+                *self.slots.entry(group).or_default() += 1;
+            }
             let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (kind, id) in step.wrong {
                 if super::kind_of(&kind).is_some()
@@ -183,7 +201,13 @@ impl QueueAudit<'_> {
             }
             for (kind, ids) in wrong {
                 let mut repaired = 0;
-                if self.repair {
+                if self.repair && part == Part::Waiting {
+                    for group in &ids {
+                        // Whoever has room is let in, who is broken is buried, and a time is set for who has too few tokens.
+                        broker.admit(Some(group), PROMOTED, PATIENCE).await?;
+                        repaired += 1;
+                    }
+                } else if self.repair {
                     for ids in ids.chunks(OPERATOR_BATCH) {
                         repaired += broker.mend(part, &kind, ids, PATIENCE).await?;
                     }
@@ -196,10 +220,7 @@ impl QueueAudit<'_> {
                 finding.repaired += repaired;
                 finding.what = format!("{} of them", finding.count);
             }
-            // What one thing took in this step, the next ones will take too.
-            let each = step.bytes / step.looked.max(1);
-            limit =
-                usize::try_from(STEP_BYTES / each.max(1)).map_or(STEP, |fit| fit.clamp(1, STEP));
+            limit = next_limit(step.looked, step.bytes);
             cursor = step.cursor;
             if cursor.is_none() {
                 return Ok(());
@@ -345,6 +366,32 @@ impl QueueAudit<'_> {
         Ok(())
     }
 
+    /// Limits that cannot be read, and so limit nothing.
+    async fn limits(&mut self) -> Result<()> {
+        let key = self.inspector.broker.keys.limits.clone();
+        let mut cursor = "0".to_owned();
+        loop {
+            let args = [of(&key), cursor.as_str().into(), "COUNT".into()];
+            let page = [args.to_vec(), vec![PAGE.to_string().into()]].concat();
+            let page = list(self.inspector.ask("HSCAN", page).await?);
+            let fields = page.get(1).cloned().map(list).unwrap_or_default();
+            for pair in fields.chunks_exact(2) {
+                let (name, value) = (text_of(&pair[0]), text_of(&pair[1]));
+                let name = name.unwrap_or_default();
+                if value.is_some_and(|value| is_limit(name, value)) {
+                    continue;
+                }
+                let value = value.unwrap_or("no text").to_owned();
+                let finding = self.find("broken-limit", name);
+                finding.what = format!("{name} is {value:?}");
+            }
+            match page.first().and_then(text_of) {
+                Some(next) if next != "0" => cursor = next.to_owned(),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     async fn counters(&mut self) -> Result<()> {
         let key = self.inspector.broker.keys.stats.clone();
         let pairs = list(self.inspector.ask("HGETALL", vec![of(&key)]).await?);
@@ -396,5 +443,16 @@ impl QueueAudit<'_> {
         };
         let gone = total("completed") + total("cancelled") + total("purged");
         Ok((there.cast_signed(), total("enqueued") - gone))
+    }
+}
+
+/// Whether a field of `limits` says something that the scripts can read. Names that are not known are another version's.
+fn is_limit(name: &str, value: &str) -> bool {
+    match name {
+        "group_concurrency" | "group_max_backlog" | "group_burst" | "max_depth" | "concurrency"
+        | "burst" => value.parse::<u64>().is_ok_and(|number| number > 0),
+        "group_rate" | "rate" => value.parse::<Rate>().is_ok(),
+        "group_order" => ["free", "block"].contains(&value),
+        _ => is_own_limits(name, value).unwrap_or(true),
     }
 }

@@ -102,6 +102,7 @@ scripts! {
     CRON_PAUSE = cron_pause: cron;
     CRON_DUE = cron_due: clock cron;
     CRON_FIRE = cron_fire: clock meta record place rate groups unfinished event tally cron;
-    AUDIT = audit: meta record settle examine;
+    AUDIT = audit: clock meta record settle place rate groups examine;
     MEND = mend: clock meta record schedule place rate groups settle event tally examine;
+    RECOUNT = recount: clock meta record place rate groups event;
 }
