@@ -43,7 +43,7 @@ async fn jobs_are_claimed_in_the_order_in_which_they_were_enqueued() {
     let mut ids = t.enqueue_many(300).await;
     ids.extend(t.enqueue_many(1).await);
 
-    let claimed: Vec<_> = t.claim(500).await.into_iter().map(|d| d.id).collect();
+    let claimed = t.claim_ids(500).await;
 
     assert_eq!(claimed, ids);
 }

@@ -78,6 +78,11 @@ impl Scene {
         assert_eq!(ran.expect("the worker runs jobs again"), Some(number));
     }
 
+    async fn enqueued_total(&self) -> u64 {
+        let stats = self.client.inspect("q").unwrap().stats().await;
+        stats.unwrap().enqueued_total
+    }
+
     pub(crate) async fn is_empty(&self) {
         let inspector = self.client.inspect("q").unwrap();
         let empty = async {
@@ -227,17 +232,7 @@ async fn killed_connections_and_forgotten_scripts_stop_nothing() {
         scene.expect(number).await;
     }
     scene.is_empty().await;
-    assert_eq!(
-        scene
-            .client
-            .inspect("q")
-            .unwrap()
-            .stats()
-            .await
-            .unwrap()
-            .enqueued_total,
-        20
-    );
+    assert_eq!(scene.enqueued_total().await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,17 +264,7 @@ async fn a_frozen_server_fails_callers_in_time_and_serves_them_when_it_wakes() {
     scene.expect(1).await;
     scene.is_empty().await;
     // The call that was given up and the one that followed made one job together.
-    assert_eq!(
-        scene
-            .client
-            .inspect("q")
-            .unwrap()
-            .stats()
-            .await
-            .unwrap()
-            .enqueued_total,
-        1
-    );
+    assert_eq!(scene.enqueued_total().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

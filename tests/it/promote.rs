@@ -33,12 +33,7 @@ async fn due_jobs_become_ready_the_longest_due_first() {
 
     assert_eq!(count_of(t.promote().await), 3);
 
-    let claimed: Vec<_> = t
-        .claim(10)
-        .await
-        .into_iter()
-        .map(|delivery| delivery.id)
-        .collect();
+    let claimed = t.claim_ids(10).await;
     assert_eq!(claimed, [ids[1].clone(), ids[2].clone(), ids[0].clone()]);
     assert_eq!(t.state_of(&not_due), Some(State::Scheduled));
     t.assert_every_job_has_one_home();

@@ -228,12 +228,7 @@ async fn a_sweep_goes_in_bounded_steps_and_finds_every_job() {
         "{step:?}"
     );
     assert_eq!(t.sweep().await, (50, 0));
-    let again: Vec<_> = t
-        .claim(1000)
-        .await
-        .into_iter()
-        .map(|delivery| delivery.id)
-        .collect();
+    let again = t.claim_ids(1000).await;
     assert_eq!(again, ids);
     t.assert_every_job_has_one_home();
 }
@@ -252,12 +247,7 @@ async fn foreign_entries_do_not_stop_a_sweep() {
 
     assert_eq!(t.sweep().await, (ids.len() as u64, 0));
 
-    let again: Vec<_> = t
-        .claim(100)
-        .await
-        .into_iter()
-        .map(|delivery| delivery.id)
-        .collect();
+    let again = t.claim_ids(100).await;
     assert_eq!(again, ids);
     t.assert_every_job_has_one_home();
 }

@@ -21,7 +21,7 @@ async fn after_its_second_stall_a_job_waits_among_the_suspects_and_is_not_read_w
     let suspect = t.suspect(plain()).await;
     let other = t.enqueue(plain()).await;
 
-    let read: Vec<_> = t.claim(10).await.into_iter().map(|job| job.id).collect();
+    let read = t.claim_ids(10).await;
 
     assert_eq!(read, [other]);
     assert_eq!(hear.message(), "suspect");

@@ -66,6 +66,12 @@ impl Fixture {
         self.claim_as(WORKER, limit).await
     }
 
+    /// Claims jobs of which nothing but their ids matters.
+    pub(crate) async fn claim_ids(&self, limit: usize) -> Vec<JobId> {
+        let claimed = self.claim(limit).await.into_iter();
+        claimed.map(|delivery| delivery.id).collect()
+    }
+
     pub(crate) async fn claim_as(&self, consumer: &str, limit: usize) -> Vec<Delivery> {
         let claimed = self.broker.claim(consumer, limit, PATIENCE).await;
         claimed.expect("a claim")
