@@ -1,6 +1,7 @@
 -- replay: a call that is sent again, because its answer was lost, gets the answer that it got the first time.
 -- A caller numbers its calls and has one under way at a time, so its last number and answer are enough.
--- producers: hash, caller -> "<number> <unix ms> <answer>"
+-- producers: hash, caller -> "<number> <unix ms> <answer>"; without the time where the answer begins with the id of a new entry, which
+-- begins with it.
 
 -- nil for a new call, 'old' for a call that was overtaken, else the remembered answer.
 local function replayed(producers, caller, number)
@@ -12,7 +13,7 @@ local function replayed(producers, caller, number)
   if tonumber(number) < last_number then return OLD end
   -- Written again, so that a WAIT behind this call waits for what it is about, whichever connection it came by.
   redis.call('HSET', producers, caller, last)
-  return OK, string.match(last, '^%d+ %d+ (.*)$')
+  return OK, string.match(last, '^%d+ %d+ (.*)$') or string.match(last, '^%d+ (.*)$')
 end
 
 local function remember(producers, caller, number, now, answer)

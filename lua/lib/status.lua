@@ -7,5 +7,6 @@
 -- standby      another worker does the upkeep at the moment; no job was moved
 -- full         the queue has as many jobs as it may have; nothing was changed
 -- group_full   a group has as many held jobs as it may have; nothing was changed
-local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY, FULL, GROUP_FULL =
-  'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby', 'full', 'group_full'
+-- bounded      the queue has a maximum depth, which another script looks after; nothing was changed
+local OK, STALE, OLD, MISSING, WRONG_STATE, STANDBY, FULL, GROUP_FULL, BOUNDED =
+  'ok', 'stale', 'old', 'missing', 'wrong_state', 'standby', 'full', 'group_full', 'bounded'

@@ -15,6 +15,7 @@ mod upkeep;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -35,6 +36,7 @@ pub(crate) use cron::{Firing, due_of};
 pub use deliver::{DeathReason, Done, Expiry, InTheWay};
 pub use groups::GroupOrder;
 pub use operate::{Counts, Gates, Look};
+use produce::ShortWay;
 pub use progress::{Author, Note};
 pub use upkeep::{Promotion, PruneStep, Sweep, SweepCursor, Upkeeper};
 
@@ -204,15 +206,21 @@ impl Caller {
         call.bytes("caller", self.id.clone())
             .number("number", self.number)
     }
+
+    /// The last call was refused and changed nothing: the next one has its number.
+    fn take_back(&mut self) {
+        self.number -= 1;
+    }
 }
 
 /// One queue's transitions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Broker {
     pub(crate) redis: Redis,
-    pub(crate) keys: std::sync::Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     pub queue: QueueName,
     pub(crate) seal: Seal,
+    short_way: Arc<ShortWay>,
 }
 
 impl Broker {
@@ -222,6 +230,7 @@ impl Broker {
             keys: Keys::new(namespace, queue).into(),
             queue: queue.clone(),
             seal,
+            short_way: Arc::new(ShortWay::open()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What producers do: put jobs in.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::job::durability::Durability;
 use crate::job::{Enqueued, Hold, NewJob, OnConflict, Priority, millis};
 use crate::keys::GROUP;
 use crate::redis::Patience;
-use crate::redis::reply::Status;
+use crate::redis::reply::{Reply, Status};
 use crate::redis::script::{self, Call};
 
 impl Broker {
@@ -35,6 +37,67 @@ impl Broker {
         durability: Durability,
         patience: Patience,
     ) -> Result<Vec<Enqueued>> {
+        let mut patience = patience;
+        if jobs.iter().all(is_plain) && self.short_way.is_open() {
+            let began = Instant::now();
+            let call = self.plain_call(caller, jobs)?;
+            let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
+            if reply.status != Status::Bounded {
+                return enqueued(&reply, jobs.len(), durability);
+            }
+            self.short_way.close();
+            // Nothing was done under this number. And should a late copy of that call be carried out yet, when the maximum has
+            // gone, this one is answered as it was.
+            caller.take_back();
+            patience.total = patience.total.saturating_sub(began.elapsed());
+        }
+        let call = self.full_call(caller, jobs)?;
+        let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
+        if reply.status == Status::Full {
+            return Err(Error::QueueFull {
+                queue: self.queue.to_string(),
+                depth: reply.count(1)?,
+                max_depth: reply.count(2)?,
+            });
+        }
+        if reply.status == Status::GroupFull {
+            return Err(Error::GroupFull {
+                queue: self.queue.to_string(),
+                group: reply.text(1)?.to_owned(),
+                held: reply.count(2)?,
+                max_backlog: reply.count(3)?,
+                fitting: reply.count(4)?,
+            });
+        }
+        enqueued(&reply, jobs.len(), durability)
+    }
+
+    /// The short way, for jobs that are all plain; see `lua/enqueue_plain.lua`.
+    fn plain_call(&self, caller: &mut Caller, jobs: &[NewJob]) -> Result<Call> {
+        let keys = &self.keys;
+        let call = Call::new(&script::ENQUEUE_PLAIN)
+            .reserve(4 + 2 * jobs.len())
+            .key("lane", &keys.ready)
+            .key("stats", &keys.stats)
+            .key("producers", &keys.producers)
+            .key("limits", &keys.limits);
+        let mut call = caller.sign(call);
+        if let [job] = jobs
+            && job.unique.is_none()
+        {
+            let sealed = self.seal.close(&self.queue, job)?;
+            if sealed.meta.to_stored().is_empty() {
+                call = call.text("jobs", &job.name);
+                call.push("jobs", sealed.payload.clone());
+                return Ok(call);
+            }
+        }
+        self.push_runs(&mut call, jobs)?;
+        Ok(call)
+    }
+
+    /// For whatever jobs; see `lua/enqueue.lua`.
+    fn full_call(&self, caller: &mut Caller, jobs: &[NewJob]) -> Result<Call> {
         let keys = &self.keys;
         let mut call = Call::new(&script::ENQUEUE)
             .reserve(11 + 2 * jobs.len())
@@ -60,17 +123,23 @@ impl Broker {
             call.push_key("more", &keys.groups);
             call.push_key("more", &keys.rates);
         }
-        call = caller
+        let mut call = caller
             .sign(call)
             .bytes("wake", keys.wake.clone())
             .number("grouped", grouped.into());
+        self.push_runs(&mut call, jobs)?;
+        Ok(call)
+    }
+
+    /// The jobs, and their unique keys.
+    fn push_runs(&self, call: &mut Call, jobs: &[NewJob]) -> Result<()> {
         let mut run: Option<Run<'_>> = None;
         for job in jobs {
             let sealed = self.seal.close(&self.queue, job)?;
             let mut meta = Cow::Borrowed(&sealed.meta);
             let options = Options::of(job);
             if let Some(unique) = &job.unique {
-                call.push_key("more", &keys.unique(&unique.key));
+                call.push_key("more", &self.keys.unique(&unique.key));
                 if unique.window().is_none() {
                     let meta = meta.to_mut();
                     meta.unique = Some(unique.key.clone());
@@ -80,49 +149,83 @@ impl Broker {
             let payload = sealed.payload.clone();
             run = Some(match run {
                 Some(run) if run.is_of(&job.name, &options) => {
-                    run.add(&mut call, meta.to_stored(), options, payload)
+                    run.add(call, meta.to_stored(), options, payload)
                 }
-                _ => Run::begin(&mut call, &job.name, meta.to_stored(), options, payload),
+                _ => Run::begin(call, &job.name, meta.to_stored(), options, payload),
             });
         }
-        let (reply, durability) = self.redis.call_durably(call, durability, patience).await?;
-        if reply.status == Status::Full {
-            return Err(Error::QueueFull {
-                queue: self.queue.to_string(),
-                depth: reply.count(1)?,
-                max_depth: reply.count(2)?,
-            });
+        Ok(())
+    }
+}
+
+/// What became of each job.
+fn enqueued(reply: &Reply, jobs: usize, durability: Durability) -> Result<Vec<Enqueued>> {
+    let ids = reply.done()?.text(1)?;
+    let enqueued: Vec<Enqueued> = ids
+        .split(' ')
+        .map(|id| {
+            let holder = id.strip_prefix(['=', '~']);
+            Enqueued {
+                id: holder.unwrap_or(id).into(),
+                duplicate: holder.is_some(),
+                replaced: id.starts_with('~'),
+                durability,
+            }
+        })
+        .collect();
+    if enqueued.len() != jobs {
+        let reason = format!("{} ids for {jobs} jobs", enqueued.len());
+        return Err(Error::Protocol {
+            operation: "enqueue",
+            reason,
+        });
+    }
+    Ok(enqueued)
+}
+
+/// Whether a job goes to the lane at once, and leaves nothing behind but a unique key that is held for a time.
+fn is_plain(job: &NewJob) -> bool {
+    job.meta.group.is_none()
+        && job.meta.priority == Priority::Normal
+        && job.on_conflict == OnConflict::Refuse
+        && job.delay.is_none_or(|delay| delay.is_zero())
+        && job.expires.is_none()
+        && job.deadline.is_none()
+        && job
+            .unique
+            .as_ref()
+            .is_none_or(|unique| unique.window().is_some())
+}
+
+/// Whether plain jobs go the short way. On a queue with a maximum depth it is tried in vain, so for a while it is not; whether there is
+/// such a maximum is never taken from here.
+#[derive(Debug)]
+pub(super) struct ShortWay {
+    began: Instant,
+    /// Until when it is closed, ms from `began`.
+    closed_until_ms: AtomicU64,
+}
+
+/// How long a queue is taken to have a maximum depth before that is seen again.
+const SHORT_WAY_CLOSED: Duration = Duration::from_secs(1);
+
+impl ShortWay {
+    pub(super) fn open() -> Self {
+        Self {
+            began: Instant::now(),
+            closed_until_ms: AtomicU64::new(0),
         }
-        if reply.status == Status::GroupFull {
-            return Err(Error::GroupFull {
-                queue: self.queue.to_string(),
-                group: reply.text(1)?.to_owned(),
-                held: reply.count(2)?,
-                max_backlog: reply.count(3)?,
-                fitting: reply.count(4)?,
-            });
-        }
-        let ids = reply.done()?.text(1)?;
-        let enqueued: Vec<Enqueued> = ids
-            .split(' ')
-            .map(|id| {
-                let holder = id.strip_prefix(['=', '~']);
-                Enqueued {
-                    id: holder.unwrap_or(id).into(),
-                    duplicate: holder.is_some(),
-                    replaced: id.starts_with('~'),
-                    durability,
-                }
-            })
-            .collect();
-        if enqueued.len() != jobs.len() {
-            let reason = format!("{} ids for {} jobs", enqueued.len(), jobs.len());
-            return Err(Error::Protocol {
-                operation: "enqueue",
-                reason,
-            });
-        }
-        Ok(enqueued)
+    }
+
+    fn is_open(&self) -> bool {
+        let until_ms = self.closed_until_ms.load(Ordering::Relaxed);
+        // Most queues have no maximum, and ask for no time.
+        until_ms == 0 || millis(self.began.elapsed()) >= until_ms
+    }
+
+    fn close(&self) {
+        let until_ms = millis(self.began.elapsed() + SHORT_WAY_CLOSED);
+        self.closed_until_ms.store(until_ms, Ordering::Relaxed);
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Status {
     Full,
     /// A group has as many held jobs as it may have. Nothing was changed.
     GroupFull,
+    /// The queue has a maximum depth, which this script does not look after. Nothing was changed.
+    Bounded,
 }
 
 /// A script's reply: a status and further items.
@@ -29,12 +31,23 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// A text by itself stands for `ok` and the text.
     pub(super) fn read(operation: &'static str, value: Value) -> Result<Self> {
-        let Value::Array(items) = value else {
-            return Err(Error::Protocol {
-                operation,
-                reason: format!("a {:?} instead of a list", value.kind()),
-            });
+        let items = match value {
+            Value::Array(items) => items,
+            Value::String(_) | Value::Bytes(_) => {
+                return Ok(Self {
+                    operation,
+                    status: Status::Ok,
+                    items: vec![Value::Null, value],
+                });
+            }
+            _ => {
+                return Err(Error::Protocol {
+                    operation,
+                    reason: format!("a {:?} instead of a list", value.kind()),
+                });
+            }
         };
         let status = match items.first().and_then(text_of) {
             Some("ok") => Status::Ok,
@@ -45,6 +58,7 @@ impl Reply {
             Some("standby") => Status::Standby,
             Some("full") => Status::Full,
             Some("group_full") => Status::GroupFull,
+            Some("bounded") => Status::Bounded,
             other => {
                 return Err(Error::Protocol {
                     operation,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream::NewJob;
-use millstream::broker::{Caller, Promotion};
+use millstream::broker::{Broker, Caller, Promotion};
 use millstream::job::state::State;
 
 use crate::support::verbs::{awkward_payloads, plain};
@@ -128,6 +128,48 @@ async fn a_call_that_was_overtaken_by_a_later_one_stores_nothing() {
 
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(t.state_hash(), stored);
+}
+
+/// Plain jobs go a short way, except on a queue with a maximum depth, and that may change between a call and its repetition.
+#[tokio::test]
+async fn a_plain_call_that_is_sent_again_the_other_way_answers_the_same() {
+    let jobs = [plain(), plain().unique_for("k", LATER), plain()];
+    let held = [plain().unique_for("k", LATER), plain()];
+    for (jobs, limited) in [
+        (&jobs[..], false),
+        (&jobs[..1], false),
+        (&held[..], false),
+        (&jobs[..], true),
+        (&jobs[..1], true),
+        (&held[..], true),
+    ] {
+        let t = Fixture::new().await;
+        t.expect_window("k");
+        t.enqueue(plain().unique_for("k", LATER)).await;
+        let limit = async |limited: bool| {
+            let most = limited.then_some(100);
+            t.broker.set_max_depth(most, PATIENCE).await.unwrap();
+        };
+        // Each with eyes of its own for whether there is a maximum.
+        let broker = async || {
+            Broker::connect(&t.url, "millstream", &t.queue)
+                .await
+                .unwrap()
+        };
+        let (mut first, mut again) = (Caller::new("p"), Caller::new("p"));
+        limit(limited).await;
+        let answer = broker().await.enqueue(&mut first, jobs, PATIENCE).await;
+        limit(!limited).await;
+        let stored = t.counter("enqueued");
+
+        let second = broker().await.enqueue(&mut again, jobs, PATIENCE).await;
+
+        assert_eq!(second.unwrap(), answer.unwrap(), "limited: {limited}");
+        assert_eq!(t.counter("enqueued"), stored, "limited: {limited}");
+        let next = broker().await.enqueue(&mut again, jobs, PATIENCE).await;
+        assert_eq!(next.unwrap().len(), jobs.len(), "limited: {limited}");
+        t.assert_every_job_has_one_home();
+    }
 }
 
 #[tokio::test]

@@ -95,20 +95,20 @@ async fn a_step_is_bounded_and_says_that_there_is_more() {
 #[tokio::test]
 async fn only_producers_that_no_longer_call_are_forgotten() {
     let t = Fixture::new().await;
-    let (mut idle, mut busy) = (Caller::new("idle"), Caller::new("busy"));
-    for caller in [&mut idle, &mut busy] {
-        t.broker
-            .enqueue(caller, &[plain()], PATIENCE)
-            .await
-            .unwrap();
+    let held = || plain().unique_for("k", LATER);
+    t.expect_window("k");
+    for (name, job) in [("idle", plain()), ("busy", held()), ("busy too", held())] {
+        let mut caller = Caller::new(name);
+        let stored = t.broker.enqueue(&mut caller, &[job], PATIENCE).await;
+        stored.unwrap();
     }
     let hours_ago = t.now_us() / 1000 - 2 * 3_600_000;
-    t.redis(&[
-        "HSET",
-        &t.key("producers"),
-        "idle",
-        &format!("1 {hours_ago} 5-0"),
-    ]);
+    for (caller, last) in [
+        ("idle", format!("1 {hours_ago}-7")),
+        ("idle too", format!("1 {hours_ago} =5-0")),
+    ] {
+        t.redis(&["HSET", &t.key("producers"), caller, &last]);
+    }
 
     let step = t
         .broker
@@ -116,10 +116,11 @@ async fn only_producers_that_no_longer_call_are_forgotten() {
         .await
         .unwrap();
 
-    assert_eq!((step.producers, step.cursor), (1, None));
+    assert_eq!((step.producers, step.cursor), (2, None));
     let left = t.redis(&["HKEYS", &t.key("producers")]);
-    assert_eq!(left.list().len(), 1);
-    assert_eq!(left.list()[0].text(), "busy");
+    let mut left: Vec<_> = left.list().iter().map(|caller| caller.text()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["busy", "busy too"]);
     t.assert_every_job_has_one_home();
 }
 

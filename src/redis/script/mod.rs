@@ -58,20 +58,24 @@ macro_rules! lua {
 }
 
 /// `STATIC = file: fragments;` makes the script of a file, with the fragments in front of it in the order given: a fragment may use
-/// those before it. `status` and `check` are in front of all. `ALL` is every script, to be loaded at the start.
+/// those before it. `status` and `check` are in front of all. `file as transition` is another way to make that transition, and goes by
+/// its name. `ALL` is every script, to be loaded at the start.
 macro_rules! scripts {
-    ($($script:ident = $name:ident $(: $($fragment:ident)+)?;)+) => {
+    ($($script:ident = $name:ident $(as $transition:ident)? $(: $($fragment:ident)+)?;)+) => {
         $(pub(crate) static $script: Script = Script::new(
-            stringify!($name),
+            scripts!(@ $name $($transition)?),
             concat!(lua!(lib status), "\n", lua!(lib check), "\n", $($(lua!(lib $fragment), "\n",)+)? lua!($name)),
             lua!($name),
         );)+
         pub(crate) static ALL: [&Script; [$(stringify!($script)),+].len()] = [$(&$script),+];
     };
+    (@ $name:ident) => { stringify!($name) };
+    (@ $name:ident $transition:ident) => { stringify!($transition) };
 }
 
 scripts! {
-    ENQUEUE = enqueue: clock replay tally plain room meta record settle place rate groups schedule waiting;
+    ENQUEUE = enqueue: clock replay tally room meta record settle place rate groups schedule waiting;
+    ENQUEUE_PLAIN = enqueue_plain as enqueue: replay;
     CLAIM = claim: clock rate;
     EXTEND = extend;
     COMPLETE = complete: clock replay tally ended meta record place rate groups unique;

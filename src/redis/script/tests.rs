@@ -79,6 +79,8 @@ fn headers_tell_the_transitions_of_the_state_table() {
         .collect();
     let order = |row: &(Option<State>, &str, Option<State>)| format!("{row:?}");
     told.sort_by_key(order);
+    // A transition may be made in more than one way.
+    told.dedup();
     table.sort_by_key(order);
     assert_eq!(told, table);
 }

@@ -6,8 +6,8 @@ use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Durability, Enqueued, Error, NewJob, Result};
 
 use super::{Case, FAULTS, Scene, assert_ambiguous, job, run_all, server};
-use crate::support::LATER;
 use crate::support::proxy::Fault;
+use crate::support::{LATER, PATIENCE};
 
 /// What an enqueue waits for at most, all tries together, and a loaded machine's share.
 const IN_TIME: Duration = Duration::from_secs(4 + 4);
@@ -17,6 +17,10 @@ enum Call {
     Plain,
     Delayed,
     Unique,
+    /// Plain, on a queue with a maximum depth: the fault meets the short way, which is not its own.
+    Limited,
+    /// The same; the fault meets the way that is.
+    LimitedAfterAll,
     /// Three chunks, of which the second meets the fault.
     Chunks,
     /// The fault meets the script.
@@ -28,10 +32,12 @@ enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Plain,
         Self::Delayed,
         Self::Unique,
+        Self::Limited,
+        Self::LimitedAfterAll,
         Self::Chunks,
         Self::Replicas,
         Self::WaitForReplicas,
@@ -40,8 +46,10 @@ impl Call {
 
     fn on(self) -> (&'static str, u32) {
         match self {
-            Self::Plain | Self::Delayed | Self::Unique | Self::Replicas => ("enqueue", 1),
-            Self::Chunks => ("enqueue", 2),
+            Self::Plain | Self::Delayed | Self::Unique | Self::Limited | Self::Replicas => {
+                ("enqueue", 1)
+            }
+            Self::Chunks | Self::LimitedAfterAll => ("enqueue", 2),
             Self::WaitForReplicas => ("WAIT", 1),
             Self::Fsync => ("COMMAND", 1),
         }
@@ -93,6 +101,10 @@ async fn an_enqueue_that_meets_any_fault_is_made_once_and_answered_in_time() {
 
 async fn case(call: Call, fault: Fault) {
     let scene = Scene::new().await;
+    if matches!(call, Call::Limited | Call::LimitedAfterAll) {
+        let limited = scene.t.broker.set_max_depth(Some(100), PATIENCE).await;
+        limited.unwrap();
+    }
     let (on, nth) = call.on();
     let struck = scene.arm(on, nth, &fault);
 

@@ -165,7 +165,12 @@ impl Scan {
             }
             ("limits", StoredKey::Pairs(limits)) => self.limits = texts(limits),
             ("rates", StoredKey::Pairs(rates)) => self.take_rates(rates),
-            ("producers", StoredKey::Pairs(callers)) => self.callers = texts(callers),
+            ("producers", StoredKey::Pairs(callers)) => {
+                let callers = texts(callers).into_iter();
+                self.callers = callers
+                    .map(|(caller, last)| (caller, with_time(last)))
+                    .collect();
+            }
             ("events", StoredKey::Stream { entries, .. }) => self.events = named(entries),
             ("completed", StoredKey::Stream { entries, .. }) => self.history = named(entries),
             // What workers say of themselves, and no job depends on.
@@ -319,6 +324,17 @@ fn texts(pairs: BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<String, String> {
     pairs
         .map(|(name, value)| (text(&name), text(&value)))
         .collect()
+}
+
+/// A caller's last call in its long form, `<number> <unix ms> <answer>`: where the answer begins with the id of a new entry, the time
+/// is left to that.
+fn with_time(last: String) -> String {
+    let entry = last.split_once(' ').and_then(|(number, answer)| {
+        let (ms, _) = answer.split(' ').next()?.split_once('-')?;
+        ms.parse::<u64>().ok()?;
+        Some(format!("{number} {ms} {answer}"))
+    });
+    entry.unwrap_or(last)
 }
 
 fn text(bytes: &[u8]) -> String {
