@@ -133,6 +133,8 @@ list! {
         "Time that answered calls took; blocked reads are not among them.";
     RECONNECTS: Counter "redis_reconnects_total", "connections", [], [],
         "Connections to Redis that were made anew.";
+    SPANS_LOST: Counter "spans_lost_total", "spans", ["outcome"], ["full", "undelivered"],
+        "Spans for a collector that were lost: full (more waited than may), undelivered (the collector did not take them). Of processes that export traces.";
 
     JOBS: Gauge "queue_jobs", "jobs", ["queue", "state"], ["ready", "running", "scheduled", "held", "dead"],
         "Jobs that the queue holds. Asked of Redis at the scrape; absent when Redis did not answer.";

@@ -101,6 +101,7 @@ impl Process {
         // Only who can be asked for them counts.
         let recorder = plan.gateway.as_ref().map(|_| metrics::install());
         let recorder = recorder.transpose()?;
+        traces::count_losses();
         let client = connect_to(&plan.redis, plan.payload_bytes_max()).await?;
         let mut process = Self {
             workers: Vec::new(),

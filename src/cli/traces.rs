@@ -26,6 +26,12 @@ mod exporting {
         Ok(Some(EXPORTER.get_or_init(|| exporter)))
     }
 
+    pub(super) fn count_losses() {
+        if let Some(exporter) = EXPORTER.get() {
+            exporter.count_losses();
+        }
+    }
+
     pub(super) async fn finish(limit: Duration) {
         if let Some(exporter) = EXPORTER.get() {
             let finishing = tokio::task::spawn_blocking(move || exporter.shutdown(limit));
@@ -53,6 +59,12 @@ pub(crate) fn mention_missing() {
             "{name} is set, but this build exports no traces: build with --features otel"
         );
     }
+}
+
+/// Counts lost spans on the page of metrics from now on. Once its recorder is installed.
+pub(crate) fn count_losses() {
+    #[cfg(feature = "otel")]
+    exporting::count_losses();
 }
 
 /// Sends the last spans. `left`: what is left of the time to shut down.

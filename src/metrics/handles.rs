@@ -344,3 +344,23 @@ impl Receiving {
         self.time.record(took);
     }
 }
+
+/// What is counted of the traces that this process exports.
+#[cfg(feature = "otel")]
+pub(crate) struct Tracing {
+    lost: Outcomes,
+}
+
+#[cfg(feature = "otel")]
+impl Tracing {
+    pub(crate) fn new() -> Self {
+        Self {
+            lost: Outcomes::new(&super::SPANS_LOST, &[]),
+        }
+    }
+
+    /// `outcome` is one of those of the list.
+    pub(crate) fn lost(&self, outcome: &str, spans: usize) {
+        self.lost.count(outcome, spans);
+    }
+}

@@ -4,9 +4,12 @@
 //! subscriber needs, [`Exporter::shutdown`] sends what is left. Spans wait in a bounded queue and go out from a thread of its own:
 //! a collector that is slow or down costs spans, and never a webhook or a job.
 
+mod loss;
+mod queue;
 mod settings;
 mod transport;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
@@ -17,6 +20,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::registry::LookupSpan;
 
+use loss::Losses;
+use queue::{Bounded, Waiting};
 pub use settings::Settings;
 use transport::{Transport, Watched};
 
@@ -26,6 +31,7 @@ use crate::spans;
 /// A running exporter.
 pub struct Exporter {
     provider: SdkTracerProvider,
+    losses: Arc<Losses>,
 }
 
 impl std::fmt::Debug for Exporter {
@@ -52,13 +58,25 @@ impl Exporter {
             .with_headers(settings.headers.into_iter().collect())
             .build()
             .map_err(|error| Error::setting("OTEL_EXPORTER_OTLP_*", "", error.to_string()))?;
-        let watched = Watched::new(exporter, said);
+        let (waiting, losses) = (Waiting::default(), Arc::<Losses>::default());
+        let watched = Watched::new(exporter, said, waiting.clone(), Arc::clone(&losses));
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(BatchSpanProcessor::builder(watched).build())
+            .with_span_processor(Bounded {
+                processor: BatchSpanProcessor::builder(watched).build(),
+                waiting,
+                most: settings.queue_spans,
+                losses: Arc::clone(&losses),
+            })
             .with_sampler(settings.sampler)
             .with_resource(settings.resource)
             .build();
-        Ok(Self { provider })
+        Ok(Self { provider, losses })
+    }
+
+    /// Counts the spans that are lost from now on in `millstream_spans_lost_total`. Once the recorder is installed: what was made
+    /// without one counts nothing.
+    pub fn count_losses(&self) {
+        self.losses.count();
     }
 
     /// The layer that makes spans of the engine's work, and of nothing else: no event, so no text of a log line, leaves with them.
@@ -85,6 +103,7 @@ impl Exporter {
         if let Err(error) = self.provider.shutdown_with_timeout(limit) {
             tracing::warn!(%error, "the last spans may not have reached the collector");
         }
+        self.losses.mention(String::new);
     }
 }
 

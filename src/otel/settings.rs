@@ -15,6 +15,8 @@ const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
 /// What the specification says.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Spans that wait for the exporter, as the specification says.
+const QUEUE_SPANS_DEFAULT: u64 = 2_048;
 /// A queue that holds more than this is no bound.
 const BATCH_NUMBER_MAX: u64 = 1_000_000;
 
@@ -23,6 +25,8 @@ pub struct Settings {
     pub(super) endpoint: String,
     pub(super) headers: Vec<(String, String)>,
     pub(super) timeout: Duration,
+    /// Spans that may wait for the exporter.
+    pub(super) queue_spans: usize,
     pub(super) sampler: Sampler,
     pub(super) resource: Resource,
 }
@@ -96,7 +100,6 @@ impl Settings {
         };
         // The batches read these themselves, and pass over what they cannot read.
         for (name, least) in [
-            ("OTEL_BSP_MAX_QUEUE_SIZE", 1),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1),
             ("OTEL_BSP_SCHEDULE_DELAY", 1),
             ("OTEL_BSP_EXPORT_TIMEOUT", 0),
@@ -105,10 +108,16 @@ impl Settings {
                 number(name, &value, least, BATCH_NUMBER_MAX)?;
             }
         }
+        const QUEUE_SIZE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
+        let queue_spans = match variable(QUEUE_SIZE) {
+            Some(value) => number(QUEUE_SIZE, &value, 1, BATCH_NUMBER_MAX)?,
+            None => QUEUE_SPANS_DEFAULT,
+        };
         Ok(Some(Self {
             endpoint,
             headers,
             timeout,
+            queue_spans: usize::try_from(queue_spans).unwrap_or(usize::MAX),
             sampler: sampler(&variable)?,
             resource: resource(&variable)?,
         }))

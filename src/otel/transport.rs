@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
@@ -14,13 +14,13 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::runtime::Handle;
 
 use super::Settings;
+use super::loss::Losses;
+use super::queue::Waiting;
 use crate::deliver::sender::{SendError, Sender};
 use crate::error::Result;
 
 /// Bytes of a collector's answer that are read; it has little to say.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// How often a collector that takes no spans is mentioned.
-const MENTIONED_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the last request came to nothing; what the exporter itself says of that is not worth reading.
 pub(super) type Said = Arc<Mutex<Option<String>>>;
@@ -101,56 +101,29 @@ fn told(error: SendError) -> HttpError {
     message.into()
 }
 
-/// The exporter, with a word in the log when it fails: now and then, since a collector is down for longer than one batch.
+/// The exporter, with an eye on what it takes and what of that it does not get rid of.
 pub(super) struct Watched<E> {
     exporter: E,
     said: Said,
-    losses: Mutex<Losses>,
-}
-
-#[derive(Default)]
-struct Losses {
-    /// Spans lost since they were last mentioned.
-    spans: usize,
-    mentioned: Option<Instant>,
-}
-
-impl Losses {
-    /// What to mention of this loss, if it is time.
-    fn add(&mut self, spans: usize, now: Instant) -> Option<usize> {
-        self.spans += spans;
-        let due = |at: Instant| now.saturating_duration_since(at) >= MENTIONED_EVERY;
-        self.mentioned.is_none_or(due).then(|| {
-            self.mentioned = Some(now);
-            std::mem::take(&mut self.spans)
-        })
-    }
+    waiting: Waiting,
+    losses: Arc<Losses>,
 }
 
 impl<E> Watched<E> {
-    pub(super) fn new(exporter: E, said: Said) -> Self {
+    pub(super) fn new(exporter: E, said: Said, waiting: Waiting, losses: Arc<Losses>) -> Self {
         Self {
             exporter,
             said,
-            losses: Mutex::default(),
+            waiting,
+            losses,
         }
     }
 
-    fn lost(&self, spans: usize, error: &impl fmt::Display) {
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(spans) = losses.add(spans, Instant::now()) {
-            let said = self
-                .said
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            let reason = said.unwrap_or_else(|| error.to_string());
-            tracing::warn!(
-                spans,
-                reason,
-                "spans are lost: the collector does not take them"
-            );
-        }
+    /// What the last request came to, in better words than the exporter's.
+    fn reason(&self, exported: &OTelSdkResult) -> String {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = || exported.as_ref().err().map(ToString::to_string);
+        said.take().or_else(told).unwrap_or_default()
     }
 }
 
@@ -163,10 +136,12 @@ impl<E> fmt::Debug for Watched<E> {
 impl<E: SpanExporter> SpanExporter for Watched<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
+        self.waiting.taken(spans);
         let exported = self.exporter.export(batch).await;
-        if let Err(error) = &exported {
-            self.lost(spans, error);
+        if exported.is_err() {
+            self.losses.undelivered(spans);
         }
+        self.losses.mention(|| self.reason(&exported));
         exported
     }
 
@@ -184,20 +159,5 @@ impl<E: SpanExporter> SpanExporter for Watched<E> {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn losses_are_mentioned_once_a_minute_and_none_is_forgotten() {
-        let mut losses = Losses::default();
-        let began = Instant::now();
-        assert_eq!(losses.add(5, began), Some(5));
-        let soon = began + Duration::from_secs(59);
-        assert_eq!((losses.add(2, began), losses.add(3, soon)), (None, None));
-        assert_eq!(losses.add(1, began + MENTIONED_EVERY), Some(6));
     }
 }

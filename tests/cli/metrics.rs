@@ -411,6 +411,19 @@ fn the_dashboard_and_the_alerts_name_only_metrics_that_exist() {
     }
 }
 
+#[test]
+fn the_dashboard_shows_every_metric_that_there_is() {
+    let shown = named(&read("docs/ops/grafana/millstream.json"));
+    let missing: Vec<_> = ALL
+        .iter()
+        .filter(|metric| !shown.contains(metric.name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "put these on the dashboard: {missing:#?}"
+    );
+}
+
 /// Every `expr` of the dashboard, with Grafana's variables filled in.
 fn expressions(value: &Value, found: &mut Vec<String>) {
     match value {

@@ -344,6 +344,46 @@ async fn a_collector_that_never_answers_holds_neither_jobs_nor_the_shutdown_up()
 }
 
 #[tokio::test]
+async fn spans_that_find_no_room_are_counted_and_mentioned_once() {
+    let place = Place::new().await;
+    // Takes no connection off the list of those that wait, so that no request is ever answered.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut receiver = Receiver::answering([204]).await;
+    let mut env = exported(&url);
+    env.push(("OTEL_BSP_MAX_QUEUE_SIZE", "2"));
+    env.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "300"));
+    let mut program = serve(&place, &forward(&receiver), &env);
+    let lost = async |outcome: &str| {
+        let page = program.get("/metrics").await;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        let series = format!("millstream_spans_lost_total{{outcome=\"{outcome}\"}} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&*series));
+        line.expect("it is counted from the start")
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert_eq!((lost("full").await, lost("undelivered").await), (0, 0));
+
+    // Four spans each.
+    for number in 0..20 {
+        let delivery = senders::shopify(&format!("d{number}"), b"{}");
+        program.deliver(&delivery).await.stored();
+        receiver.next().await;
+    }
+
+    eventually("no room", async || lost("full").await >= 10).await;
+    eventually("no answer", async || lost("undelivered").await >= 2).await;
+    program.terminate();
+    assert_eq!(program.ended().await, Some(0));
+    let log = program.log();
+    for cause in ["MAX_QUEUE_SIZE", "does not take them"] {
+        let told = log.iter().filter(|line| line.contains(cause)).count();
+        assert_eq!(told, 1, "{cause}: {log:#?}");
+    }
+}
+
+#[tokio::test]
 async fn the_last_spans_are_sent_before_the_program_ends() {
     let place = Place::new().await;
     let collector = Collector::start().await;
