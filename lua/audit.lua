@@ -20,8 +20,8 @@
 -- ARGV[5] limit      about as many are looked at, 1 to 1,000
 --
 -- Returns {OK, cursor, looked, bytes, {kind, id ...}, {group, id ...}}: where to go on ('0' at the end; for `slots` always the last entry
--- that was seen, and the end is where fewer than `limit` were looked at), how many were looked at, how
--- many bytes that took, what is wrong, and which of the jobs on a lane or scheduled have a slot of their group. An id is a job's, an
+-- that was seen, and the end is where fewer than `limit` were looked at), how many were looked at, how many bytes that took (see
+-- examine), what is wrong, and which of the jobs on a lane or scheduled have a slot of their group. An id is a job's, an
 -- entry's, a member of `rates` or a group's name. Cost O(limit log n), n = jobs.
 local keys = {
   scheduled = KEYS[1], dead = KEYS[2], jobs = KEYS[3], payloads = KEYS[4], held = KEYS[5], rates = KEYS[8], progress = KEYS[9],
@@ -49,6 +49,19 @@ local function note_slot(meta, id)
   local name = slot_in(meta)
   if name then slots[#slots + 1], slots[#slots + 2] = name, id end
 end
+
+-- A small hash or sorted set is stored in one piece, of which a scan gives all at once, however many were asked for. Of that so many
+-- are taken, from the end on: what is mended and goes away moves nothing that is still to come.
+local function scanned(scan, key)
+  local at = tonumber(string.match(cursor, '^at (%d+)$'))
+  local page = redis.call(scan, key, at and '0' or cursor, 'COUNT', limit)
+  local last = #page[2] / 2 - 1
+  if page[1] ~= '0' or (cursor ~= '0' and not at) or last < limit then return page end
+  last = math.min(at or last, last)
+  local first = math.max(0, last - limit + 1)
+  return { first > 0 and 'at ' .. first - 1 or '0', { unpack(page[2], 2 * first + 1, 2 * last + 2) } }
+end
+
 local function from() return cursor == '0' and '-' or '(' .. cursor end
 
 if part == 'entries' or part == 'slots' then
@@ -100,7 +113,7 @@ elseif part == 'kept' then
   cursor = page[1]
 else
   local scan = (part == 'scheduled' or part == 'dead') and 'ZSCAN' or 'HSCAN'
-  local page = redis.call(scan, keys[part], cursor, 'COUNT', limit)
+  local page = scanned(scan, keys[part])
   local look = part == 'progress' and examine_progress or examine
   for i = 1, #page[2], 2 do
     bytes = bytes + #page[2][i] + #page[2][i + 1]
@@ -110,4 +123,4 @@ else
   end
   cursor = page[1]
 end
-return { OK, cursor, looked, bytes, wrong, slots }
+return { OK, cursor, looked, bytes + examined_bytes, wrong, slots }

@@ -27,14 +27,17 @@
 -- ARGV[6] wake       channel on which workers listen
 -- ARGV[7..] ids      job ids, up to 1,000
 --
--- Returns {OK, JSON}: how many were purged, and unique key name and job id of each that held one and may be released. Ids that are
--- nowhere, or are jobs of another group, are passed over. {OLD} when a later call of this caller was carried out.
--- Cost O(ids log n), n = jobs.
+-- Returns {OK, JSON}: how many were purged, how many were looked at, and unique key name and job id of each that held one and may be
+-- released. Ids that are nowhere, or are jobs of another group, are passed over. It stops early where the payloads are large: the
+-- first `looked` ids are dealt with, at least one. {OLD} when a later call of this caller was carried out.
+-- Cost O(ids log n), n = jobs, and their bytes up to a bound.
 local scheduled, dead, jobs, payloads, stats, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local producers, lanes = KEYS[7], { KEYS[8], KEYS[9], KEYS[10], KEYS[15], KEYS[16] }
 local held, groups, limits, rates, progress = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[17]
 local group, caller, number, of_group, total, wake = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local FIRST = 7
+-- A call goes on to the next job as long as it is below this. What is on a stream is read, what is off the streams only freed.
+local BYTES_MAX, FREED_BYTES_PER_BYTE = 1048576, 16
 
 local again, answer = replayed(producers, caller, number)
 if again then return { again, answer } end
@@ -51,10 +54,12 @@ use_groups({
   wake = wake, rates = rates, high = lanes[4], low = lanes[5],
 })
 
-local purged, died, unlocked = 0, 0, {}
+local purged, looked, bytes, died, unlocked = 0, 0, 0, 0, {}
 
 local function purge(job_id)
   local job = found(job_id, lanes, jobs, group)
+  local payload = job and job.job and job.job.payload
+  bytes = bytes + (payload and #payload or redis.call('HSTRLEN', payloads, job_id) / FREED_BYTES_PER_BYTE)
   local told = job and (job.job or job.record)
   local fields = told and grouped(told.meta)
   if not fields or fields.group ~= of_group then return end
@@ -83,12 +88,16 @@ local function purge(job_id)
   purged = purged + 1
 end
 
-for i = FIRST, #ARGV do purge(ARGV[i]) end
+for i = FIRST, #ARGV do
+  if bytes >= BYTES_MAX then break end
+  looked = looked + 1
+  purge(ARGV[i])
+end
 close_groups()
 if died > 0 then tally(stats, 'purged', died) end
 if purged > died then tally(stats, 'cancelled', purged - died) end
 if total > 0 then event(events, 'purged', '', string.format('group %s: %.0f jobs', of_group, total)) end
 -- An empty list and an empty object are the same to cjson.
-answer = cjson.encode({ purged = purged, unlock = #unlocked > 0 and unlocked or nil })
+answer = cjson.encode({ purged = purged, looked = looked, unlock = #unlocked > 0 and unlocked or nil })
 remember(producers, caller, number, ms_of(now_us()), answer)
 return { OK, answer }

@@ -11,7 +11,7 @@
 -- ARGV[2] dead_age_ms        drop dead jobs older than this; -1 leaves them alone
 -- ARGV[3] producer_age_ms    forget callers that were silent for longer; -1 leaves them alone
 -- ARGV[4] cursor             0, or where the last call left off among the producers
--- ARGV[5] limit              of each kind, 1 to 1,000
+-- ARGV[5] limit              of each kind, 1 to 1,000; fewer dead jobs where their payloads are large
 --
 -- Returns {OK, completed, dead, producers, cursor, more}: what was dropped, where to go on among the producers
 -- (0 at the end), and 1 when more finished jobs are old enough. Cost O(limit log n), n = dead jobs.
@@ -27,6 +27,8 @@ check('HLEN', producers)
 check('HLEN', progress)
 
 local now, more = ms_of(now_us()), 0
+-- So much of payloads may a call free: some 50 us a MiB.
+local BYTES_MAX = 16777216
 
 local old_history = {}
 if completed_age_ms >= 0 then
@@ -43,6 +45,15 @@ end
 local old_dead = {}
 if dead_age_ms >= 0 then
   old_dead = redis.call('ZRANGEBYSCORE', dead, '-inf', now - dead_age_ms, 'LIMIT', 0, limit)
+  local bytes = 0
+  for i = 1, #old_dead do
+    if bytes >= BYTES_MAX then
+      old_dead = { unpack(old_dead, 1, i - 1) }
+      more = 1
+      break
+    end
+    bytes = bytes + redis.call('HSTRLEN', payloads, old_dead[i])
+  end
   if #old_dead == limit then more = 1 end
   if #old_dead > 0 then
     redis.call('ZREM', dead, unpack(old_dead))

@@ -1,6 +1,15 @@
 -- examine: what is wrong with a job, judged by everything that is stored of it at one moment; nil when nothing is.
 -- src/inspect/doctor/kinds.rs says what each word means.
 
+-- What was read to judge. A byte of a record counts for eight: it is decoded.
+local examined_bytes = 0
+local BYTES_PER_RECORD_BYTE = 8
+
+local function examined_record(jobs, job_id)
+  examined_bytes = examined_bytes + BYTES_PER_RECORD_BYTE * redis.call('HSTRLEN', jobs, job_id)
+  return read_record(jobs, job_id)
+end
+
 -- Entry ids compare by time and then by number.
 local function is_after(entry, other)
   local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
@@ -17,6 +26,7 @@ local function is_on_its_lane(lanes, job_id, record)
   for _, lane in ipairs(lanes) do
     if lane == record.lane then
       local entry = redis.call('XRANGE', lane, record.entry, record.entry)[1]
+      for i = 1, entry and #entry[2] or 0 do examined_bytes = examined_bytes + #entry[2][i] end
       local is_one, found = pcall(id_of, entry and entry[2][8] or '', record.entry)
       return entry ~= nil and is_one and found == job_id
     end
@@ -34,7 +44,7 @@ end
 -- A job by its id. keys: { scheduled, dead, jobs, payloads, held }.
 local function examine(keys, lanes, job_id)
   local stored = redis.call('HEXISTS', keys.jobs, job_id) == 1
-  local record = stored and read_record(keys.jobs, job_id) or nil
+  local record = stored and examined_record(keys.jobs, job_id) or nil
   local due, died = redis.call('ZSCORE', keys.scheduled, job_id), redis.call('ZSCORE', keys.dead, job_id)
   local has_payload = redis.call('HEXISTS', keys.payloads, job_id) == 1
   if stored and not record then return 'unreadable-record' end
@@ -68,7 +78,9 @@ local function examine_progress(keys, lanes, job_id)
   if redis.call('HEXISTS', keys.jobs, job_id) == 1 or redis.call('HEXISTS', keys.payloads, job_id) == 1 then return nil end
   if string.find(job_id, '^%d+%-%d+$') then
     for _, lane in ipairs(lanes) do
-      if #redis.call('XRANGE', lane, job_id, job_id) > 0 then return nil end
+      local entry = redis.call('XRANGE', lane, job_id, job_id)[1]
+      for i = 1, entry and #entry[2] or 0 do examined_bytes = examined_bytes + #entry[2][i] end
+      if entry then return nil end
     end
   end
   return 'orphan-progress'
@@ -98,7 +110,7 @@ local function examine_entry(jobs, lane, group, last, entry)
   if fields[8] == '' then return nil end
   local job_id = read_meta(fields[8]).id
   if not job_id then return nil end
-  local record = read_record(jobs, job_id)
+  local record = examined_record(jobs, job_id)
   if not record then
     -- One that cannot be read is found among the records.
     return redis.call('HEXISTS', jobs, job_id) == 0 and 'entry-without-record' or nil

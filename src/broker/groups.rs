@@ -112,9 +112,8 @@ impl Broker {
         Ok(counts.map(i64::unsigned_abs).collect())
     }
 
-    /// Scheduled, held, ready, running or dead -> gone, up to 1,000 ids; those of other groups are passed over. Returns how many,
-    /// and the unique keys that they held and that may be released. `total`: more than 0 tells in an event that so many were purged
-    /// in all.
+    /// Scheduled, held, ready, running or dead -> gone, as many of up to 1,000 ids as one call takes; those of other groups are passed
+    /// over. `total`: more than 0 tells in an event that so many were purged in all.
     pub async fn group_purge(
         &self,
         caller: &mut Caller,
@@ -122,7 +121,7 @@ impl Broker {
         ids: &[JobId],
         total: u64,
         patience: Patience,
-    ) -> Result<(u64, Vec<(String, JobId)>)> {
+    ) -> Result<GroupPurged> {
         let keys = &self.keys;
         let call = Call::new(&script::GROUP_PURGE)
             .key("scheduled", &keys.scheduled)
@@ -154,14 +153,29 @@ impl Broker {
         })?;
         let pairs = answer.unlock.chunks_exact(2);
         let pairs = pairs.map(|pair| (pair[0].clone(), pair[1].as_str().into()));
-        Ok((answer.purged, pairs.collect()))
+        Ok(GroupPurged {
+            purged: answer.purged,
+            looked: answer.looked,
+            unlock: pairs.collect(),
+        })
     }
+}
+
+/// What one call of a group's purge did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPurged {
+    pub purged: u64,
+    /// So many of the first ids were dealt with, at least one if there was one.
+    pub looked: usize,
+    /// Unique keys that the jobs held and that may be released, with the jobs.
+    pub unlock: Vec<(String, JobId)>,
 }
 
 /// What `lua/group_purge.lua` answers.
 #[derive(Deserialize)]
 struct Purged {
     purged: u64,
+    looked: usize,
     /// Unique key, job, and so on.
     #[serde(default)]
     unlock: Vec<String>,

@@ -224,20 +224,8 @@ impl Broker {
             .key("producers", &keys.producers)
             .keys(keys.of_groups())
             .keys(keys.of_priorities());
-        let mut call = caller.sign(call).bytes("wake", keys.wake.clone());
-        for id in ids {
-            call = call.text("ids", id.as_str());
-        }
-        let reply = self.redis.call(call, patience).await?;
-        let done = reply.done()?.text(1)?;
-        let read = done.split_once(' ').and_then(|(redriven, looked)| {
-            let looked = looked.parse().ok().filter(|looked| *looked > 0)?;
-            Some((redriven.parse().ok()?, looked))
-        });
-        read.ok_or_else(|| Error::Protocol {
-            operation: "redrive",
-            reason: format!("{done:?} is no number redriven and looked at"),
-        })
+        let call = caller.sign(call).bytes("wake", keys.wake.clone());
+        self.done_and_looked("redrive", call, ids, patience).await
     }
 
     /// Dead -> gone, up to 1,000 ids. Returns how many were dead.
@@ -247,6 +235,22 @@ impl Broker {
         ids: &[JobId],
         patience: Patience,
     ) -> Result<u64> {
+        let (mut purged, mut rest) = (0, ids);
+        while !rest.is_empty() {
+            let (done, looked) = self.purge_some(caller, rest, patience).await?;
+            purged += done;
+            rest = rest.get(looked..).unwrap_or_default();
+        }
+        Ok(purged)
+    }
+
+    /// As [`Broker::redrive_some`].
+    async fn purge_some(
+        &self,
+        caller: &mut Caller,
+        ids: &[JobId],
+        patience: Patience,
+    ) -> Result<(u64, usize)> {
         let keys = &self.keys;
         let call = Call::new(&script::PURGE)
             .key("dead", &keys.dead)
@@ -257,17 +261,31 @@ impl Broker {
             .key("producers", &keys.producers)
             .key("progress", &keys.progress);
         let call = caller.sign(call);
-        self.counted(call, ids, patience).await
+        self.done_and_looked("purge", call, ids, patience).await
     }
 
-    async fn counted(&self, mut call: Call, ids: &[JobId], patience: Patience) -> Result<u64> {
-        if ids.is_empty() {
-            return Ok(0);
-        }
+    /// Sends a call that deals with some of the first `ids`, and says with how many: how many it did it to, and how many it looked
+    /// at.
+    async fn done_and_looked(
+        &self,
+        operation: &'static str,
+        mut call: Call,
+        ids: &[JobId],
+        patience: Patience,
+    ) -> Result<(u64, usize)> {
         for id in ids {
             call = call.text("ids", id.as_str());
         }
-        self.redis.call(call, patience).await?.done()?.count(1)
+        let reply = self.redis.call(call, patience).await?;
+        let told = reply.done()?.text(1)?;
+        let read = told.split_once(' ').and_then(|(done, looked)| {
+            let looked = looked.parse().ok().filter(|looked| *looked > 0)?;
+            Some((done.parse().ok()?, looked))
+        });
+        read.ok_or_else(|| Error::Protocol {
+            operation,
+            reason: format!("{told:?} is no number done and looked at"),
+        })
     }
 
     /// Lets no worker claim, or ends that.

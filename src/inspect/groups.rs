@@ -253,23 +253,29 @@ impl GroupPurge {
     /// # Errors
     /// As [`Inspector::stats`]. The walk stands where it stood: call again to go on.
     pub async fn step(&mut self) -> Result<bool> {
+        self.step_of(config::OPERATOR_BATCH).await
+    }
+
+    /// The same, for who keeps to a rate: a step that removes up to `limit` jobs, at most 100.
+    ///
+    /// # Errors
+    /// As [`GroupPurge::step`].
+    pub async fn step_of(&mut self, limit: usize) -> Result<bool> {
         if self.is_over {
             return Ok(false);
         }
+        let limit = limit.clamp(1, config::OPERATOR_BATCH);
         match ORDER.get(self.place) {
-            Some(state) => self.step_through(*state).await?,
+            Some(state) => self.step_through(*state, limit).await?,
             None => self.step_through_history().await?,
         }
         Ok(true)
     }
 
-    async fn step_through(&mut self, state: State) -> Result<()> {
+    async fn step_through(&mut self, state: State, limit: usize) -> Result<()> {
         let filter = JobFilter::new().state(state).group(&self.group);
         let after = self.after.as_deref();
-        let page = self
-            .inspector
-            .page(&filter, after, config::OPERATOR_BATCH)
-            .await?;
+        let page = self.inspector.page(&filter, after, limit).await?;
         let ids: Vec<JobId> = page.jobs.into_iter().map(|job| job.id).collect();
         let mut purged = ids.len() as u64;
         if !self.dry_run && !ids.is_empty() {
@@ -428,14 +434,21 @@ impl Inspector {
     async fn purge_of_group(&self, group: &str, ids: &[JobId], total: u64) -> Result<u64> {
         let mut slot = self.callers.take().await;
         let caller = slot.caller();
-        let (purged, unlock) = self
-            .broker
-            .group_purge(caller, group, ids, total, PATIENCE)
-            .await?;
-        if !unlock.is_empty() {
-            self.broker.unlock(&unlock, PATIENCE).await?;
+        let (mut purged, mut rest) = (0, ids);
+        loop {
+            let step = self
+                .broker
+                .group_purge(caller, group, rest, total, PATIENCE)
+                .await?;
+            if !step.unlock.is_empty() {
+                self.broker.unlock(&step.unlock, PATIENCE).await?;
+            }
+            purged += step.purged;
+            rest = rest.get(step.looked..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(purged);
+            }
         }
-        Ok(purged)
     }
 
     /// Groups whose next job waits for the rate, read in steps.

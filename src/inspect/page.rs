@@ -16,12 +16,17 @@ use crate::job::state::State;
 use crate::keys::{Key, Lane};
 use crate::redis::reply::{Value, number_of, text_of};
 
-/// Jobs per look at Redis.
+/// Rows per look at Redis.
 pub(super) const PAGE: usize = 500;
-/// Entries of a stream that are read before it is known how large they are.
-const FIRST_PAGE: usize = 16;
-/// Payload bytes that a look at a stream may bring, about: entries carry their payloads.
-const PAGE_BYTES: usize = 1 << 20;
+/// Records that are read at once: one may have ten errors of 4 KiB.
+const RECORDS: usize = 50;
+/// Jobs of the first look of a listing, before it is known how large they are, and by how much more the next look may be.
+const FIRST_LOOK: usize = 1;
+const GROWTH: usize = 4;
+/// Jobs of any look. Entries of a stream carry their payloads, and those behind small ones may be large.
+const LOOK_MAX: usize = 100;
+/// Payload bytes that a look may bring, about.
+const LOOK_BYTES: usize = 1 << 20;
 /// Jobs that are looked at for one page of a listing, so that a call ends even if none of a million fits.
 const LOOKED_MAX: usize = 5_000;
 /// Running jobs that are read at once.
@@ -198,7 +203,7 @@ impl Inspector {
                 Error::setting("after", text.escape_debug(), reason)
             })?),
         };
-        let (mut jobs, mut looked, mut step) = (Vec::new(), 0, FIRST_PAGE);
+        let (mut jobs, mut looked, mut step) = (Vec::new(), 0, FIRST_LOOK);
         while let Some(from) = &spot {
             if jobs.len() >= limit || looked >= LOOKED_MAX {
                 break;
@@ -209,7 +214,11 @@ impl Inspector {
             }
             let look = self.look(from, filter, count).await?;
             looked += look.looked;
-            step = (PAGE_BYTES * look.looked.max(1) / look.bytes.max(1)).clamp(1, PAGE);
+            // An empty place tells nothing of the next one.
+            if look.looked > 0 {
+                let fit = LOOK_BYTES * look.looked / look.bytes.max(1);
+                step = fit.min(step * GROWTH).clamp(1, LOOK_MAX);
+            }
             let mut rest = look.rest;
             for job in look.jobs.into_iter().filter(|job| filter.takes(job)) {
                 if jobs.len() == limit {
@@ -370,7 +379,7 @@ impl Inspector {
         let jobs = self.parked_views(state, &rows).await?;
         Ok(Look {
             looked: rows.len(),
-            // Records keep errors of up to 4 KiB each, and no payload.
+            // Records have no payload.
             bytes: 0,
             rest,
             jobs: jobs
@@ -460,9 +469,12 @@ impl Inspector {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut args = vec![of(&self.broker.keys.jobs)];
-        args.extend(rows.iter().map(|(_, id)| Value::from(id.as_str())));
-        let records = list(self.ask("HMGET", args).await?);
+        let mut records = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(RECORDS) {
+            let mut args = vec![of(&self.broker.keys.jobs)];
+            args.extend(rows.iter().map(|(_, id)| Value::from(id.as_str())));
+            records.append(&mut list(self.ask("HMGET", args).await?));
+        }
         let mut views = Vec::with_capacity(rows.len());
         for ((score, id), record) in rows.iter().zip(&records) {
             if let Some(record) = read_record(record).unwrap_or_else(|_| Some(Record::unreadable()))

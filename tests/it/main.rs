@@ -3,6 +3,7 @@
 mod support;
 
 mod batch;
+mod bounded;
 mod cancel;
 mod claim;
 mod cluster;

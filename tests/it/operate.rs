@@ -67,7 +67,7 @@ impl Fixture {
             .to_owned()
     }
 
-    fn commands(&self, name: &str) -> usize {
+    pub(crate) fn commands(&self, name: &str) -> usize {
         let info = self.redis(&["INFO", "commandstats"]);
         let line = format!("cmdstat_{name}:calls=");
         let calls = info
@@ -181,7 +181,7 @@ impl Fixture {
     }
 
     /// Seconds of processor time that Redis's one thread of commands has had.
-    fn redis_seconds(&self) -> f64 {
+    pub(crate) fn redis_seconds(&self) -> f64 {
         let info = self.redis(&["INFO", "cpu"]);
         let of = |kind: &str| -> f64 {
             let name = format!("used_cpu_{kind}_main_thread:");
@@ -376,6 +376,73 @@ async fn dead_jobs_with_long_histories_are_redriven_few_at_a_time() {
     assert_eq!(t.commands("evalsha") + t.commands("eval"), JOBS / 4);
     assert_eq!(t.counter("redriven"), JOBS as i64);
     t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn jobs_with_large_payloads_are_removed_few_at_a_time() {
+    const JOBS: usize = 40;
+    // Its own, for its commands are counted.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let inspector = t.inspector().await;
+    let plant = || {
+        t.plant_dead(JOBS, 1_600_000_000_000);
+        let grow = "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+            redis.call('HSET', KEYS[1], id, string.rep('p', 1048576)) end";
+        t.redis(&["EVAL", grow, "1", &t.key("payloads")]);
+        t.redis(&["CONFIG", "RESETSTAT"]);
+    };
+    let scripts = || t.commands("evalsha") + t.commands("eval");
+    plant();
+    let all = walked(&inspector, &JobFilter::new()).await;
+    assert_eq!(inspector.purge(&all).await.unwrap(), JOBS as u64);
+    // 16 MiB each.
+    assert_eq!((scripts(), t.counter("purged")), (3, JOBS as i64));
+
+    plant();
+    let mut walk = inspector.walk_prune(None, Some(Duration::ZERO));
+    let mut steps = Vec::new();
+    while let Some(step) = walk.next(100).await.unwrap() {
+        steps.push(step.dead);
+    }
+    assert_eq!(steps, [16, 16, 8]);
+    t.expect_unbooked(-(JOBS as i64));
+
+    // What is on a stream has to be read, so it is one at a time.
+    let large = NewJob::raw("job", vec![b'p'; 1_000_000]).group("shop");
+    for _ in 0..3 {
+        t.enqueue(large.clone()).await;
+    }
+    t.redis(&["CONFIG", "RESETSTAT"]);
+    let mut walk = inspector.walk_group_purge("shop", false).unwrap();
+    while walk.step().await.unwrap() {}
+    assert_eq!(walk.purged().total(), 3);
+    // Two of less than 1 MiB together, one, and the event.
+    assert_eq!(scripts(), 3);
+    t.assert_every_job_has_one_home();
+}
+
+#[tokio::test]
+async fn a_listing_feels_its_way_through_large_jobs() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let inspector = t.inspector().await;
+    for _ in 0..20 {
+        t.enqueue(NewJob::raw("job", vec![b'p'; 500_000])).await;
+    }
+    t.redis(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    t.redis(&["CONFIG", "SET", "slowlog-max-len", "1000"]);
+    let jobs = inspector.list(Some(State::Ready), 100).await.unwrap();
+    assert_eq!(jobs.len(), 20);
+    let noted = t.redis(&["SLOWLOG", "GET", "-1"]);
+    let commands = noted.list().iter().map(|entry| entry.list()[3].list());
+    let counts: Vec<i64> = commands
+        .filter(|command| command[0].text() == "XRANGE" && command[1].text() == t.key("ready"))
+        .map(|command| command.last().unwrap().int())
+        .collect();
+    // The newest first; two of them make a megabyte.
+    assert_eq!(counts.last(), Some(&1));
+    assert!(counts.iter().all(|count| *count <= 2), "{counts:?}");
 }
 
 #[tokio::test]

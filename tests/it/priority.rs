@@ -320,7 +320,7 @@ async fn a_purge_of_a_group_and_a_maximum_depth_count_every_lane() {
     let caller = &mut t.caller();
     let purged = t.broker.group_purge(caller, "g", &ids, 3, PATIENCE).await;
 
-    assert_eq!(purged.unwrap().0, 3);
+    assert_eq!(purged.unwrap().purged, 3);
     assert!(t.scan().homes.is_empty());
     t.assert_every_job_has_one_home();
 }

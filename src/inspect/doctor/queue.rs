@@ -17,8 +17,9 @@ use crate::keys::PURPOSES;
 use crate::rate::Rate;
 use crate::redis::reply::{Value, number_of, text_of};
 
-/// Things that are looked at in one step before their size is known.
-pub(super) const FIRST_STEP: usize = 20;
+/// Things that are looked at in one step before their size is known, and by how much more the next step may be.
+pub(super) const FIRST_STEP: usize = 1;
+const GROWTH: usize = 4;
 /// Most things of one step: 15 µs of Redis each.
 const STEP: usize = 100;
 /// Bytes that a step may touch, about: Redis reads them to judge.
@@ -32,10 +33,15 @@ const ASKING: Duration = Duration::from_secs(60);
 /// Due jobs that one step of a repair makes ready.
 const PROMOTED: usize = 100;
 
-/// What the things of one step took, the next ones will take too.
-pub(super) fn next_limit(looked: u64, bytes: u64) -> usize {
+/// How many things fit into a step: what those of the last one took, others will take too.
+fn fit(looked: u64, bytes: u64) -> usize {
     let each = (bytes / looked.max(1)).max(1);
     usize::try_from(STEP_BYTES / each).map_or(STEP, |fit| fit.clamp(1, STEP))
+}
+
+/// How many things the step after one of `limit` looks at.
+pub(super) fn next_limit(limit: usize, looked: u64, bytes: u64) -> usize {
+    fit(looked, bytes).min(limit * GROWTH)
 }
 
 /// One queue under audit.
@@ -208,7 +214,7 @@ impl QueueAudit<'_> {
                         repaired += 1;
                     }
                 } else if self.repair {
-                    for ids in ids.chunks(OPERATOR_BATCH) {
+                    for ids in ids.chunks(fit(step.looked, step.bytes).min(OPERATOR_BATCH)) {
                         repaired += broker.mend(part, &kind, ids, PATIENCE).await?;
                     }
                 }
@@ -220,7 +226,7 @@ impl QueueAudit<'_> {
                 finding.repaired += repaired;
                 finding.what = format!("{} of them", finding.count);
             }
-            limit = next_limit(step.looked, step.bytes);
+            limit = next_limit(limit, step.looked, step.bytes);
             cursor = step.cursor;
             if cursor.is_none() {
                 return Ok(());

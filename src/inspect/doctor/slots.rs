@@ -139,7 +139,7 @@ impl QueueAudit<'_> {
             let step = broker.audit(part, from, limit, PATIENCE).await?;
             watch(step.looked);
             if step.looked > 0 {
-                found.limit = next_limit(step.looked, step.bytes);
+                found.limit = next_limit(found.limit, step.looked, step.bytes);
             }
             for (group, id) in step.slots {
                 if let Some(holders) = found.holders.get_mut(&group) {
