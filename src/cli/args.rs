@@ -212,13 +212,15 @@ mod tests {
             "groups set q shop --pause",
             "groups set q shop --clear",
             "groups purge q shop --dry-run --yes --json",
+            "groups purge q shop --rate 50/s -y",
+            "groups set q shop --concurrency 2 --json",
             "stats q --json",
             "stats",
             "jobs list q --state running --limit 5 --json",
             "jobs show q 1-0",
             "jobs cancel q 1-0 2-0",
             "jobs run-now q 1-0",
-            "jobs update q 1-0 --payload x --delay 5s --json",
+            "jobs update q 1-0 --payload x --delay 5s --dry-run --json",
             "jobs update q 1-0 --payload-file - --at 2027-01-31T09:00:00Z",
             "dead list q --json",
             "dead show q 1-0",
@@ -235,13 +237,14 @@ mod tests {
             "cron set id --queue q --every 10m --name n --payload-file -",
             "cron remove id",
             "cron remove id --queue q",
-            "cron pause id",
-            "cron resume id",
+            "cron remove id --dry-run --yes --json",
+            "cron pause id --json",
+            "cron resume id --json",
             "pause q --namespace n --redis-url redis://h --log-format json --allow-eviction -v",
             "resume q",
             "queue show q --json",
             "queue set q --max-depth 100000",
-            "queue set q --no-max-depth",
+            "queue set q --no-max-depth --json",
             "prune q --completed-older-than 1h --dead-older-than 30d --dry-run",
             "keys q --json",
             "doctor",
@@ -363,6 +366,123 @@ mod tests {
                 said.contains(named),
                 "{words}: {named:?} is not in {said:?}"
             );
+        }
+    }
+
+    /// The words of every command that does something, and the command.
+    fn commands() -> Vec<(String, clap::Command)> {
+        fn walk(words: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
+            let below: Vec<_> = command
+                .get_subcommands()
+                .filter(|below| below.get_name() != "help" && !below.is_hide_set())
+                .collect();
+            let leads_on = command.is_subcommand_required_set();
+            if below.is_empty() || !leads_on {
+                found.push((words.to_owned(), command.clone()));
+            }
+            for below in below {
+                let words = format!("{words} {}", below.get_name());
+                walk(words.trim(), below, found);
+            }
+        }
+        let (mut found, mut cli) = (Vec::new(), Cli::command());
+        cli.build();
+        walk("", &cli, &mut found);
+        found
+    }
+
+    fn has(command: &clap::Command, flag: &str) -> bool {
+        command
+            .get_arguments()
+            .any(|argument| argument.get_long() == Some(flag))
+    }
+
+    #[test]
+    fn every_command_that_tells_something_tells_it_as_json_too() {
+        // Services write a log, `top` is a screen (`stats --watch --json` is the same for programs), and these two write files.
+        const OTHERS: [&str; 7] = [
+            "dev",
+            "serve",
+            "gateway",
+            "worker",
+            "top",
+            "completions",
+            "man",
+        ];
+        let found = commands();
+        assert!(found.len() > 30, "{found:?}");
+        for (words, command) in found {
+            let expected = !OTHERS.contains(&words.as_str());
+            assert_eq!(has(&command, "json"), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn everything_that_removes_or_moves_jobs_can_be_tried_dry_and_asks_first() {
+        /// What a command does to what is there.
+        #[derive(Debug, PartialEq)]
+        enum Does {
+            /// Nothing.
+            Looks,
+            /// Something that is easily set back.
+            Sets,
+            Adds,
+            Moves,
+            Removes,
+        }
+        use Does::{Adds, Looks, Moves, Removes, Sets};
+        let kinds = [
+            ("demo", Looks),
+            ("dev", Looks),
+            ("serve", Looks),
+            ("gateway", Looks),
+            ("worker", Looks),
+            ("enqueue", Adds),
+            ("stats", Looks),
+            ("jobs list", Looks),
+            ("jobs show", Looks),
+            ("jobs cancel", Removes),
+            ("jobs run-now", Moves),
+            ("jobs update", Moves),
+            ("jobs wait", Looks),
+            ("dead list", Looks),
+            ("dead show", Looks),
+            ("dead redrive", Removes),
+            ("dead purge", Removes),
+            ("cron list", Looks),
+            ("cron set", Adds),
+            ("cron remove", Removes),
+            ("cron pause", Sets),
+            ("cron resume", Sets),
+            ("groups list", Looks),
+            ("groups set", Sets),
+            ("groups purge", Removes),
+            ("pause", Sets),
+            ("resume", Sets),
+            ("queue show", Looks),
+            ("queue set", Sets),
+            ("prune", Removes),
+            ("workers", Looks),
+            ("events", Looks),
+            ("top", Looks),
+            ("doctor", Looks),
+            ("keys", Looks),
+            ("bench", Looks),
+            ("bench gateway", Looks),
+            ("completions", Looks),
+            ("man", Looks),
+        ];
+        for (words, command) in commands() {
+            let kind = kinds.iter().find(|(known, _)| *known == words);
+            let (_, does) = kind.unwrap_or_else(|| panic!("what does {words} do? Add it here"));
+            // Without its flag the doctor only looks, so that is its dry run.
+            let repairs = words == "doctor" && has(&command, "repair");
+            let removes = *does == Removes;
+            assert!(
+                has(&command, "dry-run") || !(removes || *does == Moves),
+                "{words}"
+            );
+            assert_eq!(has(&command, "yes"), removes || repairs, "{words}");
         }
     }
 

@@ -335,6 +335,9 @@ pub(crate) struct Remove {
     /// Only see that there is one to remove
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask. Nobody is asked either when stdin is no terminal
+    #[arg(long, short)]
+    yes: bool,
     /// Write JSON: queue, id, dry_run
     #[arg(long)]
     json: bool,
@@ -347,6 +350,7 @@ impl Remove {
         if dry_run {
             schedules.get(id, 0).await?;
         } else {
+            output::confirm(&format!("Remove schedule {id} of {queue}?"), self.yes)?;
             let removed = schedules.remove(id).await?;
             anyhow::ensure!(removed, "no schedule {id:?} in queue {queue}");
         }
@@ -367,6 +371,9 @@ impl Remove {
 pub(crate) struct Pause {
     #[command(flatten)]
     which: Which,
+    /// Write JSON: queue, id, paused
+    #[arg(long)]
+    json: bool,
 }
 
 impl Pause {
@@ -374,6 +381,9 @@ impl Pause {
         let (schedules, queue) = self.which.find(globals).await?;
         let id = &self.which.id;
         schedules.pause(id).await?;
+        if self.json {
+            return output::json(&json!({ "queue": queue, "id": id, "paused": true }));
+        }
         output::line(format!(
             "{id} of {queue}: paused. End it with: millstream cron resume {id}"
         ))
@@ -385,6 +395,9 @@ impl Pause {
 pub(crate) struct Resume {
     #[command(flatten)]
     which: Which,
+    /// Write JSON: queue, id, paused, next_due_ms
+    #[arg(long)]
+    json: bool,
 }
 
 impl Resume {
@@ -393,6 +406,11 @@ impl Resume {
         let id = &self.which.id;
         schedules.resume(id).await?;
         let view = schedules.get(id, 0).await?;
+        if self.json {
+            return output::json(&json!({
+                "queue": queue, "id": id, "paused": false, "next_due_ms": view.next_due_ms,
+            }));
+        }
         output::line(format!(
             "{id} of {queue}: next at {}",
             output::time(view.next_due_ms)

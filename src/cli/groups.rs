@@ -1,16 +1,19 @@
 //! `millstream groups`: tenants, what limits them, and how one is removed.
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use millstream::QueueName;
-use millstream::inspect::{GroupLimits, GroupPurged};
+use millstream::inspect::{GroupLimits, GroupPurged, Inspector};
 use serde::Serialize;
+use serde_json::json;
 
 use super::args::Globals;
 use super::connect::connect;
 use super::failure::usage;
 use super::output::{self, counted};
-use super::parse::{self, number};
+use super::pace::{Pace, at_least};
+use super::parse::{self, Rate, number};
 
 /// List groups, set their limits, or remove everything of one.
 #[derive(Debug, Subcommand)]
@@ -127,6 +130,9 @@ pub(crate) struct Set {
     /// Take away all that the group has of its own
     #[arg(long, requires = "group", conflicts_with_all = ["concurrency", "max_backlog", "rate", "burst", "pause"])]
     clear: bool,
+    /// Write JSON: queue, group (null for all), admitted (held jobs that had room by it)
+    #[arg(long)]
+    json: bool,
 }
 
 impl Set {
@@ -159,6 +165,11 @@ impl Set {
         let admitted = queue
             .set_group_limits(self.group.as_deref(), &limits)
             .await?;
+        if self.json {
+            return output::json(&json!({
+                "queue": self.queue.as_str(), "group": self.group, "admitted": admitted,
+            }));
+        }
         let of = match &self.group {
             Some(group) => format!("group {} of {}", output::clean(group), self.queue),
             None => format!("the groups of {}", self.queue),
@@ -185,11 +196,14 @@ pub(crate) struct Purge {
     /// The group
     #[arg(value_name = "GROUP")]
     group: String,
+    /// No faster than this: 50/s, 600/m
+    #[arg(long, value_parser = parse::rate, value_name = "RATE")]
+    rate: Option<Rate>,
     /// Only count what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
+    /// Do not ask. Nobody is asked either when stdin is no terminal
+    #[arg(long, short)]
     yes: bool,
     /// Write JSON: group, held, scheduled, dead, ready, running, completed, total, dry_run
     #[arg(long)]
@@ -209,17 +223,14 @@ impl Purge {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
         let group = output::clean(&self.group);
-        if !self.dry_run {
-            let question = format!("remove everything of group {group} from {}?", self.queue);
-            output::confirm(&question, self.yes)?;
+        let mut counted_before = None;
+        if self.dry_run || output::asks(self.yes) {
+            counted_before = Some(self.count(&queue).await?);
         }
-        let mut walk = queue.walk_group_purge(&self.group, self.dry_run)?;
-        let spinner = output::spinner(if self.dry_run { "counting" } else { "purging" });
-        while walk.step().await? {
-            spinner.set_position(walk.purged().total());
-        }
-        spinner.finish_and_clear();
-        let purged = walk.purged();
+        let purged = match counted_before {
+            Some(found) if self.dry_run => found,
+            _ => self.purge(&queue, counted_before).await?,
+        };
         let total = purged.total();
         if self.json {
             return output::json(&Report {
@@ -248,5 +259,44 @@ impl Purge {
              {completed} of the history",
             counted(total, "job")
         ))
+    }
+
+    async fn count(&self, queue: &Inspector) -> anyhow::Result<GroupPurged> {
+        let mut walk = queue.walk_group_purge(&self.group, true)?;
+        let spinner = output::spinner("counting");
+        while walk.step().await? {
+            spinner.set_position(walk.purged().total());
+        }
+        spinner.finish_and_clear();
+        Ok(walk.purged())
+    }
+
+    /// `found`: what there is, if it was counted, which it is for whoever is asked.
+    async fn purge(
+        &self,
+        queue: &Inspector,
+        found: Option<GroupPurged>,
+    ) -> anyhow::Result<GroupPurged> {
+        let total = found.as_ref().map(GroupPurged::total);
+        if let Some(total) = total {
+            let (jobs, group) = (counted(total, "job"), output::clean(&self.group));
+            let time = at_least(self.rate, total);
+            let question = format!("Remove {jobs} of group {group} from {}{time}?", self.queue);
+            output::confirm(&question, self.yes)?;
+        }
+        let mut walk = queue.walk_group_purge(&self.group, false)?;
+        let mut pace = Pace::begin(self.rate, total, "purging", "removed")?;
+        let mut removed = 0;
+        loop {
+            pace.wait().await?;
+            let more = walk.step_of(pace.step()).await;
+            if !more.with_context(|| pace.so_far())? {
+                break;
+            }
+            let before = std::mem::replace(&mut removed, walk.purged().total());
+            pace.step_done(removed - before, removed - before);
+        }
+        pace.finish();
+        Ok(walk.purged())
     }
 }

@@ -49,3 +49,31 @@ impl Man {
         output::line(format!("written to {}", dir.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_that_names_its_flags() {
+        fn check(name: &str, command: &clap::Command, dir: &std::path::Path) {
+            let path = dir.join(format!("{name}.1"));
+            let page =
+                std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for argument in command.get_arguments().filter(|one| !one.is_hide_set()) {
+                if let Some(flag) = argument.get_long() {
+                    // A hyphen is written `\-` there.
+                    let flag = flag.replace('-', "\\-");
+                    assert!(page.contains(&flag), "{name}: {flag}");
+                }
+            }
+            for below in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+                check(&format!("{name}-{}", below.get_name()), below, dir);
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = Some(dir.path().to_owned());
+        Man { dir: path }.run().unwrap();
+        check("millstream", &Cli::command(), dir.path());
+    }
+}

@@ -66,11 +66,13 @@ const CELL_PADDING: usize = 2;
 const COLUMN_GAP: usize = 1;
 /// What the last column of a listing may be cut to.
 const LAST_COLUMN_MIN: usize = 16;
+/// What any column may be cut to where nothing else helps, padding and gap included.
+const COLUMN_MIN: usize = 4 + CELL_PADDING + COLUMN_GAP;
 
 /// Writes a listing: one line a row, and no cell wrapped, so that ids can be copied.
 ///
 /// Where the terminal is too narrow, `cut`, a column of long text, is cut short first. Then columns are left out: `spare`
-/// names them, the least important first.
+/// names them, the least important first. Below some fifty columns what is left is cut as well, ids last.
 pub(crate) fn print_rows(
     table: &mut Table,
     cut: Option<&str>,
@@ -125,6 +127,7 @@ fn fit<'a>(
             let least = widths[cut].min(LAST_COLUMN_MIN);
             widths[cut] = widths[cut].min(room.saturating_sub(others)).max(least);
         }
+        cut_all(&mut widths, room);
     }
     for (column, &width) in table.column_iter_mut().zip(&widths) {
         column.set_constraint(match width {
@@ -138,6 +141,18 @@ fn fit<'a>(
         row.max_height(1);
     }
     left_out
+}
+
+/// Takes from the widest column until all fit, and from the first, where the ids are, only once the others are as narrow as can be.
+fn cut_all(widths: &mut [usize], room: usize) {
+    for first in [1, 0] {
+        while widths.iter().sum::<usize>() > room
+            && let Some(widest) = widths.iter_mut().skip(first).max()
+            && *widest > COLUMN_MIN
+        {
+            *widest -= 1;
+        }
+    }
 }
 
 /// Text that came from outside, made safe for a terminal: control characters are shown, not obeyed.
@@ -222,9 +237,27 @@ pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the terminal can only write one line after the other, as those within editors do.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether stdout is a screen: a terminal on which what was written can be written over.
+pub(crate) fn has_screen() -> bool {
+    io::stdout().is_terminal() && !is_dumb()
+}
+
+/// Where progress is shown: on stderr, if that is a screen.
+fn progress_target() -> ProgressDrawTarget {
+    match is_dumb() {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    }
+}
+
 /// A progress bar on stderr; invisible unless stderr is a terminal.
 pub(crate) fn progress(total: u64, doing: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let bar = ProgressBar::with_draw_target(Some(total), progress_target());
     let style =
         ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}")
             .expect("the template is constant and its keys are indicatif's");
@@ -235,7 +268,7 @@ pub(crate) fn progress(total: u64, doing: &'static str) -> ProgressBar {
 
 /// A spinner on stderr for work of unknown length; invisible unless stderr is a terminal.
 pub(crate) fn spinner(doing: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let bar = ProgressBar::with_draw_target(None, progress_target());
     bar.set_message(doing);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
@@ -286,17 +319,23 @@ mod tests {
             (Some(110), &[]),
             (Some(80), &["bytes", "died"]),
             (Some(60), &["bytes", "died", "last error"]),
-            (Some(10), &["bytes", "died", "last error"]),
+            (Some(45), &["bytes", "died", "last error"]),
+            (Some(40), &["bytes", "died", "last error"]),
         ] {
             let (text, left_out) = listing(width);
             assert_eq!(left_out, missing, "{width:?}:\n{text}");
             let lines: Vec<&str> = text.lines().collect();
             // Rule, header, rule, two rows, rule.
             assert_eq!(lines.len(), 6, "{width:?}:\n{text}");
-            for whole in [ID, "order.created", "scheduled"] {
+            // The id is the last to be cut.
+            let whole = match width {
+                Some(..60) => &[ID][..],
+                _ => &[ID, "order.created", "scheduled"],
+            };
+            for whole in whole {
                 assert!(lines[3].contains(whole), "{width:?}:\n{text}");
             }
-            if let Some(width @ 60..) = width {
+            if let Some(width) = width {
                 // The header is bold, by characters that have no width.
                 let plain = lines.iter().filter(|line| !line.contains('\u{1b}'));
                 let longest = plain.map(|line| line.chars().count()).max();
@@ -304,6 +343,10 @@ mod tests {
             }
         }
         assert!(listing(None).0.contains("long story"));
+        // Too narrow for anything: a mess, and no panic.
+        for width in 0..25 {
+            assert!(listing(Some(width)).0.contains('─'), "{width}");
+        }
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Begins work on `total` jobs. From now on Ctrl-C ends it after the step that it is at.
+    /// Begins work on `total` jobs, `None` for nobody knows how many. From now on Ctrl-C ends it after the step that it is at.
     pub(crate) fn begin(
         rate: Option<Rate>,
-        total: u64,
+        total: impl Into<Option<u64>>,
         doing: &'static str,
         done_word: &'static str,
     ) -> anyhow::Result<Self> {
@@ -34,7 +34,10 @@ impl Pace {
             began: Instant::now(),
             done_word,
             done: 0,
-            bar: output::progress(total, doing),
+            bar: match total.into() {
+                Some(total) => output::progress(total, doing),
+                None => output::spinner(doing),
+            },
             stop: signals::shutdown(false)?,
         })
     }

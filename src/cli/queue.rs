@@ -1,7 +1,7 @@
 //! `millstream queue`: what limits a queue as a whole.
 
 use clap::{Args, Subcommand};
-use millstream::inspect::QueueLimits;
+use millstream::inspect::{QueueLimits, QueueLimitsView, Stats};
 use millstream::{QueueName, config};
 
 use super::args::Globals;
@@ -43,12 +43,9 @@ impl Show {
     async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
         let (stats, limits) = (queue.stats().await?, queue.queue_limits().await?);
-        let depth = stats.ready + stats.running + stats.scheduled + stats.held;
+        let depth = depth(&stats);
         if self.json {
-            return output::json(&serde_json::json!({
-                "queue": stats.queue, "depth": depth, "max_depth": limits.max_depth, "paused": stats.paused,
-                "running": stats.running, "concurrency": limits.concurrency, "rate": limits.rate, "burst": limits.burst,
-            }));
+            return tell(&stats, &limits);
         }
         let limit = |jobs: Option<u64>| jobs.map_or_else(|| "no limit".into(), output::count);
         let rate = match (limits.rate, limits.burst) {
@@ -64,6 +61,18 @@ impl Show {
         table.add_row(["paused", if stats.paused { "yes" } else { "no" }]);
         output::print(&table, "")
     }
+}
+
+/// Unfinished jobs.
+fn depth(stats: &Stats) -> u64 {
+    stats.ready + stats.running + stats.scheduled + stats.held
+}
+
+fn tell(stats: &Stats, limits: &QueueLimitsView) -> anyhow::Result<()> {
+    output::json(&serde_json::json!({
+        "queue": stats.queue, "depth": depth(stats), "max_depth": limits.max_depth, "paused": stats.paused,
+        "running": stats.running, "concurrency": limits.concurrency, "rate": limits.rate, "burst": limits.burst,
+    }))
 }
 
 /// Set what limits a queue.
@@ -88,6 +97,9 @@ pub(crate) struct Set {
     /// With the rate: jobs at once after a quiet time; 0 for what comes in a second, at least 1
     #[arg(long, value_parser = |text: &str| number(text, parse::burst), value_name = "N")]
     burst: Option<u32>,
+    /// Write JSON: what queue show --json writes, as it is then
+    #[arg(long)]
+    json: bool,
 }
 
 impl Set {
@@ -103,17 +115,26 @@ impl Set {
         if let Some(jobs) = self.burst {
             limits = limits.burst(Some(jobs).filter(|jobs| *jobs > 0));
         }
-        if limits != QueueLimits::new() {
+        let sets_limits = limits != QueueLimits::new();
+        if sets_limits {
             queue.set_queue_limits(&limits).await?;
+        }
+        let sets_depth = self.max_depth.is_some() || self.no_max_depth;
+        if sets_depth {
+            queue.set_max_depth(self.max_depth).await?;
+        }
+        if self.json {
+            return tell(&queue.stats().await?, &queue.queue_limits().await?);
+        }
+        if sets_limits {
             output::line(format!(
                 "the limits of {} are set; workers see them within a second",
                 self.queue
             ))?;
         }
-        if self.max_depth.is_none() && !self.no_max_depth {
+        if !sets_depth {
             return Ok(());
         }
-        queue.set_max_depth(self.max_depth).await?;
         match self.max_depth {
             Some(jobs) => output::line(format!(
                 "{} takes up to {} unfinished jobs",

@@ -1,6 +1,5 @@
 //! `millstream stats`: a queue's counts, once or again and again.
 
-use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -87,7 +86,7 @@ impl Stats {
                 (true, true) => output::json_line(&all[0])?,
                 (true, false) => output::json_line(&all)?,
                 (false, single) => {
-                    if std::io::stdout().is_terminal() {
+                    if output::has_screen() {
                         // To the upper left, and what is below away.
                         print!("\x1b[H\x1b[2J");
                     }

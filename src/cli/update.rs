@@ -8,7 +8,8 @@ use clap::Args;
 use jiff::Timestamp;
 use millstream::inspect::Inspector;
 use millstream::job::codec::Codec;
-use millstream::{JobUpdate, Priority, QueueName};
+use millstream::job::state::State;
+use millstream::{JobId, JobUpdate, Priority, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
@@ -42,7 +43,10 @@ pub(crate) struct Update {
     /// The new priority: high, normal or low
     #[arg(long, value_name = "PRIORITY", value_parser = parse::priority)]
     priority: Option<Priority>,
-    /// Write JSON: id, state (where it is now)
+    /// Only say in which state the job is, and whether it could be changed
+    #[arg(long)]
+    dry_run: bool,
+    /// Write JSON: id, state (where it is now), dry_run
     #[arg(long)]
     json: bool,
 }
@@ -61,11 +65,20 @@ impl Update {
         if let Some(priority) = self.priority {
             update = update.priority(priority);
         }
-        let state = queue.update(&self.id.as_str().into(), &update).await?;
+        let id = JobId::from(self.id.as_str());
+        let state = match self.dry_run {
+            true => could_be_changed(&queue, &id).await?,
+            false => queue.update(&id, &update).await?,
+        };
         if self.json {
-            return output::json(&serde_json::json!({"id": self.id, "state": state}));
+            return output::json(&serde_json::json!({
+                "id": id, "state": state, "dry_run": self.dry_run,
+            }));
         }
-        output::line(format!("{} is changed and {state}", self.id))
+        output::line(match self.dry_run {
+            true => format!("{id} would be changed, is {state}"),
+            false => format!("{id} is changed and {state}"),
+        })
     }
 
     async fn new_payload(&self, queue: &Inspector) -> anyhow::Result<Option<Bytes>> {
@@ -87,4 +100,15 @@ impl Update {
         })?;
         Ok(Some(Codec::MsgPack.encode(&job.name, &value)?))
     }
+}
+
+/// The state of a job that waits.
+async fn could_be_changed(queue: &Inspector, id: &JobId) -> anyhow::Result<State> {
+    let state = queue.show(id).await?.state;
+    let waits = matches!(state, State::Scheduled | State::Held | State::Ready);
+    anyhow::ensure!(
+        waits,
+        "job {id} is {state}: only a job that waits can be changed"
+    );
+    Ok(state)
 }

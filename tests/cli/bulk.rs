@@ -242,3 +242,91 @@ fn everything_that_is_done_can_be_told_as_json_and_tried_dry() {
     assert_eq!(told["failed"][0]["id"], "0-1");
     cli.refused(&["jobs", "run-now", "q", "0-1", "--dry-run"], 1, "0-1");
 }
+
+#[test]
+fn what_is_set_can_be_told_as_json() {
+    let cli = Cli::new();
+    cli.ok(&["groups", "set", "q", "--concurrency", "1"]);
+    cli.ok(&[
+        "enqueue", "q", "--name", "a", "--group", "shop", "--count", "3",
+    ]);
+    let set = ["groups", "set", "q", "shop", "--concurrency", "2", "--json"];
+    assert_eq!(
+        cli.json(&set),
+        json!({"queue": "q", "group": "shop", "admitted": 1})
+    );
+    let set = [
+        "queue",
+        "set",
+        "q",
+        "--max-depth",
+        "7",
+        "--rate",
+        "600/m",
+        "--json",
+    ];
+    let shown = cli.json(&set);
+    assert_eq!(
+        (&shown["max_depth"], &shown["rate"], &shown["depth"]),
+        (&7.into(), &"600/m".into(), &3.into())
+    );
+    assert_eq!(cli.json(&["queue", "show", "q", "--json"]), shown);
+
+    cli.ok(&[
+        "cron", "set", "s", "--queue", "q", "--name", "a", "--every", "10m",
+    ]);
+    let paused = json!({"queue": "q", "id": "s", "paused": true});
+    assert_eq!(cli.json(&["cron", "pause", "s", "--json"]), paused);
+    let resumed = cli.json(&["cron", "resume", "s", "--json"]);
+    assert_eq!(resumed["paused"], false);
+    assert!(resumed["next_due_ms"].is_u64(), "{resumed}");
+}
+
+#[test]
+fn a_change_can_be_tried_dry_and_a_group_is_purged_at_a_rate() {
+    let cli = Cli::new();
+    let id = cli.ok(&["enqueue", "q", "--name", "a", "--payload", "old"]);
+    let change = [
+        "jobs",
+        "update",
+        "q",
+        id.trim(),
+        "--payload",
+        "new",
+        "--delay",
+        "1h",
+    ];
+    let would = cli.json(&[&change[..], &["--dry-run", "--json"]].concat());
+    assert_eq!(
+        would,
+        json!({"id": id.trim(), "state": "ready", "dry_run": true})
+    );
+    let job = cli.json(&["jobs", "show", "q", id.trim(), "--json"]);
+    assert_eq!(
+        (&job["payload"], &job["state"]),
+        (&"old".into(), &"ready".into())
+    );
+    let done = cli.json(&[&change[..], &["--json"]].concat());
+    assert_eq!(
+        done,
+        json!({"id": id.trim(), "state": "scheduled", "dry_run": false})
+    );
+    let nobody = ["jobs", "update", "q", "0-1", "--payload", "x", "--dry-run"];
+    cli.refused(&nobody, 1, "0-1");
+
+    let shop = [
+        "enqueue", "q", "--name", "a", "--group", "shop", "--count", "30",
+    ];
+    cli.ok(&shop);
+    cli.ok(&[&shop[..], &["--delay", "1h"]].concat());
+    let began = std::time::Instant::now();
+    let purge = ["groups", "purge", "q", "shop", "--rate", "100/s", "--json"];
+    let purged = cli.json(&purge);
+    assert_eq!(
+        (&purged["total"], &purged["ready"], &purged["scheduled"]),
+        (&60.into(), &30.into(), &30.into())
+    );
+    // The last step begins no sooner than the rate lets it: 50 jobs are removed by then.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(500));
+    assert_eq!(cli.json(&["stats", "q", "--json"])["scheduled"], 1);
+}

@@ -201,6 +201,15 @@ fn shells_and_man_learn_every_command() {
         for word in ["redrive", "forward", "run-now"] {
             assert!(script.contains(word), "{word} is not in that of {shell}");
         }
+        // The shell itself, where it is here.
+        let file = cli.dir.path().join(shell);
+        std::fs::write(&file, &script).unwrap();
+        if let ("bash" | "zsh" | "fish", Ok(read)) =
+            (shell, Command::new(shell).arg("-n").arg(&file).output())
+        {
+            let said = String::from_utf8_lossy(&read.stderr);
+            assert!(read.status.success() && said.is_empty(), "{shell}: {said}");
+        }
     }
     let page = cli.ok(&["man"]);
     assert!(page.contains(".TH millstream 1"), "{page}");

@@ -21,5 +21,6 @@ mod seal;
 mod support;
 mod terminal;
 mod tls;
+mod traces;
 mod wait;
 mod webhooks_doc;

@@ -58,8 +58,15 @@ impl Screen {
         String::from_utf8_lossy(&shown.stdout).into_owned()
     }
 
+    /// What is shown, with the lines that the terminal has wrapped in one piece.
+    fn unwrapped(&self) -> String {
+        let args = ["capture-pane", "-p", "-J", "-S", "-500"];
+        let shown = self.tmux().args(args).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    }
+
     /// Waits until the screen is as wanted, and returns it.
-    fn until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+    fn until(&self, what: &str, mut is_so: impl FnMut(&str) -> bool) -> String {
         let began = Instant::now();
         loop {
             let text = self.text();
@@ -252,7 +259,10 @@ async fn whoever_removes_jobs_at_a_terminal_is_asked_and_no_answer_but_yes_will_
     cli.wait_for("q", "dead jobs", |stats| stats.dead == 3)
         .await;
     drop(failing);
-    let id = cli.ok(&["enqueue", "q", "--name", "a", "--delay", "1h"]);
+    let grouped = ["--group", "shop", "--delay", "1h"];
+    let id = cli.ok(&[&["enqueue", "q", "--name", "a"], &grouped[..]].concat());
+    let every = ["--name", "a", "--every", "10m"];
+    cli.ok(&[&["cron", "set", "nightly", "--queue", "q"], &every[..]].concat());
     let commands = [
         (
             "millstream dead redrive q --all --rate 1/s",
@@ -271,6 +281,14 @@ async fn whoever_removes_jobs_at_a_terminal_is_asked_and_no_answer_but_yes_will_
             "Cancel 1 job of q?",
         ),
         ("millstream doctor q --repair", "Repair q?"),
+        (
+            "millstream groups purge q shop --rate 1/m",
+            "Remove 1 job of group shop from q, in 1m or more?",
+        ),
+        (
+            "millstream cron remove nightly",
+            "Remove schedule nightly of q?",
+        ),
     ];
     for (command, question) in commands {
         let screen = Screen::start(&cli, 100, &format!("{command}; echo ended $?; cat"));
@@ -284,6 +302,7 @@ async fn whoever_removes_jobs_at_a_terminal_is_asked_and_no_answer_but_yes_will_
             "{command}"
         );
     }
+    assert_eq!(cli.json(&["cron", "list", "--json"])[0]["id"], "nightly");
     let screen = Screen::start(
         &cli,
         100,
@@ -294,26 +313,191 @@ async fn whoever_removes_jobs_at_a_terminal_is_asked_and_no_answer_but_yes_will_
     screen.shows(&["purged 3 jobs", "ended 0"]);
 }
 
-#[test]
-fn tables_fit_the_terminal() {
+#[tokio::test]
+async fn tables_fit_the_terminal_and_every_row_has_one_line() {
     let cli = Cli::new();
+    let failing = cli.worker_of(
+        "q",
+        "echo no such order, and a long story about why >&2; exit 65",
+    );
     let group = ["--group", "a-rather-long-name-of-a-shop.example"];
+    let enqueue = ["enqueue", "q", "--name", "orders/create"];
+    cli.ok(&enqueue);
+    cli.wait_for("q", "a dead job", |stats| stats.dead == 1)
+        .await;
+    drop(failing);
     cli.ok(&[
-        &["enqueue", "q", "--name", "orders/create", "--delay", "1h"],
-        &group[..],
+        &enqueue[..],
+        &["--delay", "1h", "--priority", "high"],
+        &group,
     ]
     .concat());
-    for command in ["jobs list q", "stats", "stats q", "workers"] {
-        let screen = Screen::start(
-            &cli,
-            70,
-            &format!("millstream {command}; echo ended $?; cat"),
-        );
-        let shown = screen.shows(&["ended 0"]);
-        let wrapped = shown.lines().any(|line| line.chars().count() > 70);
-        assert!(!wrapped, "{command}: {shown}");
-        // A rule that does not fit would go on in the next line.
-        let rules = shown.lines().filter(|line| line.starts_with('─')).count();
-        assert!(rules == 3 || command == "workers", "{command}: {shown}");
+    cli.ok(&[
+        "groups",
+        "set",
+        "q",
+        group[1],
+        "--concurrency",
+        "5",
+        "--rate",
+        "600/m",
+    ]);
+    let every = ["--every", "10m", "--payload", "x"];
+    cli.ok(&[
+        &[
+            "cron",
+            "set",
+            "token-health-of-every-shop",
+            "--queue",
+            "q",
+            "--name",
+            "token-health",
+        ],
+        &every[..],
+    ]
+    .concat());
+    for command in [
+        "jobs list q",
+        "dead list q",
+        "stats",
+        "stats q",
+        "workers",
+        "cron list",
+        "groups list q",
+        "queue show q",
+        "keys q",
+        "events q",
+    ] {
+        for width in [70, 40] {
+            let screen = Screen::start(
+                &cli,
+                width,
+                &format!("millstream {command}; echo ended $?; cat"),
+            );
+            screen.shows(&["ended 0"]);
+            // What the terminal has wrapped is one line again, and longer than the terminal is wide.
+            let shown = screen.unwrapped();
+            let rules: Vec<_> = shown.lines().filter(|line| line.starts_with('─')).collect();
+            assert_eq!(rules.len(), 3, "{command} at {width}: {shown}");
+            for rule in rules {
+                let long = rule.chars().count();
+                assert!(
+                    long <= width.into(),
+                    "{command} at {width}: {long}\n{shown}"
+                );
+            }
+        }
+    }
+}
+
+/// `12/400` and `1m` on the line of a progress bar: done, all, seconds to go.
+fn progress_in(screen: &str) -> Option<(u64, u64, f64)> {
+    let line = screen.lines().find(|line| line.starts_with("redriving "))?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (done, all) = words
+        .iter()
+        .find_map(|word| word.split_once('/').filter(|_| !word.ends_with("/s")))?;
+    let eta = words.last()?;
+    let (number, unit) = eta.split_at(eta.find(|c: char| !c.is_ascii_digit())?);
+    let seconds = match unit {
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return None,
+    };
+    let number_of = |text: &str| text.replace(',', "").parse().ok();
+    Some((
+        number_of(done)?,
+        number_of(all)?,
+        number.parse::<f64>().ok()? * seconds,
+    ))
+}
+
+#[tokio::test]
+async fn progress_says_how_long_it_will_take_and_means_it() {
+    let cli = Cli::new();
+    let failing = cli.worker_of("q", "exit 65");
+    cli.ok(&["enqueue", "q", "--name", "a", "--count", "400"]);
+    cli.wait_for("q", "dead jobs", |stats| stats.dead == 400)
+        .await;
+    drop(failing);
+    // The shell outlives the signal.
+    let script =
+        "trap : INT; millstream dead redrive q --all --yes --rate 20/s; echo ended $?; cat";
+    let screen = Screen::start(&cli, 100, script);
+    // Once it has seen some of its own pace, nothing that it says is less than the rate allows; a busy machine is slower.
+    let mut seen = 0;
+    screen.until("twenty times that", |text| {
+        if let Some((done, all, eta)) = progress_in(text)
+            && (60..360).contains(&done)
+        {
+            let least = (all - done) as f64 / 20.0;
+            assert!(
+                eta >= 0.8 * least - 1.0,
+                "{eta} s for {} jobs:\n{text}",
+                all - done
+            );
+            assert!(
+                eta <= 20.0 * least + 5.0,
+                "{eta} s for {} jobs:\n{text}",
+                all - done
+            );
+            seen += 1;
+        }
+        seen >= 20
+    });
+    screen.press(&["C-c"]);
+    screen.shows(&[
+        "stopped: ",
+        "jobs redriven so far; the same command again does the rest",
+        "ended 1",
+    ]);
+    let stats = cli.stats("q").await;
+    assert!(
+        stats.dead > 0 && stats.dead + stats.ready == 400,
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn top_on_a_terminal_that_is_no_screen_writes_line_after_line() {
+    let cli = Cli::new();
+    cli.ok(&["enqueue", "q", "--name", "a"]);
+    let script = "TERM=dumb millstream top --interval 100ms 2>&1 | head -1; TERM=dumb millstream top --interval 100ms";
+    let screen = Screen::start(&cli, 100, script);
+    // More than one table below another: nothing was cleared away.
+    let shown = screen.until("two tables", |text| text.matches("done/s").count() >= 2);
+    assert!(!shown.contains("q quit"), "{shown}");
+}
+
+#[test]
+fn colours_are_for_terminals_unless_somebody_says_otherwise() {
+    let cli = Cli::new();
+    let colours = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = cli.command(args);
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+        let output = command.envs(env.iter().copied()).output().unwrap();
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8(both).unwrap().contains('\u{1b}')
+    };
+    cli.ok(&["enqueue", "q", "--name", "a"]);
+    for args in [
+        &["stats", "q"][..],
+        &["jobs", "show", "q", "1-0"],
+        &["--help"],
+        &["frobnicate"],
+    ] {
+        let force = ("CLICOLOR_FORCE", "1");
+        assert!(!colours(args, &[]), "{args:?}");
+        assert!(colours(args, &[force]), "{args:?}");
+        assert!(!colours(args, &[force, ("NO_COLOR", "1")]), "{args:?}");
+    }
+    // A terminal has them, one with NO_COLOR has not; `cat -v` shows what does not show.
+    for (env, wanted) in [("", true), ("NO_COLOR=1 ", false)] {
+        let script =
+            format!("{env}script -qec 'millstream stats q' /dev/null | cat -v; echo ended; cat");
+        let shown = Screen::start(&cli, 100, &script).shows(&["ended", "oldest ready job"]);
+        assert_eq!(shown.contains("^[["), wanted, "{shown}");
     }
 }

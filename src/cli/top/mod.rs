@@ -1,7 +1,8 @@
 //! `millstream top`: a live view of queues, workers and failures, with a few keys to act.
 //!
 //! What is shown is gathered in the background ([`gather`]), so the view answers keys while Redis does not. [`app`] says what
-//! a key does, [`view`] draws. Without a terminal, or without the feature `tui`, it is `stats --watch`.
+//! a key does, [`view`] draws. Without a terminal that is a screen, or without the feature `tui`, it is
+//! `stats --watch`.
 
 #[cfg(feature = "tui")]
 mod app;
@@ -19,7 +20,7 @@ use super::args::Globals;
 use super::{parse, stats};
 
 /// A live view of queues, workers and failures. Keys: arrows or j/k to select, Tab to change the pane, Enter to look into a job, p to pause
-/// or resume, r to redrive (both ask), q to leave. Without a terminal it writes what `stats --watch` writes.
+/// or resume, r to redrive (both ask), q to leave. Without a terminal, or on one with TERM=dumb, it writes what `stats --watch` writes.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
     /// The queue [default: every queue there is]
@@ -35,7 +36,7 @@ impl Top {
         #[cfg(feature = "tui")]
         {
             use std::io::IsTerminal as _;
-            if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+            if super::output::has_screen() && std::io::stdin().is_terminal() {
                 let client = super::connect::connect(globals).await?;
                 return app::run(
                     client,
