@@ -17,7 +17,7 @@ use super::signature::{self, Scheme, Secret};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::job::trace::TraceContext;
-use crate::job::{NewJob, QueueName};
+use crate::job::{NewJob, Priority, QueueName};
 
 /// Longest name of a source, bytes. It is part of the URL, of job names and of unique keys.
 pub const SOURCE_NAME_BYTES_MAX: usize = 64;
@@ -68,6 +68,8 @@ pub struct SourceSettings {
     pub keep_headers: Option<Vec<String>>,
     /// How many of its webhooks a gateway process takes in a time; those beyond are told to come again. Default: all.
     pub rate: Option<RateLimit>,
+    /// The priority of its jobs. Default: normal.
+    pub priority: Priority,
 }
 
 impl SourceSettings {
@@ -87,6 +89,7 @@ impl SourceSettings {
             group: Field::none(),
             keep_headers: None,
             rate: None,
+            priority: Priority::Normal,
         }
     }
 }
@@ -103,6 +106,7 @@ impl fmt::Debug for SourceSettings {
             .field("group", &self.group)
             .field("keep_headers", &self.keep_headers)
             .field("rate", &self.rate)
+            .field("priority", &self.priority)
             .finish()
     }
 }
@@ -125,6 +129,7 @@ pub(crate) struct Source {
     kept: Vec<HeaderName>,
     /// Shared by all clones.
     rate: Option<Arc<Bucket>>,
+    priority: Priority,
 }
 
 /// A source's secrets, and as many keys of the same kind that nobody has.
@@ -231,6 +236,7 @@ impl Source {
             group: settings.group.clone(),
             kept,
             rate: rate.transpose()?.map(Arc::new),
+            priority: settings.priority,
         })
     }
 
@@ -319,7 +325,7 @@ impl Source {
             Some(_) => self.id.read(headers, &body, DELIVERY_ID_BYTES_MAX)?,
             None => None,
         };
-        let mut job = NewJob::raw(name, body);
+        let mut job = NewJob::raw(name, body).priority(self.priority);
         if let Some(group) = group {
             job = job.group(group);
         }

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use millstream::gateway::GatewaySettings;
 use millstream::private_redis::PrivateRedis;
-use millstream::{Context, NewJob};
+use millstream::{Context, NewJob, Priority};
 
 use crate::support::senders::{self, BODY, Delivery};
 use crate::support::{Place, QUEUE, eventually};
@@ -96,6 +97,22 @@ async fn a_delivery_whose_job_is_completed_is_still_a_duplicate() {
         (1, 0, 0)
     );
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_to_a_source_of_high_priority_is_high_and_known_again() {
+    let place = Place::new().await;
+    let urgent = |settings: &mut GatewaySettings| {
+        for (_, source) in &mut settings.sources {
+            source.priority = Priority::High;
+        }
+    };
+    let inbox = place.gateway_with(Vec::new(), urgent).await;
+    let (id, duplicate) = inbox.deliver(&senders::shopify("d1", BODY)).await.stored();
+    assert!(!duplicate);
+    let again = inbox.deliver(&senders::shopify("d1", BODY)).await;
+    assert_eq!(again.stored(), (id, true));
+    assert_eq!(place.only_job().await.priority, Priority::High);
 }
 
 #[tokio::test]

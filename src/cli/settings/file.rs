@@ -85,6 +85,7 @@ pub(crate) struct SourceSection {
     #[serde(default, deserialize_with = "rate")]
     pub(crate) rate: Option<parse::Rate>,
     pub(crate) burst: Option<u32>,
+    pub(crate) priority: Option<Priority>,
     /// From here on for `scheme = "hmac"` alone, as in [`millstream::gateway::signature::HmacSettings`].
     pub(crate) header: Option<String>,
     pub(crate) prefix: Option<String>,

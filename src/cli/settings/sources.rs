@@ -282,6 +282,7 @@ fn from_section(
         burst: section.burst,
         ..RateLimit::new(rate.count, rate.per)
     });
+    settings.priority = section.priority.unwrap_or_default();
     if section.burst.is_some() && section.rate.is_none() {
         let burst = at("burst");
         return Err(usage(format!(

@@ -271,6 +271,10 @@ fn a_bad_source_is_refused_and_its_secret_is_not_shown() {
             "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\nburst = 5",
             "needs a rate",
         ),
+        (
+            "scheme = \"shopify\"\nsecrets = [\"env:PATH\"]\nqueue = \"q\"\npriority = \"urgent\"",
+            "high",
+        ),
     ] {
         let said = refusal(&format!("[sources.shop]\n{lines}\n"));
         assert!(

@@ -267,6 +267,17 @@ fn the_longest_name_and_key_fit_a_job() {
 }
 
 #[test]
+fn the_jobs_of_a_source_have_its_priority() {
+    let usual = job(&shopify(), &[]).unwrap();
+    assert_eq!(usual.meta.priority, Priority::Normal);
+    let urgent = SourceSettings {
+        priority: Priority::High,
+        ..shopify()
+    };
+    assert_eq!(job(&urgent, &[]).unwrap().meta.priority, Priority::High);
+}
+
+#[test]
 fn a_decoy_refuses_what_its_model_accepts() {
     let source = Source::new("shop", &shopify()).unwrap();
     let signature = source
