@@ -1,8 +1,8 @@
 //! HTTP in: takes signed webhooks, answers once their job is stored, and says whether this process is alive and ready.
 //!
-//! [`signature`] knows how senders sign, [`field`] where in a request something stands, [`source`] what job a request becomes; [`api`]
-//! takes jobs from programs that have a token, `health` knows what the probes are told, `server` sockets, deadlines and answers. What a
-//! job is and how it is stored is left to [`crate::Queue`].
+//! [`signature`] knows how senders sign, [`field`] where in a request something stands, [`source`] what job a request becomes,
+//! `sources` all of them; [`api`] takes jobs from programs that have a token, `health` knows what the probes are told, `server` sockets,
+//! deadlines and answers. What a job is and how it is stored is left to [`crate::Queue`].
 //!
 //! ```no_run
 //! # async fn example() -> millstream::Result<()> {
@@ -30,6 +30,7 @@ pub mod rate;
 mod server;
 pub mod signature;
 pub mod source;
+mod sources;
 #[cfg(test)]
 mod stand_in;
 #[cfg(feature = "tls")]
@@ -56,6 +57,7 @@ use health::Pool;
 pub use metrics_page::MetricsPage;
 use server::Server;
 use source::{Source, SourceSettings};
+use sources::Sources;
 
 /// Where the gateway listens when nobody says.
 pub const LISTEN_DEFAULT: SocketAddr =
@@ -157,7 +159,7 @@ impl GatewaySettings {
     }
 
     /// The sources and the tokens, once everything was checked.
-    fn checked(&self) -> Result<(Vec<Source>, Tokens)> {
+    fn checked(&self) -> Result<(Sources, Tokens)> {
         for (name, value, max) in [
             ("max_body", self.max_body, config::PAYLOAD_BYTES_MAX_MAX),
             ("max_connections", self.connections_max, CONNECTIONS_MAX),
@@ -221,7 +223,7 @@ impl GatewaySettings {
         let sources = sources
             .map(|(name, settings)| Source::new(name, settings))
             .collect::<Result<_>>()?;
-        Ok((sources, Tokens::new(&self.tokens)?))
+        Ok((Sources::new(sources), Tokens::new(&self.tokens)?))
     }
 }
 
@@ -246,6 +248,7 @@ impl Gateway {
     ) -> Result<Self> {
         let (sources, tokens) = settings.checked()?;
         let queues = sources
+            .known()
             .iter()
             .map(|source| client.queue(source.queue().as_str()));
         let queues = queues.collect::<Result<_>>()?;
@@ -316,7 +319,7 @@ impl Gateway {
 /// passes by the old ones or by the new ones. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LiveSecrets {
-    sources: Vec<Source>,
+    sources: Sources,
     tokens: Tokens,
     #[cfg(feature = "tls")]
     certificate: Option<tls::Certificate>,
@@ -333,7 +336,7 @@ impl LiveSecrets {
         settings.validate()?;
         let mut missing = Vec::new();
         let mut read = Vec::new();
-        for source in &self.sources {
+        for source in self.sources.known() {
             let mut found = settings.sources.iter();
             match found.find(|(name, _)| name == source.name()) {
                 Some((_, settings)) => read.push((source, source.read_secrets(&settings.secrets)?)),
@@ -346,9 +349,7 @@ impl LiveSecrets {
             certificate.reload()?;
         }
         self.tokens.replace(tokens);
-        for (source, keyring) in read {
-            source.rekey(keyring);
-        }
+        self.sources.rekey(read);
         Ok(missing)
     }
 }

@@ -6,10 +6,7 @@ mod connection;
 mod reply;
 mod socket;
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::hash::BuildHasher;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +24,7 @@ use super::api::tokens::Tokens;
 use super::api::{self, Api, Batch};
 use super::health::{Health, Pool};
 use super::source::{Source, trace};
+use super::sources::Sources;
 use super::{GatewaySettings, MetricsPage, Store};
 use crate::error::Error;
 use crate::job::QueueName;
@@ -77,49 +75,6 @@ struct Limits {
     drain_delay: Duration,
 }
 
-/// The configured senders, and stand-ins for those who are not.
-struct Sources {
-    known: Vec<Source>,
-    by_name: HashMap<String, usize>,
-    /// One decoy per source. An unknown name always gets the same one, and nobody can tell which: so no name can be told from another
-    /// by how long its refusal takes.
-    decoys: Vec<Source>,
-    choice: RandomState,
-}
-
-impl Sources {
-    fn new(known: Vec<Source>) -> Self {
-        let names = known.iter().enumerate();
-        Self {
-            by_name: names
-                .map(|(at, source)| (source.name().to_owned(), at))
-                .collect(),
-            decoys: known.iter().map(Source::decoy).collect(),
-            known,
-            choice: RandomState::new(),
-        }
-    }
-
-    /// The number of the source, if `name` is configured and `headers` and `body` are signed by it. The same work is done either way.
-    fn verified(&self, name: &str, headers: &HeaderMap, body: &[u8]) -> Option<usize> {
-        let known = self.by_name.get(name).copied();
-        let number = known.or_else(|| {
-            let decoys = u64::try_from(self.decoys.len()).ok()?;
-            let luck = self.choice.hash_one(name).checked_rem(decoys)?;
-            usize::try_from(luck).ok()
-        });
-        let candidates = if known.is_some() {
-            &self.known
-        } else {
-            &self.decoys
-        };
-        let genuine = candidates
-            .get(number?)?
-            .verify(headers, body, unix_seconds());
-        known.filter(|_| genuine)
-    }
-}
-
 /// What is counted, in the order of the sources.
 struct Counted {
     known: Vec<Receiving>,
@@ -148,7 +103,7 @@ enum Lane {
 impl<S: Store> Server<S> {
     pub(crate) fn new(
         settings: &GatewaySettings,
-        sources: Vec<Source>,
+        sources: Sources,
         tokens: Tokens,
         store: S,
         pools: Vec<Pool>,
@@ -157,9 +112,9 @@ impl<S: Store> Server<S> {
         let inner = Inner {
             health: Health::new(store.clone(), pools),
             store,
-            counted: Counted::new(&sources),
+            counted: Counted::new(sources.known()),
             metrics: settings.metrics.clone(),
-            sources: Sources::new(sources),
+            sources,
             api: Api::new(tokens),
             limits: Limits {
                 header_timeout: settings.header_timeout,
@@ -257,9 +212,9 @@ impl<S: Store> Inner<S> {
             (method, [Some("webhooks"), Some(source), None]) => {
                 access.serve("/webhooks/{source}");
                 access.counted = Some(&self.counted.unknown);
-                if let Some(number) = self.sources.by_name.get(source) {
-                    access.source = Some(self.sources.known[*number].name());
-                    access.counted = self.counted.known.get(*number);
+                if let Some(number) = self.sources.number(source) {
+                    access.source = Some(self.sources.known()[number].name());
+                    access.counted = self.counted.known.get(number);
                 }
                 if *method != Method::POST {
                     return Reply::method_not_allowed("POST");
@@ -341,9 +296,10 @@ impl<S: Store> Inner<S> {
         let body = self.intake.read(body).await?;
         access.bytes = body.bytes.len();
         let name = head.uri.path().rsplit('/').next().unwrap_or_default();
-        let number = self.sources.verified(name, &head.headers, &body.bytes);
+        let now = unix_seconds();
+        let number = self.sources.verified(name, &head.headers, &body.bytes, now);
         let number = number.ok_or_else(Reply::unauthorized)?;
-        let source = &self.sources.known[number];
+        let source = &self.sources.known()[number];
         match source.challenge(&body.bytes) {
             Ok(None) => {}
             Ok(Some((member, text))) => return Ok(Reply::challenge(member, &text)),

@@ -22,7 +22,7 @@ use presets::Challenge;
 pub use presets::SchemeSettings;
 use secret::Keyed;
 pub use secret::{Algorithm, Encoding, Secret};
-pub(super) use secret::{Compare, Tag};
+pub(super) use secret::{Choice, Compare, Tag};
 
 /// How far a signed timestamp may be from the clock of this machine: what Standard Webhooks and Stripe use.
 pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);

@@ -140,6 +140,10 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
+    pub(super) fn genuine(&self) -> &[Secret] {
+        &self.genuine
+    }
+
     /// Reads `secrets` as `scheme` writes them; `setting` is where they stand, for messages.
     fn read(setting: &str, scheme: &Scheme, secrets: &[String]) -> Result<Self> {
         if !(1..=SECRETS_MAX).contains(&secrets.len()) {
@@ -253,6 +257,11 @@ impl Source {
     pub(crate) fn read_secrets(&self, secrets: &[String]) -> Result<Keyring> {
         let setting = format!("sources.{}.secrets", self.name);
         Keyring::read(&setting, &self.scheme, secrets)
+    }
+
+    /// The secrets of now, in their order.
+    pub(crate) fn keyring(&self) -> Arc<Keyring> {
+        self.secrets.load_full()
     }
 
     /// From now on only these secrets pass.

@@ -112,6 +112,50 @@ impl Compare {
     }
 }
 
+/// Chooses by name: the same name is always given the same choice, in every process that has the same secrets, and nobody without
+/// them can tell which. All that can be seen of it from outside is how long an answer takes, so a plain hash is enough.
+#[derive(Clone, Debug)]
+pub(in crate::gateway) struct Choice {
+    /// Made of the secrets, and as good as random.
+    seed: u64,
+}
+
+impl Choice {
+    /// What is signed with the secrets for the seed: no sender signs anything like it.
+    const LABEL: &[u8] = b"millstream: which decoy an unknown source gets";
+
+    pub(in crate::gateway) fn by<'a>(secrets: impl Iterator<Item = &'a Secret>) -> Self {
+        let mut key = Vec::new();
+        for secret in secrets {
+            let mut mac = secret.0.clone();
+            mac.update(Self::LABEL);
+            mac.with_tag(|tag| key.extend_from_slice(tag));
+        }
+        let mut mac = Secret::new(Algorithm::Sha256, &key).0;
+        mac.update(Self::LABEL);
+        let first = |tag: &[u8]| {
+            tag.iter()
+                .take(8)
+                .fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+        };
+        Self {
+            seed: mac.with_tag(first),
+        }
+    }
+
+    /// One of the numbers below `count`; zero where there is none.
+    pub(in crate::gateway) fn among(&self, count: usize, name: &str) -> usize {
+        // FNV-1a, from the seed on. The standard library's hash may be another one in its next version.
+        let hash = name.bytes().fold(self.seed, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        // Below `count`, so it fits.
+        (hash ^ hash >> 32)
+            .checked_rem(count as u64)
+            .unwrap_or_default() as usize
+    }
+}
+
 /// An HMAC that has taken in its key: cloning it spares two rounds per request.
 #[derive(Clone)]
 pub(super) enum Keyed {
