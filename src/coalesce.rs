@@ -156,6 +156,8 @@ impl Coalescer {
         while !jobs.is_empty() {
             let error = match self.send(slot, &jobs).await {
                 Ok(enqueued) => {
+                    // Whoever has his answer can use the memory of his job again.
+                    drop(jobs);
                     let answers = places.into_iter().zip(enqueued);
                     return answers.for_each(|(place, enqueued)| answer(place, Ok(enqueued)));
                 }

@@ -1,8 +1,11 @@
 //! Sockets, deadlines, routes and answers. One task per connection; everything a client can make us hold has a bound.
 
 mod access;
+mod alarm;
 mod body;
 mod connection;
+mod plain;
+mod quick;
 mod reply;
 mod socket;
 
@@ -17,7 +20,6 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
-use tokio::time::timeout;
 use tracing::{Instrument as _, warn};
 
 use super::api::tokens::Tokens;
@@ -30,7 +32,8 @@ use crate::error::Error;
 use crate::job::QueueName;
 use crate::metrics::handles::Receiving;
 use access::{Access, REQUEST_ID};
-use body::Intake;
+use alarm::Alarm;
+use body::{Arriving, Intake};
 use reply::Reply;
 
 /// Longest wait for a job to be stored. Shorter than the queue's own patience, and far below the 5 s of the shortest-tempered
@@ -152,34 +155,31 @@ impl<S: Store> Inner<S> {
         lane: Lane,
         unread: &'a AtomicBool,
     ) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a {
-        let mut access = Access::new(&request);
         let without_body = request.body().is_end_stream();
         // From here on in one place: what is handed on by value has room in each future on the way.
         let (mut head, body) = request.into_parts();
+        let mut access = Access::new(&head);
         async move {
-            let mut reply = self.route(&mut head, body, lane, &mut access).await;
+            let (body, mut alarm) = (Arriving::Coming(body), Alarm::default());
+            let mut reply = self
+                .route(&mut head, body, lane, &mut access, &mut alarm)
+                .await;
             reply.request_read |= without_body && !reply.distrust;
             if !reply.request_read {
                 unread.store(true, Ordering::Relaxed);
             }
-            access.answered(&reply);
-            reply.request_id = Some(access.request_id.clone());
-            // The room of these headers serves those of the answer, and then those of the connection's next request.
-            let mut headers = std::mem::take(&mut head.headers);
-            if headers.capacity() > HEADERS_KEPT {
-                headers = HeaderMap::new();
-            }
-            headers.clear();
-            Ok(reply.into_response(headers))
+            access.answered(&mut reply);
+            Ok(reply.into_response(room_of(&mut head)))
         }
     }
 
     async fn route<'a>(
         &'a self,
         head: &mut Parts,
-        body: Incoming,
+        body: Arriving,
         lane: Lane,
         access: &mut Access<'a>,
+        alarm: &mut Alarm,
     ) -> Reply {
         if !names_its_host(head) {
             return Reply::bad_request();
@@ -219,7 +219,7 @@ impl<S: Store> Inner<S> {
                 if *method != Method::POST {
                     return Reply::method_not_allowed("POST");
                 }
-                self.webhook(head, body, access)
+                self.webhook(head, body, access, alarm)
                     .await
                     .unwrap_or_else(|refusal| refusal)
             }
@@ -231,7 +231,7 @@ impl<S: Store> Inner<S> {
                 // Before the body is asked for: strangers cannot make us hold one.
                 match self.api.admit(queue, &head.headers) {
                     // On the heap, as it is larger than what webhooks need.
-                    Ok(queue) => Box::pin(self.enqueue(&queue, head, body, access))
+                    Ok(queue) => Box::pin(self.enqueue(&queue, head, body, access, alarm))
                         .await
                         .unwrap_or_else(|refusal| refusal),
                     Err(refusal) => Reply::refused_unread(&refusal),
@@ -253,8 +253,9 @@ impl<S: Store> Inner<S> {
         &self,
         queue: &QueueName,
         head: &Parts,
-        body: Incoming,
+        body: Arriving,
         access: &mut Access<'_>,
+        alarm: &mut Alarm,
     ) -> Result<Reply, Reply> {
         let context = access.serving.follow(trace(&head.headers));
         let body = self.intake.read(body).await?;
@@ -270,7 +271,7 @@ impl<S: Store> Inner<S> {
         }
         let list = batch.is_list();
         let stored = pin!(self.store.store_in(queue, batch.jobs, batch.durability));
-        match in_time(stored.instrument(access.serving.span())).await {
+        match in_time(alarm, stored.instrument(access.serving.span())).await {
             Ok(enqueued) => {
                 if let [one] = enqueued.as_slice() {
                     access.job = Some(one.id.clone());
@@ -290,8 +291,9 @@ impl<S: Store> Inner<S> {
     async fn webhook(
         &self,
         head: &mut Parts,
-        body: Incoming,
+        body: Arriving,
         access: &mut Access<'_>,
+        alarm: &mut Alarm,
     ) -> Result<Reply, Reply> {
         let body = self.intake.read(body).await?;
         access.bytes = body.bytes.len();
@@ -317,7 +319,7 @@ impl<S: Store> Inner<S> {
         // Handed over by reference: a future that is an argument takes its room twice.
         let submitted = access.serving.span();
         let stored = pin!(submitted.in_scope(|| self.store.store(number, job)));
-        match in_time(stored.instrument(access.serving.span())).await {
+        match in_time(alarm, stored.instrument(access.serving.span())).await {
             Ok(enqueued) => {
                 let reply = Reply::stored(&enqueued);
                 access.job = Some(enqueued.id);
@@ -343,14 +345,30 @@ impl<S: Store> Inner<S> {
 }
 
 /// What came of storing, within the time that a sender waits.
-async fn in_time<T>(stored: impl Future<Output = crate::Result<T>>) -> crate::Result<T> {
-    timeout(STORE_TIMEOUT, stored).await.unwrap_or_else(|_| {
-        Err(Error::Ambiguous {
-            operation: "enqueue",
-            waited: STORE_TIMEOUT,
-            reason: "no answer".to_owned(),
+async fn in_time<T>(
+    alarm: &mut Alarm,
+    stored: impl Future<Output = crate::Result<T>>,
+) -> crate::Result<T> {
+    alarm
+        .within(STORE_TIMEOUT, stored)
+        .await
+        .unwrap_or_else(|| {
+            Err(Error::Ambiguous {
+                operation: "enqueue",
+                waited: STORE_TIMEOUT,
+                reason: "no answer".to_owned(),
+            })
         })
-    })
+}
+
+/// The room of a request's headers, which serves those of the answer and then those of the connection's next request.
+fn room_of(head: &mut Parts) -> HeaderMap {
+    let mut headers = std::mem::take(&mut head.headers);
+    if headers.capacity() > HEADERS_KEPT {
+        headers = HeaderMap::new();
+    }
+    headers.clear();
+    headers
 }
 
 /// HTTP/1.1 asks for exactly one Host header. With two, a proxy in front and the gateway could each believe another.

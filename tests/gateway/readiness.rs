@@ -158,12 +158,10 @@ async fn wedged_by(key: &str, meanwhile: &str) {
         eventually("it runs", async || place.stats().await.running == 1).await;
     }
     place.command(&format!("SET millstream:{{{QUEUE}}}:{key} broken"));
-    let unready = async || ready(&inbox).await.0 == 503;
-    eventually("not ready", unready).await;
-    let (status, checks) = ready(&inbox).await;
-    assert_eq!(status, 503);
     let expected = json!({"redis": "ok", "workers": "failing", "worker_webhooks": "failing"});
-    assert_eq!(checks, expected);
+    // On a busy machine Redis may be late for a probe now and then, which is another answer.
+    let unready = async || ready(&inbox).await == (503, expected.clone());
+    eventually("not ready for this reason", unready).await;
     assert_eq!(inbox.get("/health/live").await.status, 200);
     place.command(&format!("DEL millstream:{{{QUEUE}}}:{key}"));
     eventually("ready again", async || ready(&inbox).await.0 == 200).await;

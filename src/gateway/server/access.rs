@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method};
 use tracing::info;
 
 use super::reply::Reply;
@@ -40,8 +41,8 @@ pub(super) struct Access<'a> {
 }
 
 impl Access<'_> {
-    pub(super) fn new<B>(request: &Request<B>) -> Self {
-        let method = match *request.method() {
+    pub(super) fn new(head: &Parts) -> Self {
+        let method = match head.method {
             Method::POST => "POST",
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -59,7 +60,7 @@ impl Access<'_> {
             job: None,
             counted: None,
             bytes: 0,
-            request_id: request_id(request.headers()),
+            request_id: request_id(&head.headers),
             serving: Serving::default(),
             // The client goes away before it is answered; nginx's number for it.
             status: 499,
@@ -73,10 +74,11 @@ impl Access<'_> {
         self.serving = Serving::start(self.method, route);
     }
 
-    /// This is what the client is told.
-    pub(super) fn answered(&mut self, reply: &Reply) {
+    /// This is what the client is told, and by which id.
+    pub(super) fn answered(&mut self, reply: &mut Reply) {
         self.status = reply.status.as_u16();
         self.outcome = reply.outcome;
+        reply.request_id = Some(self.request_id.clone());
     }
 }
 

@@ -18,7 +18,7 @@ use crate::gateway::GatewaySettings;
 /// Reserved ahead for a body of declared length, bytes.
 const RESERVE_MAX: usize = 64 << 10;
 /// A body up to this is read without asking for room. Most webhooks are far smaller.
-const SMALL: usize = 16 << 10;
+pub(super) const SMALL: usize = 16 << 10;
 /// Room for larger bodies while they are read, all together, bytes. Nobody knows yet who sends them, so it is little; whoever
 /// finds none left waits, and the sender with him, for TCP tells it to.
 const LARGE_TOTAL: usize = 8 << 20;
@@ -26,6 +26,12 @@ const LARGE_TOTAL: usize = 8 << 20;
 const UNIT: usize = 1 << 10;
 /// How often a sender's rate is looked at.
 pub(super) const WINDOW: Duration = Duration::from_secs(2);
+
+/// A body, as far as it is here.
+pub(super) enum Arriving {
+    Whole(Bytes),
+    Coming(Incoming),
+}
 
 /// The bounds that all bodies share.
 pub(super) struct Intake {
@@ -55,16 +61,25 @@ impl Intake {
     }
 
     /// The whole body, if it comes in time and within the bounds.
-    pub(super) async fn read(&self, mut body: Incoming) -> Result<Buffered<'_>, Reply> {
-        let declared = body.size_hint().lower();
-        if declared > u64::try_from(self.max).unwrap_or(u64::MAX) {
-            return Err(Reply::too_large());
-        }
+    pub(super) async fn read(&self, body: Arriving) -> Result<Buffered<'_>, Reply> {
         let mut read = Buffered {
             bytes: Bytes::new(),
             charged: 0,
             total: &self.buffered,
         };
+        let mut body = match body {
+            Arriving::Coming(body) => body,
+            Arriving::Whole(bytes) => {
+                read.take(bytes.len(), self.max, self.buffered_max)
+                    .map_err(|refusal| refusal())?;
+                read.bytes = bytes;
+                return Ok(read);
+            }
+        };
+        let declared = body.size_hint().lower();
+        if declared > u64::try_from(self.max).unwrap_or(u64::MAX) {
+            return Err(Reply::too_large());
+        }
         // Most bodies came whole with their headers: for them no clock is asked, and they are passed on without a copy.
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
         let first = match first {

@@ -1,27 +1,28 @@
 //! Accepting, serving and ending connections.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 #[cfg(feature = "tls")]
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::quick::Left;
 use super::socket::Socket;
 use super::{Inner, Lane, Seldom, Server};
 use crate::gateway::Store;
@@ -34,7 +35,7 @@ const SPARE_CONNECTIONS: usize = 64;
 /// How long such a connection may take over everything.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest header section, bytes; beyond it 431. Providers send 1 to 2 KiB.
-const HEADER_BYTES_MAX: usize = 16 << 10;
+pub(super) const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Most headers; beyond it 431.
 const HEADERS_MAX: usize = 100;
 /// Read buffer of a connection at its largest, bytes.
@@ -181,25 +182,53 @@ impl<S: Store> Inner<S> {
     }
 
     /// How long a client may take over a request's headers.
-    fn header_timeout(&self, lane: Lane) -> Duration {
+    pub(super) fn header_timeout(&self, lane: Lane) -> Duration {
         match lane {
             Lane::Main => self.limits.header_timeout,
             Lane::Spare => self.limits.header_timeout.min(SPARE_TIMEOUT),
         }
     }
 
-    async fn serve<C>(&self, stream: C, lane: Lane, finish: &CancellationToken)
+    async fn serve<C>(&self, mut stream: C, lane: Lane, finish: &CancellationToken)
     where
+        C: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let expires = Instant::now()
+            + match lane {
+                Lane::Main => AGE_MAX,
+                Lane::Spare => SPARE_TIMEOUT,
+            };
+        let begun = match lane {
+            Lane::Main => match self.plainly(&mut stream, finish, expires).await {
+                Left::NotPlain(begun) => begun,
+                Left::Over { unread } => {
+                    if unread {
+                        let _ = timeout(LINGER, linger(stream)).await;
+                    }
+                    return;
+                }
+            },
+            Lane::Spare => Bytes::new(),
+        };
+        // On the heap: it is large, and few connections need it.
+        Box::pin(self.serve_any(stream, begun, lane, finish, expires)).await;
+    }
+
+    /// Serves whatever HTTP may come, of which `begun` has come already.
+    async fn serve_any<C>(
+        &self,
+        stream: C,
+        begun: Bytes,
+        lane: Lane,
+        finish: &CancellationToken,
+        expires: Instant,
+    ) where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut io = Socket::new(stream, self.limits.write_timeout);
+        let mut io = Socket::new(begun, stream, self.limits.write_timeout);
         let unread = AtomicBool::new(false);
         // In a box while there is a request: what answers it is larger than the rest of a connection, and most are idle.
         let service = service_fn(|request| Box::pin(self.answer(request, lane, &unread)));
-        let age_max = match lane {
-            Lane::Main => AGE_MAX,
-            Lane::Spare => SPARE_TIMEOUT,
-        };
         let ended = {
             let mut connection = pin!(
                 http1::Builder::new()
@@ -214,9 +243,11 @@ impl<S: Store> Inner<S> {
                     .serve_connection(&mut io, service)
             );
             let ended = tokio::select! {
+                // First, so that a request that has begun already is one that may finish.
+                biased;
                 ended = connection.as_mut() => Some(ended),
                 () = finish.cancelled() => None,
-                () = sleep(age_max) => None,
+                () = sleep_until(expires) => None,
             };
             match ended {
                 Some(ended) => ended,
@@ -238,15 +269,14 @@ impl<S: Store> Inner<S> {
             debug!(%error, "a connection ended early");
         }
         if cut_short {
-            let _ = timeout(LINGER, linger(io)).await;
+            let _ = timeout(LINGER, linger(io.into_inner())).await;
         }
     }
 }
 
 /// Ends our half of the connection, and reads what the client had sent meanwhile until it ends its own.
-async fn linger<C: AsyncRead + AsyncWrite + Unpin>(mut io: Socket<C>) -> io::Result<()> {
-    poll_fn(|cx| hyper::rt::Write::poll_shutdown(Pin::new(&mut io), cx)).await?;
-    let mut stream = io.into_inner();
+async fn linger<C: AsyncRead + AsyncWrite + Unpin>(mut stream: C) -> io::Result<()> {
+    stream.shutdown().await?;
     let mut discarded = 0;
     let mut buffer = vec![0; 4096]; // not an array: it would be part of every connection's task
     while discarded < LINGER_BYTES_MAX {

@@ -33,6 +33,8 @@ pub(super) struct Reply {
     allow: Option<&'static str>,
     /// False while the rest of the request may still be on its way: the connection is closed after such an answer.
     pub(super) request_read: bool,
+    /// The connection is closed after it for another reason.
+    pub(super) last: bool,
     /// What comes next on this connection cannot be believed, even if this request seemed complete.
     pub(super) distrust: bool,
     /// One word for the log and for those who count.
@@ -214,6 +216,7 @@ impl Reply {
             body,
             allow: None,
             request_read: true,
+            last: false,
             distrust: false,
             outcome: match status {
                 StatusCode::OK => "ok",
@@ -245,11 +248,17 @@ impl Reply {
     }
 
     /// As HTTP, with its headers in the room of `headers`, which is empty.
-    pub(super) fn into_response(self, headers: HeaderMap) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
+    pub(super) fn into_response(self, mut headers: HeaderMap) -> Response<Full<Bytes>> {
+        let status = self.status;
+        let body = self.into_body(&mut headers);
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
         *response.headers_mut() = headers;
-        let headers = response.headers_mut();
+        response
+    }
+
+    /// What follows the headers, which go into `headers`.
+    pub(super) fn into_body(self, headers: &mut HeaderMap) -> Bytes {
         headers.insert(header::CONTENT_TYPE, self.kind);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
@@ -267,10 +276,10 @@ impl Reply {
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if !self.request_read {
+        if !self.request_read || self.last {
             // Or the client would send its next request into a connection that is about to end.
             headers.insert(header::CONNECTION, CLOSE);
         }
-        response
+        self.body
     }
 }

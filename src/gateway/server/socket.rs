@@ -9,12 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
 pub(super) struct Socket<S> {
+    /// What was read before, and is read again first.
+    begun: Bytes,
     io: TokioIo<S>,
     patience: Duration,
     /// Runs while a write waits for the client.
@@ -23,8 +26,9 @@ pub(super) struct Socket<S> {
 
 impl<S> Socket<S> {
     /// A write that makes no progress for `patience` fails.
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
+    pub(super) fn new(begun: Bytes, stream: S, patience: Duration) -> Self {
         Self {
+            begun,
             io: TokioIo::new(stream),
             patience,
             stalled: None,
@@ -60,8 +64,13 @@ impl<S: AsyncRead + Unpin> Read for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let bytes = self.begun.len().min(buffer.remaining());
+            buffer.put_slice(&self.begun.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }

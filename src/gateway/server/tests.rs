@@ -5,6 +5,7 @@ mod fixture;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::*;
 use crate::gateway::rate::RateLimit;
@@ -546,6 +547,94 @@ async fn a_source_beyond_its_rate_is_told_when_to_come_again() {
         t.ask(&request("/webhooks/shop", "", BODY)).await.status,
         401
     );
+}
+
+/// Asks for no more than any, and is none of the plain requests all the same.
+const NOT_PLAIN: &str = "te: trailers\r\n";
+
+#[tokio::test]
+async fn a_plain_request_is_answered_like_any_other() {
+    let t = Fixture::new().await;
+    let signed = format!("x-shopify-hmac-sha256: {}\r\n", signature(BODY));
+    let topic = format!("{signed}x-shopify-topic: a\tb\r\n");
+    let id = format!("{signed}x-shopify-webhook-id: same\r\n");
+    t.ask(&request("/webhooks/shop", &id, BODY)).await;
+    let (mut plain, mut other) = (t.client().await, t.client().await);
+    for (path, headers) in [
+        ("/webhooks/shop", &*id),
+        ("/webhooks/shop", ""),
+        ("/webhooks/other", &signed),
+        ("/webhooks/shop", &topic),
+    ] {
+        plain.send(&request(path, headers, BODY)).await;
+        let headers = [headers, NOT_PLAIN].concat();
+        other.send(&request(path, &headers, BODY)).await;
+        assert_eq!(
+            plain.answer().await,
+            other.answer().await,
+            "{path} {headers}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_plain_request_may_come_in_pieces_and_may_stop_in_any_of_them() {
+    let t = Fixture::with(StandIn::default(), |settings| {
+        settings.header_timeout = BRIEF * 4;
+        settings.body_timeout = BRIEF * 4;
+    })
+    .await;
+    let whole = delivery("d1", BODY);
+    for at in [
+        1,
+        20,
+        whole.len() - BODY.len() - 1,
+        whole.len() - BODY.len(),
+        whole.len() - 1,
+    ] {
+        let mut client = t.client().await;
+        client.send(&whole[..at]).await;
+        tokio::task::yield_now().await;
+        client.send(&whole[at..]).await;
+        assert_eq!(client.answer().await.status, 200, "{at}");
+        // The next one stops there.
+        client.send(&whole[..at]).await;
+        let rest = client.rest().await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{at}: {rest:?}");
+    }
+    let mut client = t.client().await;
+    for byte in &whole {
+        client.send(&[*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.answer().await.body["duplicate"], true);
+    assert_eq!(t.store.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_webhooks_and_reads_no_answers_is_closed() {
+    let t = Fixture::with(StandIn::default(), |settings| {
+        settings.write_timeout = BRIEF
+    })
+    .await;
+    let mut client = t.client().await;
+    let many = request("/webhooks/shop", "", b"").repeat(1_000);
+    let closed = async { while client.stream.write_all(&many).await.is_ok() {} };
+    timeout(PATIENCE, closed).await.expect("closed");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_the_answer_is_let_go_at_once() {
+    for headers in ["", NOT_PLAIN] {
+        let t = Fixture::with(StandIn::hanging(), |_| {}).await;
+        let signed = format!("{headers}x-shopify-hmac-sha256: {}\r\n", signature(BODY));
+        let mut client = t.client().await;
+        client.send(&request("/webhooks/shop", &signed, BODY)).await;
+        t.store.has_been_asked().await;
+        client.stream.shutdown().await.unwrap();
+        // Nothing is stored, and nothing is answered.
+        assert_eq!(client.rest().await, b"");
+    }
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ impl Senders {
     /// Each connection sends one webhook after the other for `time`.
     pub(super) async fn flat_out(&mut self, time: Duration) -> anyhow::Result<Latency> {
         let began = Instant::now();
-        self.all(move |mut line, _| async move {
+        self.all(time, move |mut line, _| async move {
             let mut latency = Latency::new();
             while began.elapsed() < time {
                 let sent = Instant::now();
@@ -83,7 +83,7 @@ impl Senders {
     pub(super) async fn at_rate(&mut self, rate: f64, time: Duration) -> anyhow::Result<Latency> {
         let began = Instant::now();
         let every = Duration::from_secs_f64(self.lines.len() as f64 / rate);
-        self.all(move |mut line, share| async move {
+        self.all(time, move |mut line, share| async move {
             let mut latency = Latency::new();
             let mut due = began + every.mul_f64(share);
             while due < began + time {
@@ -100,7 +100,8 @@ impl Senders {
 
     /// Each connection sends one webhook and stays open.
     pub(super) async fn once(&mut self) -> anyhow::Result<()> {
-        try_join_all(self.lines.iter_mut().map(Line::deliver)).await?;
+        let delivered = try_join_all(self.lines.iter_mut().map(Line::deliver));
+        in_time(Duration::ZERO, delivered).await?;
         Ok(())
     }
 
@@ -109,8 +110,12 @@ impl Senders {
         self.lines.iter().map(|line| line.stored).sum()
     }
 
-    /// Has each connection do `work` on a task of its own, with its share of the way from the first to the last.
-    async fn all<F>(&mut self, work: impl Fn(Line, f64) -> F) -> anyhow::Result<Latency>
+    /// Has each connection do `work` for `time` on a task of its own, with its share of the way from the first to the last.
+    async fn all<F>(
+        &mut self,
+        time: Duration,
+        work: impl Fn(Line, f64) -> F,
+    ) -> anyhow::Result<Latency>
     where
         F: Future<Output = anyhow::Result<(Line, Latency)>> + Send + 'static,
     {
@@ -120,30 +125,42 @@ impl Senders {
             tasks.spawn(work(line, number as f64 / count));
         }
         let mut all = Latency::new();
-        while let Some(done) = tasks.join_next().await {
-            let (line, latency) = done.context("a sender of the bench failed")??;
-            all.merge(&latency);
-            self.lines.push(line);
-        }
+        let joined = async {
+            while let Some(done) = tasks.join_next().await {
+                let (line, latency) = done.context("a sender of the bench failed")??;
+                all.merge(&latency);
+                self.lines.push(line);
+            }
+            Ok(())
+        };
+        in_time(time, joined).await?;
         Ok(all)
     }
+}
+
+/// What comes of `work`, which takes `time` and not much more. One clock for all connections: one for each answer would cost the
+/// senders more than sending does.
+async fn in_time<T>(
+    time: Duration,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(time + ANSWER_TIMEOUT, work).await;
+    done.context("no answer in time")?
 }
 
 impl Line {
     /// Sends a webhook that was never sent before, and reads the answer.
     async fn deliver(&mut self) -> anyhow::Result<()> {
-        let id = format!("{:0width$x}", self.next_id, width = ID_DIGITS);
+        write_id(&mut self.request[self.id.clone()], self.next_id);
         self.next_id += 1;
-        self.request[self.id.clone()].copy_from_slice(id.as_bytes());
         self.stream.write_all(&self.request).await?;
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.read()).await;
-        let body_at = answered.context("no answer in time")??;
+        let body_at = self.read().await?;
         anyhow::ensure!(
             self.answer.get(9..12) == Some(b"200"),
             "not stored, but: {}",
             String::from_utf8_lossy(&self.answer)
         );
-        self.stored += u64::from(find(&self.answer[body_at..], b"\"duplicate\":false").is_some());
+        self.stored += u64::from(self.answer[body_at..].ends_with(b"\"duplicate\":false}"));
         Ok(())
     }
 
@@ -153,26 +170,39 @@ impl Line {
         loop {
             let read = self.stream.read_buf(&mut self.answer).await?;
             anyhow::ensure!(read > 0, "the server closed a connection of the bench");
-            let Some(end) = find(&self.answer, b"\r\n\r\n") else {
-                continue;
-            };
-            let head = &self.answer[..end];
-            let length = find(head, b"content-length: ").context("an answer without a length")?;
-            let digits = head[length + 16..]
-                .iter()
-                .take_while(|byte| byte.is_ascii_digit());
-            let length = digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
-            if self.answer.len() >= end + 4 + length {
-                return Ok(end + 4);
+            if let Some(body) = body_of(&self.answer)?
+                && self.answer.len() >= body.end
+            {
+                return Ok(body.start);
             }
         }
     }
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
+/// Where the body of an answer begins and ends, once its headers are here.
+fn body_of(answer: &[u8]) -> anyhow::Result<Option<Range<usize>>> {
+    let (mut at, mut length) = (0, None);
+    while let Some(line) = answer[at..].iter().position(|byte| *byte == b'\n') {
+        let line = &answer[at..at + line];
+        at += line.len() + 1;
+        if line == b"\r" {
+            let length: usize = length.context("an answer without a length")?;
+            return Ok(Some(at..at + length));
+        }
+        if let Some(digits) = line.strip_prefix(b"content-length: ") {
+            let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+            length = Some(digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes `id` in hexadecimal digits, as many as there are places.
+fn write_id(places: &mut [u8], mut id: u64) {
+    for place in places.iter_mut().rev() {
+        *place = b"0123456789abcdef"[(id % 16) as usize];
+        id /= 16;
+    }
 }
 
 /// A webhook as Shopify sends it, and where its delivery id stands. The body is the same each time, so it is signed once.
