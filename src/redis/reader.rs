@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::bytes_utils::Str;
+use fred::error::Error as FredError;
 use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
-use fred::types::Value;
 use fred::types::config::Options;
+use fred::types::{CustomCommand, Resp3Frame, Value};
 use futures_util::future::join_all;
 
 use super::link::Link;
-use super::reply::{bytes_of, text_of};
-use super::{Address, Fault, Redis, away, fault_of};
+use super::reply::Part;
+use super::{Address, Fault, Redis, away, fault_of, slot_of};
 use crate::error::Result;
 use crate::keys::{GROUP, Key};
 use crate::metrics::handles::Calls;
@@ -174,7 +175,7 @@ impl Reader {
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         // Zero would mean for ever, and a fraction is an error.
         let block_ms = block.map(|block| {
-            u64::try_from(block.as_millis())
+            i64::try_from(block.as_millis())
                 .unwrap_or(5_000)
                 .clamp(1, 5_000)
         });
@@ -183,27 +184,32 @@ impl Reader {
             max_attempts: Some(1),
             ..Options::default()
         };
-        let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
-        let ids: Vec<&str> = vec![from; streams.len()];
+        let first = streams.first().map(|key| key.0.clone());
+        let node = slot_of(first.unwrap_or_default());
+        let command = CustomCommand::new_static("XREADGROUP", node, block.is_some());
+        let mut args: Vec<Value> = Vec::with_capacity(8 + 2 * streams.len());
+        let word = Value::from_static_str;
+        args.extend([word("GROUP"), word(GROUP), consumer.into()]);
+        args.extend([word("COUNT"), Value::Integer(count as i64)]);
+        if let Some(block_ms) = block_ms {
+            args.extend([word("BLOCK"), Value::Integer(block_ms)]);
+        }
+        args.push(word("STREAMS"));
+        args.extend(streams.iter().map(|key| Value::Bytes(key.0.clone())));
+        args.extend(streams.iter().map(|_| Value::from(from)));
         let client = self.link.client();
         if !client.is_connected() {
             return Err(ReadFailure::Lost(away().details().to_owned()));
         }
         self.counted.sent();
-        let reply: std::result::Result<Value, _> = client
+        // As it came: to make values of it takes the client a sixth of the time of a worker's thread.
+        let reply = client
             .with_options(&options)
-            .xreadgroup(
-                GROUP,
-                consumer,
-                Some(count as u64),
-                block_ms,
-                false,
-                keys,
-                ids,
-            )
-            .await;
+            .custom_raw(command, args)
+            .await
+            .and_then(unless_refused);
         match reply {
-            Ok(value) => Ok(entries_of(value, streams)),
+            Ok(frame) => Ok(entries_of(frame, streams)),
             Err(error) => {
                 let fault = fault_of(&error);
                 self.counted.failed(fault.name());
@@ -236,22 +242,31 @@ impl Reader {
     }
 }
 
+/// The client's error of an error that Redis answered.
+fn unless_refused(frame: Resp3Frame) -> std::result::Result<Resp3Frame, FredError> {
+    match frame {
+        // No value can be made of it, and why not is the error.
+        Resp3Frame::SimpleError { .. } | Resp3Frame::BlobError { .. } => {
+            Value::try_from(frame).and(Err(away()))
+        }
+        frame => Ok(frame),
+    }
+}
+
 /// `[[stream, [[id, [field, value …]] …]] …]`, or nil when the block ended without an entry.
-pub(super) fn entries_of(value: Value, streams: &[&Key]) -> Vec<RawEntry> {
+pub(super) fn entries_of<P: Part>(reply: P, streams: &[&Key]) -> Vec<RawEntry> {
     let mut entries = Vec::new();
-    let Value::Array(replies) = value else {
-        return entries;
-    };
-    for reply in replies {
-        let Value::Array(mut parts) = reply else {
+    for reply in reply.into_list().into_iter().flatten() {
+        let Some(mut parts) = reply.into_list() else {
             continue;
         };
-        let (Some(Value::Array(list)), Some(name)) = (parts.pop(), parts.pop()) else {
+        let (Some(list), Some(name)) = (parts.pop(), parts.pop()) else {
             continue;
         };
-        let Some(stream) =
-            text_of(&name).and_then(|name| streams.iter().position(|key| key.as_str() == name))
-        else {
+        let (Some(list), Some(name)) = (list.into_list(), name.into_bytes()) else {
+            continue;
+        };
+        let Some(stream) = streams.iter().position(|key| key.0 == name) else {
             continue;
         };
         entries.reserve(list.len());
@@ -264,20 +279,15 @@ pub(super) fn entries_of(value: Value, streams: &[&Key]) -> Vec<RawEntry> {
 }
 
 /// `[id, [field, value …]]`; the fields are nil when the entry was deleted while pending.
-pub(crate) fn raw_entry(stream: usize, entry: Value) -> Option<RawEntry> {
-    let Value::Array(mut parts) = entry else {
-        return None;
-    };
+pub(crate) fn raw_entry(stream: usize, entry: impl Part) -> Option<RawEntry> {
+    let mut parts = entry.into_list()?;
     let (fields, id) = (parts.pop()?, parts.pop()?);
-    let fields = match fields {
-        Value::Array(fields) => fields.into_iter().filter_map(bytes_of).collect(),
-        _ => Vec::new(),
-    };
-    let id = match id {
-        Value::String(id) => id,
-        other => text_of(&other)?.into(),
-    };
-    Some(RawEntry { stream, id, fields })
+    let fields = fields.into_list().into_iter().flatten();
+    Some(RawEntry {
+        stream,
+        id: Str::from_inner(id.into_bytes()?).ok()?,
+        fields: fields.filter_map(Part::into_bytes).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -288,6 +298,22 @@ mod tests {
         Value::Array(items.into_iter().collect())
     }
 
+    /// The frame that such a value is made of.
+    fn frame(value: Value) -> Resp3Frame {
+        let attributes = None;
+        match value {
+            Value::Array(items) => Resp3Frame::Array {
+                data: items.into_iter().map(frame).collect(),
+                attributes,
+            },
+            Value::Null => Resp3Frame::Null,
+            text => Resp3Frame::BlobString {
+                data: text.into_bytes().expect("text"),
+                attributes,
+            },
+        }
+    }
+
     #[test]
     fn replies_of_all_shapes_are_read() {
         let (a, b) = (Key::from("a".to_owned()), Key::from("b".to_owned()));
@@ -295,13 +321,28 @@ mod tests {
         let whole = list(["1-0".into(), list(["name".into(), "x".into()])]);
         let reply = list([list(["b".into(), list([whole, deleted])])]);
 
-        let entries = entries_of(reply, &[&a, &b]);
-
-        let seen: Vec<_> = entries
-            .iter()
-            .map(|e| (e.stream, &*e.id, e.fields.len()))
-            .collect();
-        assert_eq!(seen, [(1, "1-0", 2), (1, "2-0", 0)]);
+        for entries in [
+            entries_of(reply.clone(), &[&a, &b]),
+            entries_of(frame(reply), &[&a, &b]),
+        ] {
+            let seen: Vec<_> = entries
+                .iter()
+                .map(|e| (e.stream, &*e.id, e.fields.len()))
+                .collect();
+            assert_eq!(seen, [(1, "1-0", 2), (1, "2-0", 0)]);
+        }
         assert!(entries_of(Value::Null, &[&a]).is_empty());
+        assert!(entries_of(Resp3Frame::Null, &[&a]).is_empty());
+    }
+
+    #[test]
+    fn an_error_is_no_reply() {
+        let refused = Resp3Frame::SimpleError {
+            data: "NOGROUP No such key".into(),
+            attributes: None,
+        };
+        let error = unless_refused(refused).expect_err("an error");
+        assert_eq!(fault_of(&error), Fault::NoGroup);
+        assert!(unless_refused(Resp3Frame::Null).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Replies read into types. What does not fit is an error that names the operation, never a guess.
 
 use bytes::Bytes;
+use fred::types::Resp3Frame;
 pub(crate) use fred::types::Value;
 
 use crate::error::{Error, Result};
@@ -154,5 +155,43 @@ pub(crate) fn bytes_of(value: Value) -> Option<Bytes> {
         Value::String(text) => Some(text.into_inner()),
         Value::Bytes(bytes) => Some(bytes),
         _ => None,
+    }
+}
+
+/// A part of a reply: one of the client's values, or a frame as it came, where the making of values would take too long.
+pub(crate) trait Part: Sized {
+    /// The items, if it is a list.
+    fn into_list(self) -> Option<Vec<Self>>;
+
+    /// The bytes, if it is a string. Nothing is copied.
+    fn into_bytes(self) -> Option<Bytes>;
+}
+
+impl Part for Value {
+    fn into_list(self) -> Option<Vec<Self>> {
+        match self {
+            Self::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn into_bytes(self) -> Option<Bytes> {
+        bytes_of(self)
+    }
+}
+
+impl Part for Resp3Frame {
+    fn into_list(self) -> Option<Vec<Self>> {
+        match self {
+            Self::Array { data, .. } => Some(data),
+            _ => None,
+        }
+    }
+
+    fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::BlobString { data, .. } | Self::SimpleString { data, .. } => Some(data),
+            _ => None,
+        }
     }
 }

@@ -21,12 +21,12 @@ const FINE: Duration = Duration::from_millis(2);
 
 /// The runtime's clock ticks once a millisecond and rounds up, which would be most of what a delayed job is late: the last
 /// of a sleep is slept on a thread, whose clock is finer. Nothing spins.
-async fn sleep_to_the_point(sleep: Duration) {
-    let end = Instant::now() + sleep;
-    if let Some(coarse) = sleep.checked_sub(FINE) {
+async fn sleep_to_the_point(end: Instant) {
+    let left = || end.saturating_duration_since(Instant::now());
+    if let Some(coarse) = left().checked_sub(FINE) {
         tokio::time::sleep(coarse).await;
     }
-    let rest = end.saturating_duration_since(Instant::now());
+    let rest = left();
     if !rest.is_zero() {
         let _ = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
     }
@@ -54,7 +54,11 @@ pub(crate) async fn run(
     // Before the lock ends, so that it does not change hands without need.
     let poll = POLL.min(by.lock * 2 / 3);
     loop {
+        let asked = Instant::now();
         let promotion = broker.promote(&by, LIMIT, STEP).await;
+        // Redis looked at its clock about half-way, and what it says of the next one counts from there. Who comes too soon is told how
+        // much; from the end on, every job would be late by what this took.
+        let looked = asked + asked.elapsed() / 2;
         leading.set(matches!(promotion, Ok(Promotion::Promoted { .. })));
         let sleep = match promotion {
             Ok(Promotion::Promoted {
@@ -94,7 +98,7 @@ pub(crate) async fn run(
         };
         if !sleep.is_zero() {
             tokio::select! {
-                () = sleep_to_the_point(sleep) => {}
+                () = sleep_to_the_point(looked + sleep) => {}
                 () = due.notified() => {}
             }
         }
