@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Work;
@@ -14,6 +14,7 @@ use super::circuit::Gate;
 use super::feed::Feed;
 use super::health::Pulse;
 use super::lease::Leases;
+use super::room::{Flow, Load};
 use crate::broker::{Broker, Delivery, EntryId, Gates, InTheWay, Place};
 use crate::config;
 use crate::error::Result;
@@ -27,8 +28,6 @@ pub(crate) const BLOCK: Duration = Duration::from_secs(5);
 const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
 /// Orders after which the connection is cut.
 const UNBLOCK_TRIES: u32 = 10;
-/// Finished but unconfirmed jobs beyond which nothing more is claimed: then Redis takes no settlements.
-const UNSETTLED_MAX: usize = 10_000;
 
 /// Own deliveries per look for unseen ones.
 const OWN_PAGE: usize = 100;
@@ -50,75 +49,6 @@ struct Doubt {
     look: Instant,
     /// A look after this is the last.
     ends: Instant,
-}
-
-/// How many jobs a worker has in hand, and how many it may have.
-#[derive(Debug)]
-pub(crate) struct Load {
-    /// Delivered, waiting for a free slot.
-    pub(crate) buffered: AtomicUsize,
-    pub(crate) running: AtomicUsize,
-    pub(crate) unsettled: Arc<AtomicUsize>,
-    /// Something became less.
-    pub(crate) eased: Notify,
-    pub(crate) concurrency: usize,
-    pub(crate) prefetch: usize,
-}
-
-impl Load {
-    /// Jobs that may be claimed now. While slots are served from the buffer, the buffer is half emptied first, so that a
-    /// busy worker reads in batches.
-    pub(crate) fn room(&self) -> usize {
-        let (buffered, running) = (
-            self.buffered.load(Ordering::Acquire),
-            self.running.load(Ordering::Acquire),
-        );
-        if buffered > self.prefetch / 2 || self.unsettled.load(Ordering::Acquire) > UNSETTLED_MAX {
-            return 0;
-        }
-        (self.concurrency + self.prefetch).saturating_sub(buffered + running)
-    }
-
-    /// Jobs that may be claimed now and start at once.
-    fn room_now(&self) -> usize {
-        let in_hand = self.buffered.load(Ordering::Acquire) + self.running.load(Ordering::Acquire);
-        self.room().min(self.concurrency.saturating_sub(in_hand))
-    }
-}
-
-/// What the last read says about the next.
-///
-/// Redis counts per stream, so a read that waits for several lanes divides its room evenly among them. When jobs flow, that
-/// would halve every batch for a lane that hardly ever has any: so while [`Lane::Ready`] gives all that it is asked for, the
-/// lanes are read with a command each, written together, and `Next` gets a single place for as long as it has no more.
-#[derive(Debug, Default)]
-pub(crate) struct Flow {
-    /// `Ready` gave all that it was asked for: there is more.
-    ready: bool,
-    /// So did `Next`.
-    next: bool,
-}
-
-impl Flow {
-    /// How many places of `room`, which is 2 at least, each of [`Lane::READ`] gets when nobody waits; `None`: wait.
-    fn shares(&self, room: usize) -> Option<[usize; 2]> {
-        if !self.ready {
-            return None;
-        }
-        let next = if self.next { room / 2 } else { 1 };
-        Some([next, room - next])
-    }
-
-    /// Takes in what a read of [`Lane::READ`] with these `shares` brought.
-    fn saw(&mut self, entries: &[RawEntry], shares: [usize; 2]) {
-        let full = |lane: Lane, share: usize| {
-            let of_lane = entries.iter().filter(|entry| entry.stream == lane.index());
-            of_lane.count() >= share
-        };
-        let [next, ready] = shares;
-        self.next = full(Lane::Next, next);
-        self.ready = full(Lane::Ready, ready);
-    }
 }
 
 pub(crate) struct Claimer {
@@ -590,45 +520,5 @@ impl Claimer {
             }
         }
         Ok(unseen)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries(next: usize, ready: usize) -> Vec<RawEntry> {
-        let of = |lane: Lane, count: usize| {
-            (0..count).map(move |_| RawEntry {
-                stream: lane.index(),
-                id: "1-0".into(),
-                fields: Vec::new(),
-            })
-        };
-        of(Lane::Next, next).chain(of(Lane::Ready, ready)).collect()
-    }
-
-    #[test]
-    fn a_lane_that_flows_gets_the_room_that_the_other_does_not_use() {
-        let mut flow = Flow::default();
-        assert_eq!(flow.shares(100), None, "nothing is known: wait");
-        flow.saw(&entries(0, 50), [50, 50]);
-        assert_eq!(flow.shares(100), Some([1, 99]));
-        flow.saw(&entries(1, 99), [1, 99]);
-        assert_eq!(flow.shares(100), Some([50, 50]), "more was handed back");
-        flow.saw(&entries(20, 50), [50, 50]);
-        assert_eq!(flow.shares(100), Some([1, 99]));
-        flow.saw(&entries(0, 98), [1, 99]);
-        assert_eq!(flow.shares(100), None, "it has run dry: wait");
-    }
-
-    #[test]
-    fn the_shares_are_never_more_than_the_room() {
-        for (next, ready) in [(false, true), (true, true)] {
-            for room in 2..300 {
-                let [a, b] = Flow { ready, next }.shares(room).expect("it flows");
-                assert!(a >= 1 && b >= 1 && a + b == room, "{a} and {b} of {room}");
-            }
-        }
     }
 }

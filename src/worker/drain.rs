@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Drained;
 use super::attempt::Runner;
-use super::claim::Load;
 use super::feed::Feed;
 use super::lease::Leases;
+use super::room::Load;
 use crate::broker::{Broker, Caller, EntryId};
 use crate::config;
 use crate::keys::Lane;
