@@ -26,7 +26,7 @@
 --                    attempt, took_ms, '+' and its group if it has a slot, '-' and its group if it has none, '' without a
 --                    group, number of its result or 0, how long it is kept (ms), the result
 --
--- Returns {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
+-- Returns "id id ..." without a status, which stands for {OK, "id id ..."}: the deliveries that were no longer live; they were not settled.
 -- {OLD} when a later call of this caller was carried out. Cost O(count), O(log n) more for each job that is admitted, n = held jobs.
 local lane, jobs, stats, producers, completed, progress = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, caller, number, history, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
