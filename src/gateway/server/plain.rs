@@ -222,6 +222,19 @@ fn with_date(read: impl FnOnce(&str)) {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::Response;
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::sync::mpsc;
+
     use super::*;
 
     const HEAD: &str = "POST /webhooks/shop-1 HTTP/1.1\r\nHost: a\r\ncontent-LENGTH:  4 \t\r\nX-A: \tü b\r\nx-a:\r\nconnection: Keep-Alive\r\n\r\n";
@@ -353,6 +366,88 @@ mod tests {
             ]
             .concat();
             assert!(matches!(seen(&bytes).0, Seen::Other), "{endless}");
+        }
+    }
+
+    /// The first request that hyper finds in `bytes`.
+    async fn by_hyper(bytes: &[u8]) -> Option<(Parts, Bytes)> {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        client.write_all(bytes).await.unwrap();
+        let (found, mut requests) = mpsc::unbounded_channel();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let found = found.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                if let Ok(body) = body.collect().await {
+                    let _ = found.send((head, body.to_bytes()));
+                }
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        });
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::select! {
+            first = requests.recv() => first,
+            _ = serving => requests.try_recv().ok(),
+            () = tokio::time::sleep(Duration::from_secs(10)) => None,
+        }
+    }
+
+    /// Something that may stand in a request, or should not.
+    fn pieces() -> impl Strategy<Value = &'static [u8]> {
+        prop::sample::select(vec![
+            &b""[..],
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b":",
+            b" ",
+            b"\t",
+            b"\0",
+            b"\x7f",
+            b"\xff",
+            b"a",
+            b"4",
+            b"-",
+            b",",
+            b"%",
+            b"?",
+            b"/",
+            b"\r\ncontent-length: 5",
+            b"\r\ntransfer-encoding: chunked",
+            b"\r\nhost: b",
+            b"\r\nconnection: close",
+            b"\r\nx: y",
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn hyper_takes_every_plain_request_for_the_same(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0_usize..3, pieces()), 0..4),
+        ) {
+            let mut bytes = [HEAD.as_bytes(), b"abcdefgh"].concat();
+            for (at, line_end, taken, put) in edits {
+                // Every other one at the end of a line, where a header more is one.
+                let ends: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"\r\n")).collect();
+                let (at, taken) = match ends.as_slice() {
+                    ends @ [_, ..] if line_end => (*at.get(ends), 0),
+                    _ => (at.index(bytes.len() + 1), taken),
+                };
+                let end = bytes.len().min(at + taken);
+                bytes.splice(at..end, put.iter().copied());
+            }
+            if let (Seen::Whole(head, body), rest) = seen(&bytes) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let (other, other_body) = runtime.block_on(by_hyper(&bytes)).expect("hyper takes it, too");
+                prop_assert_eq!(&head.method, &other.method);
+                prop_assert_eq!(&head.uri, &other.uri);
+                prop_assert_eq!(head.version, other.version);
+                prop_assert!(head.headers.iter().eq(other.headers.iter()));
+                prop_assert_eq!(&body, &other_body);
+                let taken = bytes.len() - rest.len();
+                prop_assert_eq!(&bytes[taken - body.len()..taken], &body[..]);
+            }
         }
     }
 }
