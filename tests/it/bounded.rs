@@ -133,11 +133,12 @@ impl<'a> Meter<'a> {
         for (name, taken) in &mut self.noted.0 {
             let text = line(name, taken);
             let longest = taken.last().copied().unwrap_or_default();
+            let nearly_longest = taken[taken.len() * 999 / 1_000];
             if name.starts_with("eval") || longest >= 1_000 {
                 println!("    {text}");
             }
-            // Otherwise it may have waited for a core.
-            if is_realtime() && is_long(longest) {
+            // Otherwise it may have waited for a core; and on a virtual machine one may be taken even from it.
+            if is_realtime() && is_long(nearly_longest) {
                 too_long.push(format!("{verb}: {text}"));
             }
         }
@@ -176,22 +177,17 @@ impl Fixture {
     fn plant(&self, kind: Kind) {
         let jobs = kind.jobs();
         self.plant_dead(jobs, 1_600_000_000_000);
-        const HISTORY: &str = "local id = ARGV[1]
-            local record = cjson.decode(redis.call('HGET', KEYS[1], id))
-            record.errors = {}
-            for i = 1, 10 do record.errors[i] = { at_ms = i, attempt = i, error = string.rep('e', 4096) } end
-            redis.call('HSET', KEYS[1], id, cjson.encode(record))";
         const LARGE: &str = "redis.call('HSET', KEYS[2], ARGV[1], string.rep('p', 1048576))
             redis.call('HSET', KEYS[3], ARGV[1], string.rep('l', 16384))";
-        let script = match kind {
+        match kind {
             Kind::Small => return,
-            Kind::LongHistory => HISTORY,
-            Kind::Large => LARGE,
-        };
+            Kind::LongHistory => return self.lengthen_histories(),
+            Kind::Large => {}
+        }
         let keys = ["jobs", "payloads", "progress"].map(|suffix| self.key(suffix));
         for n in 0..jobs {
             let id = format!("{}-0", 1_600_000_000_000 + n);
-            let mut command = vec!["EVAL", script, "3"];
+            let mut command = vec!["EVAL", LARGE, "3"];
             command.extend(keys.iter().map(String::as_str));
             command.push(&id);
             self.redis(&command);
@@ -209,7 +205,7 @@ impl Fixture {
                 let each = step.bytes / step.looked.max(1);
                 // As the doctor does.
                 let fit = usize::try_from((1 << 20) / each.max(1)).expect("small");
-                limit = fit.min(4 * limit).clamp(1, 100);
+                limit = fit.min(4 * limit).clamp(1, 50);
                 cursor = step.cursor;
                 if cursor.is_none() {
                     break;

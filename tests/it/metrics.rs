@@ -8,10 +8,12 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use millstream::job::state::State;
 use millstream::metrics::{BUCKETS_SECONDS, QueueGauges};
-use millstream::{Context, JobError, NewJob};
+use millstream::private_redis::{Options, PrivateRedis};
+use millstream::{Context, JobError, Millstream, NewJob};
 
-use crate::support::LATER;
-use crate::support::program::Program;
+use crate::support::program::{Program, QUICK};
+use crate::support::proxy::{Fault, Proxy, Rule};
+use crate::support::{Fixture, LATER};
 
 /// The recorder of this process. Other tests connect before it is there and count nothing, or have queues of their own.
 fn recorder() -> &'static PrometheusHandle {
@@ -156,6 +158,126 @@ async fn after_a_run_the_metrics_agree_with_what_redis_holds() {
         (of("queue_paused"), of("queue_overdue_seconds")),
         (0.0, 0.0)
     );
+}
+
+/// Connections are cut, answers are lost and workers vanish with their jobs in hand, all while jobs run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_chaos_the_gauges_agree_with_the_scanner_and_no_counter_is_ahead_of_the_store() {
+    const JOBS: usize = 400;
+    let recorder = recorder();
+    let tcp = Options {
+        tcp: true,
+        ..Options::default()
+    };
+    let redis = PrivateRedis::start(tcp).unwrap();
+    let mut p = Program::over(Fixture::on(&redis).await).await;
+    // The series go by the queue's name, which other tests may have on their servers.
+    p.t = Fixture::over(&redis, "chaos").await;
+    p.queue = p.client.queue("chaos").unwrap();
+    let proxy = Proxy::to(&redis);
+    let away = Millstream::connect(&proxy.url()).await.unwrap();
+    let worker = away.worker("chaos").unwrap().backoff(QUICK).max_attempts(2);
+    let worker = worker
+        .lease(Duration::from_secs(1))
+        .sweep(Duration::from_millis(100));
+    let worker = worker
+        .concurrency(8)
+        .handle_raw("job", async |job: Context| {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            match &job.payload()[..] {
+                b"fail" => Err(JobError::failed("no")),
+                b"refuse" => Err(JobError::refuse("never")),
+                b"later" => Err(JobError::snooze(LATER)),
+                _ => Ok(()),
+            }
+        });
+    let worker = worker.start().await.unwrap();
+    let payloads = ["done", "done", "fail", "refuse", "later"];
+    for batch in 0..8 {
+        let jobs = (0..JOBS / 8).map(|n| NewJob::raw("job", payloads[n % payloads.len()]));
+        p.queue.enqueue_all(jobs.collect::<Vec<_>>()).await.unwrap();
+        // Somebody who takes jobs and is never heard of again.
+        if batch % 2 == 0 {
+            p.t.claim_as(&format!("gone-{batch}"), 3).await;
+        }
+        for script in ["complete", "retry", "dead_letter", "EVALSHA"] {
+            proxy.arm(Rule::once(script, Fault::DropAfter));
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        proxy.cut();
+    }
+    proxy.heal();
+    let (dead, later) = (JOBS as i64 * 2 / 5, JOBS as u64 / 5);
+    p.until("all is settled", |t| {
+        let scan = t.scan();
+        let homes: Vec<_> = scan
+            .homes
+            .values()
+            .flatten()
+            .map(|home| home.state)
+            .collect();
+        let of = |state: State| homes.iter().filter(|home| **home == state).count() as u64;
+        let at_work = of(State::Ready) + of(State::Running);
+        t.counter("completed") + dead == JOBS as i64 - later as i64
+            && at_work == 0
+            && of(State::Scheduled) == later
+    })
+    .await;
+    worker.stop().await;
+    p.t.assert_every_job_has_one_home();
+
+    let gauges = QueueGauges::new(&p.client, ["chaos"]).unwrap();
+    let samples = samples(&(recorder.render() + &gauges.render().await), "chaos");
+    let of = |series: &str| samples.get(series).copied().unwrap_or_default();
+    let scan = p.t.scan();
+    for (state, name) in [
+        (State::Ready, "ready"),
+        (State::Running, "running"),
+        (State::Scheduled, "scheduled"),
+        (State::Held, "held"),
+        (State::Dead, "dead"),
+    ] {
+        let homes = scan.homes.values().flatten();
+        let seen = homes.filter(|home| home.state == state).count();
+        assert_eq!(
+            of(&format!("queue_jobs {name}")),
+            seen as f64,
+            "{name}: {samples:#?}"
+        );
+    }
+    assert_eq!(of("enqueued_jobs_total"), JOBS as f64);
+    assert!(
+        of("stalled_jobs_total") >= 1.0,
+        "nobody vanished: {samples:#?}"
+    );
+    // What was carried out and whose answer was lost may count as lost, and nothing counts that was not.
+    for (series, counter) in [
+        ("settled_attempts_total completed", "completed"),
+        ("settled_attempts_total retried", "retried"),
+        ("settled_attempts_total dead", "dead"),
+        ("stalled_jobs_total", "stalled"),
+    ] {
+        let (counted, stored) = (of(series), p.t.counter(counter) as f64);
+        assert!(
+            counted <= stored,
+            "{series}: {counted} of {stored}: {samples:#?}"
+        );
+    }
+    let outcomes = [
+        "completed",
+        "retried",
+        "snoozed",
+        "dead",
+        "released",
+        "lost",
+    ];
+    let settled = outcomes.map(|outcome| of(&format!("settled_attempts_total {outcome}")));
+    assert_eq!(
+        settled.iter().sum::<f64>(),
+        of("started_attempts_total"),
+        "{samples:#?}"
+    );
+    assert_eq!((of("worker_running_jobs"), of("worker_slots")), (0.0, 0.0));
 }
 
 #[tokio::test]

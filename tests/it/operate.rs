@@ -54,6 +54,17 @@ impl Fixture {
         }
     }
 
+    /// Gives every job that has a record as much as is kept of one that failed ten times or more, each time with a long answer.
+    pub(crate) fn lengthen_histories(&self) {
+        let grow = "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+            local record = cjson.decode(redis.call('HGET', KEYS[1], id))
+            record.errors = {}
+            for i = 1, 10 do record.errors[i] = { at_ms = i, attempt = i, error = string.rep('e', 4096) } end
+            redis.call('HSET', KEYS[1], id, cjson.encode(record))
+        end";
+        self.redis(&["EVAL", grow, "1", &self.key("jobs")]);
+    }
+
     /// The details of the newest event of this kind.
     fn told_last(&self, kind: &str) -> String {
         let events = self.redis(&["XREVRANGE", &self.key("events"), "+", "-"]);
@@ -358,14 +369,7 @@ async fn dead_jobs_with_long_histories_are_redriven_few_at_a_time() {
     let t = Fixture::on(&redis).await;
     let inspector = t.inspector().await;
     t.plant_dead(JOBS, 1_600_000_000_000);
-    // As much as is kept of a job that failed ten times or more, each time with a long answer.
-    let grow = "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
-        local record = cjson.decode(redis.call('HGET', KEYS[1], id))
-        record.errors = {}
-        for i = 1, 10 do record.errors[i] = { at_ms = i, attempt = i, error = string.rep('e', 4096) } end
-        redis.call('HSET', KEYS[1], id, cjson.encode(record))
-    end";
-    t.redis(&["EVAL", grow, "1", &t.key("jobs")]);
+    t.lengthen_histories();
     let mut walk = inspector.walk_dead(&JobFilter::new()).await.unwrap();
     let step = walk.next(LOOK).await.unwrap().unwrap();
     t.redis(&["CONFIG", "RESETSTAT"]);

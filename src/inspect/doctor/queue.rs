@@ -20,8 +20,8 @@ use crate::redis::reply::{Value, number_of, text_of};
 /// Things that are looked at in one step before their size is known, and by how much more the next step may be.
 pub(super) const FIRST_STEP: usize = 1;
 const GROWTH: usize = 4;
-/// Most things of one step: 15 µs of Redis each.
-const STEP: usize = 100;
+/// Most things of one step: 10 to 15 µs of Redis each.
+const STEP: usize = 50;
 /// Bytes that a step may touch, about: Redis reads them to judge.
 const STEP_BYTES: u64 = 1 << 20;
 /// Due jobs wait no longer where somebody does the upkeep.
