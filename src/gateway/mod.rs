@@ -72,7 +72,7 @@ pub const BODY_RATE_MIN_DEFAULT: u64 = 1 << 10;
 pub const WRITE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest of these timeouts.
 pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// Open connections. Each costs a file descriptor and about 6 KiB once it has sent a webhook, 26 KiB if that was no plain one.
+/// Open connections. Each costs a file descriptor and up to 12 KiB once it has sent a webhook, 26 KiB if that was no plain one.
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
 /// Most open connections.
 pub const CONNECTIONS_MAX: usize = 1_000_000;
