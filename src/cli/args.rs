@@ -259,6 +259,7 @@ mod tests {
             "events q --limit 20 --json",
             "events q --follow",
             "bench --jobs 1000 --producers 8 --concurrency 10 --payload 2KiB --queue-depth 100 --persistence everysec --json",
+            "bench groups --jobs 300 --groups 20 --group-concurrency 2 --batch 10 --payload 64B --turns 1 --json",
             "bench gateway --connections 8 --body 2KiB --turn 1s --turns 1 --idle 100 --access-log --json",
             "bench --only enqueue,bulk,drain,both,call,latency,delayed --turns 5 --workers 2",
             "completions bash",

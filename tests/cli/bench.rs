@@ -159,3 +159,22 @@ fn the_gateway_is_measured_beside_a_bare_server_and_every_answer_is_a_job() {
     assert!(report["redis_cpu_us_per_webhook"].is_number());
     assert_eq!(report["problems"], Value::Array(vec![]));
 }
+
+#[test]
+fn jobs_of_groups_are_measured_beside_others_and_every_one_runs_once() {
+    let args =
+        "bench groups --jobs 300 --groups 20 --group-concurrency 2 --batch 10 --turns 1 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let output = bare(&args).stdin(Stdio::null()).output().unwrap();
+
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kinds = report["kinds"].as_array().unwrap();
+    let names: Vec<_> = kinds.iter().map(|kind| &kind["kind"]).collect();
+    assert_eq!(names, ["plain", "no_limit", "room", "held"]);
+    for kind in kinds {
+        assert!(kind["redis_cpu_us_per_job"].as_f64() > Some(0.0), "{kind}");
+    }
+    assert_eq!(report["problems"], Value::Array(vec![]));
+}

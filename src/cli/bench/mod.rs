@@ -3,7 +3,8 @@
 //!
 //! [`arena`] is the server and both ways to talk to it, [`engine`] and [`bare`] do the same work each in its way, [`crew`] is the
 //! engine's workers, here or in processes of their own ([`child`]), [`latency`] sends at a fixed rate and takes times, [`monitor`]
-//! counts what reaches the server, [`report`] tells. [`gateway`] does the same for webhooks over HTTP.
+//! counts what reaches the server, [`report`] tells. [`gateway`] does the same for webhooks over HTTP, and [`groups`] compares jobs of groups
+//! with others.
 
 mod arena;
 mod bare;
@@ -11,6 +12,7 @@ mod child;
 mod crew;
 mod engine;
 mod gateway;
+mod groups;
 mod latency;
 mod monitor;
 mod report;
@@ -91,6 +93,7 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Other {
     Gateway(gateway::GatewayBench),
+    Groups(groups::GroupsBench),
     Crew(crew::CrewProcess),
 }
 
@@ -176,6 +179,7 @@ impl Bench {
     pub(crate) async fn run(mut self, globals: &Globals) -> anyhow::Result<()> {
         match self.other.take() {
             Some(Other::Gateway(bench)) => return bench.run(globals).await,
+            Some(Other::Groups(bench)) => return bench.run(globals).await,
             Some(Other::Crew(crew)) => return crew.run(globals).await,
             None => {}
         }

@@ -2,7 +2,10 @@
 //!
 //! `cargo bench --bench fairness` fills a queue with the backlog of one tenant, then sends single jobs of new tenants and measures
 //! from the call to the start of the handler, with a limit per group and, as a yardstick, with no backlog at all. It prints p50, p99
-//! and a plot. `cargo bench --bench fairness -- --test` does it once with a small backlog.
+//! and a plot; `cargo bench --bench fairness -- --svg docs/fairness.svg` draws the one that docs/groups.md shows. With `--test` it does
+//! everything once with a small backlog.
+
+mod plot;
 
 use std::time::{Duration, Instant};
 
@@ -37,9 +40,16 @@ async fn main() -> Result<(), Failure> {
     };
     let redis = PrivateRedis::start(Options::default())?;
     let client = Millstream::connect(&redis.url()).await?;
+    let mut curves = Vec::new();
     for waiting in [0, backlog] {
         let waits = measure(&client, waiting, fresh).await?;
         show(waiting, &waits);
+        curves.push((waiting, waits));
+    }
+    let mut args = std::env::args().skip_while(|arg| arg != "--svg");
+    if let Some(path) = args.nth(1) {
+        std::fs::write(&path, plot::drawn(&curves))?;
+        println!("drawn: {path}");
     }
     Ok(())
 }
