@@ -71,6 +71,8 @@ if only_due then
     bury_broken(group)
     admitted = admitted + admit_of(group, math.max(1, limit - admitted))
     group.is_touched = true
+    -- What is missing comes in from now on, and not once a clock that was set back is there again.
+    if group.is_wrong then group.is_charged = true end
   end
   close_groups()
   return { OK, admitted, '', rated_in(rates, us) }

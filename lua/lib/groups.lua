@@ -145,7 +145,7 @@ end
 local function missing_in(group)
   if not group.missing then
     turns.us = turns.us or now_us()
-    group.missing, group.is_charged = missing_of(turns.rates, group.name, group.rate, turns.us)
+    group.missing, group.is_wrong = missing_of(turns.rates, group.name, group.rate, turns.us)
   end
   return group.missing
 end

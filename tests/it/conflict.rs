@@ -190,6 +190,22 @@ async fn one_throttled_job_starts_per_window_and_the_last_payload_is_never_lost(
 }
 
 #[tokio::test]
+async fn a_window_ends_at_its_moment_however_long_the_call_takes() {
+    let t = Fixture::new().await;
+    t.put(throttled("one")).await;
+    t.expect_window("k");
+    let end = t.scan().unique_until["k"];
+    // So much work comes first that time goes on between the beginning of the script and its question about the window.
+    let mut jobs = vec![saying("x").delay(LATER); 999];
+    jobs.push(throttled("two"));
+
+    let stored = t.try_enqueue(&jobs).await.unwrap();
+
+    let due = t.home_of(&stored[999].id).unwrap().score;
+    assert!((end..=end + 1).contains(&due), "{due} for {end}");
+}
+
+#[tokio::test]
 async fn a_key_whose_holder_no_longer_exists_is_in_nobodys_way() {
     let t = Fixture::new().await;
     for on_conflict in [OnConflict::Refuse, OnConflict::Replace] {

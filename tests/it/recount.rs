@@ -151,7 +151,7 @@ async fn slots_are_counted_right_on_a_large_queue_while_workers_run() {
         }
     });
     let worker = worker.start().await.unwrap();
-    let long = NewJob::raw("long", "x").group("long");
+    let long = NewJob::raw("long", "x").group("long").timeout(LATER);
     p.queue.enqueue_all(vec![long; 2]).await.unwrap();
     let (queue, over) = (p.queue.clone(), is_over.clone());
     let traffic = tokio::spawn(async move {
