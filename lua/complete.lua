@@ -78,6 +78,8 @@ for i = 1, slots do
     leave(ARGV[at])
   end
 end
+-- An earlier attempt may have told something.
+if has_told and #gone > 0 then redis.call('HDEL', progress, unpack(gone)) end
 for i = first_row, #ARGV, STRIDE do
   local place_of, job_id, unique, name, attempt, took_ms, group_of =
     tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]

@@ -131,7 +131,7 @@ local duplicates, replaced = 0, 0
 local function in_the_way(key, options)
   local job_id = redis.call('GET', key)
   if not job_id then return nil end
-  if has_groups then write_held() end
+  if has_groups then write_places() end
   if options.window and not options.conflict then return { id = job_id } end
   local holder = found(job_id, { lane, next_lane, suspects, high, low }, jobs, group) or { state = 'gone' }
   holder.id = job_id

@@ -44,7 +44,7 @@ check('HLEN', stats)
 check('XLEN', events)
 use_groups({
   held = held, groups = groups, limits = limits, lane = lane, suspects = suspects, jobs = jobs, payloads = payloads,
-  stats = stats, wake = wake, high = high, low = low, rates = rates,
+  stats = stats, wake = wake, high = high, low = low, rates = rates, gathers = true,
 })
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
@@ -76,18 +76,22 @@ local function expire(job_id, record)
   return true
 end
 
-for _, job_id in ipairs(due) do
-  local record, payload = read_record(jobs, job_id), redis.call('HGET', payloads, job_id)
-  if record and payload then
-    if not expire(job_id, record) then
-      place_in_turn(nil, IN_LINE, job_id, record, payload)
-      promoted = promoted + 1
+for from = 1, #due, FETCHED_MAX do
+  local ids = { unpack(due, from, math.min(#due, from + FETCHED_MAX - 1)) }
+  local stored, bodies = redis.call('HMGET', jobs, unpack(ids)), redis.call('HMGET', payloads, unpack(ids))
+  for i, job_id in ipairs(ids) do
+    local record, payload = record_in(stored[i]), bodies[i]
+    if record and payload then
+      if not expire(job_id, record) then
+        place_in_turn(nil, IN_LINE, job_id, record, payload)
+        promoted = promoted + 1
+      end
+    else
+      bury_orphan(dead, jobs, payloads, stats, events, ms_of(us), job_id, record or nil, payload or nil)
     end
-  else
-    bury_orphan(dead, jobs, payloads, stats, events, ms_of(us), job_id, record, payload)
   end
-  redis.call('ZREM', scheduled, job_id)
 end
+if #due > 0 then redis.call('ZREM', scheduled, unpack(due)) end
 close_groups()
 local due_in_us = -1
 if #due == limit then

@@ -37,7 +37,7 @@ end
 
 do
   local FIRST, count, slots = 9, tonumber(ARGV[5]), tonumber(ARGV[8])
-  local jobs, stats, producers, held, groups = KEYS[2], KEYS[3], KEYS[4], KEYS[7], KEYS[8]
+  local jobs, stats, producers, progress, held, groups = KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7], KEYS[8]
   local after = FIRST + count
   -- Neither rows nor results, and nobody to be let in.
   local is_short = #ARGV == after + 2 * slots - 1
@@ -51,6 +51,7 @@ do
     end
     local names, place_of, records = {}, {}, {}
     check('HLEN', jobs)
+    local has_told = looked_at(progress, redis.pcall('HLEN', progress)) > 0
     for i = after, #ARGV, 2 do
       local name = ARGV[i]
       if not place_of[name] then
@@ -81,6 +82,8 @@ do
     if #fewer > 0 then redis.call('HSET', groups, unpack(fewer)) end
     if #free > 0 then redis.call('HDEL', groups, unpack(free)) end
     if #records > 0 then redis.call('HDEL', jobs, unpack(records)) end
+    -- An earlier attempt may have told something.
+    if has_told and #records > 0 then redis.call('HDEL', progress, unpack(records)) end
     return settled(stats, producers, ARGV[2], ARGV[3], count, lost)
   end
 end

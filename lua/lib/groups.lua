@@ -26,8 +26,8 @@ local ARGUMENTS_MAX, FETCHED_MAX = 1000, 50
 -- The keys in use, what this call knows of each group, the groups in the order in which they came up,
 -- and those that a job has left in the order in which it did.
 local turns, groups_seen, groups_in_order, groups_left = nil, {}, {}, {}
--- What is to be written of jobs that are held, and of such that are no longer: one command for many of them.
-local held_now, held_no_more = { records = {}, payloads = {}, members = {} }, { records = {}, ids = {}, members = {} }
+-- What is to be written of jobs that are held by now, and of jobs that are on a lane by now: one command for many of them.
+local held_now, placed_now = { records = {}, payloads = {}, members = {} }, { records = {}, ids = {}, turns = {} }
 
 -- To be called before the first write. Looks at the keys that only groups need; the script looks at the others.
 local function use_groups(keys)
@@ -207,14 +207,30 @@ local function with_all(command, key, arguments)
   end
 end
 
--- Writes down the jobs that are held by now. To be called before anybody looks for one of them.
-local function write_held()
-  if #held_now.members == 0 then return end
-  redis.call('HSET', turns.stats, 'held', string.format('%.0f', turns.turn))
-  with_all('HSET', turns.payloads, held_now.payloads)
-  with_all('HSET', turns.jobs, held_now.records)
-  with_all('ZADD', turns.held, held_now.members)
-  held_now = { records = {}, payloads = {}, members = {} }
+-- Writes down where jobs are by now. To be called before anybody looks for one of them.
+local function write_places()
+  if #held_now.members > 0 then
+    redis.call('HSET', turns.stats, 'held', string.format('%.0f', turns.turn))
+    with_all('HSET', turns.payloads, held_now.payloads)
+    with_all('HSET', turns.jobs, held_now.records)
+    with_all('ZADD', turns.held, held_now.members)
+    held_now = { records = {}, payloads = {}, members = {} }
+  end
+  if #placed_now.ids > 0 then
+    with_all('HSET', turns.jobs, placed_now.records)
+    with_all('HDEL', turns.payloads, placed_now.ids)
+    with_all('ZREM', turns.held, placed_now.turns)
+    placed_now = { records = {}, ids = {}, turns = {} }
+  end
+end
+
+-- Puts a job that is off the streams on a lane; `turn`: its place among the held, if it had one.
+local function to_lane(lane, job_id, record, payload, turn)
+  put(lane, turns.suspects, turns.wake, record, payload)
+  local records, ids, places = placed_now.records, placed_now.ids, placed_now.turns
+  records[#records + 1], records[#records + 2] = job_id, cjson.encode(record)
+  ids[#ids + 1] = job_id
+  if turn then places[#places + 1] = turn end
 end
 
 -- The number of the next job that is held: rising, whatever somebody wrote there by hand.
@@ -237,7 +253,7 @@ local function hold(name, kind, job_id, record, payload)
   if payload then payloads[#payloads + 1], payloads[#payloads + 2] = job_id, payload end
   records[#records + 1], records[#records + 2] = job_id, cjson.encode(record)
   members[#members + 1], members[#members + 2] = 0, name .. US .. turn .. US .. job_id
-  if not turns.gathers then write_held() end
+  if not turns.gathers then write_places() end
   local group = group_named(name)
   -- Who is not the first waits for those before him, and somebody sees to them.
   if not group.any_held then group.is_touched = true end
@@ -266,7 +282,9 @@ end
 
 -- At the end of the call those who wait in the group are let in, as far as there is room.
 local function look_after(group)
+  if group.is_looked_after then return end
   groups_left[#groups_left + 1] = group
+  group.is_looked_after = true
 end
 
 -- A job of the group leaves the lanes, and had a slot.
@@ -274,7 +292,7 @@ local function leave(name)
   local group = group_named(name)
   group.is_touched = true
   group.taken = math.max(0, group.taken - 1)
-  if group.left == 0 then look_after(group) end
+  look_after(group)
   group.left = group.left + 1
 end
 
@@ -314,9 +332,8 @@ local function place_in_turn(lane, kind, job_id, record, payload, is_new)
     end
     record.meta = meta
   end
-  lane = lane or lane_of(turns, turns.wake, record.meta)
-  place(lane, turns.suspects, turns.wake, turns.jobs, job_id, record, payload)
-  redis.call('HDEL', turns.payloads, job_id)
+  to_lane(lane or lane_of(turns, turns.wake, record.meta), job_id, record, payload)
+  if not turns.gathers then write_places() end
   return true
 end
 
@@ -347,10 +364,7 @@ local function let_in(waiting, record, payload)
     record.meta = with_slot(record.meta)
   end
   record.turn = nil
-  put(lane_of(turns, turns.wake, record.meta), turns.suspects, turns.wake, record, payload)
-  local records, members, ids = held_no_more.records, held_no_more.members, held_no_more.ids
-  records[#records + 1], records[#records + 2] = waiting.job_id, cjson.encode(record)
-  members[#members + 1], ids[#ids + 1] = waiting.member, waiting.job_id
+  to_lane(lane_of(turns, turns.wake, record.meta), waiting.job_id, record, payload, waiting.member)
   return true
 end
 
@@ -381,10 +395,7 @@ local function admit_held(groups, most_of)
       end
     end
   end
-  with_all('HSET', turns.jobs, held_no_more.records)
-  with_all('HDEL', turns.payloads, held_no_more.ids)
-  with_all('ZREM', turns.held, held_no_more.members)
-  held_no_more = { records = {}, ids = {}, members = {} }
+  write_places()
   return admitted
 end
 
@@ -411,7 +422,7 @@ end
 -- Writes down how many slots and tokens are taken, once freed slots have gone to those who wait. Every script that had to do with
 -- groups ends with this.
 local function close_groups()
-  write_held()
+  write_places()
   if #groups_left > 0 and turns.any_held then admit_held(groups_left, more_than_left) end
   local taken, free = {}, {}
   for _, group in ipairs(groups_in_order) do

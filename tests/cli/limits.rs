@@ -1,4 +1,4 @@
-//! Limits, with worker processes that are killed all the time: as the handlers see it, no more ran at once than may.
+//! Limits, with worker processes that are killed all the time: as the handlers see it, no more ran at once than may, on no lane.
 
 use std::collections::{BTreeMap, HashSet};
 use std::process::Stdio;
@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Cli, PATIENCE, Process};
 
-const JOBS: u64 = 150;
+/// Seventeen of each group and priority.
+const JOBS: u64 = 153;
+const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
 const OF_A_GROUP: usize = 2;
 const OF_THE_QUEUE: usize = 5;
 const KILLS: usize = 8;
@@ -26,19 +28,16 @@ async fn workers_that_are_killed_all_the_time_keep_to_every_limit_and_lose_no_pl
     let (of_a_group, of_the_queue) = (OF_A_GROUP.to_string(), OF_THE_QUEUE.to_string());
     cli.ok(&["groups", "set", "q", "--concurrency", &of_a_group]);
     cli.ok(&["queue", "set", "q", "--concurrency", &of_the_queue]);
+    let enqueue = |count: u64, priority: &str, more: &[&str]| {
+        let count = count.to_string();
+        let job = ["enqueue", "q", "--name", "n", "--payload", "x"];
+        let how = ["--count", &count, "--priority", priority];
+        cli.ok(&[&job[..], &how, more].concat());
+    };
     for group in ["a", "b", "c"] {
-        let count = (JOBS / 3).to_string();
-        let job = [
-            "enqueue",
-            "q",
-            "--name",
-            "n",
-            "--payload",
-            "x",
-            "--count",
-            &count,
-        ];
-        cli.ok(&[&job[..], &["--group", group]].concat());
+        for priority in PRIORITIES {
+            enqueue(JOBS / 9, priority, &["--group", group]);
+        }
     }
     let worker = || {
         let args = [
@@ -87,22 +86,26 @@ async fn workers_that_are_killed_all_the_time_keep_to_every_limit_and_lose_no_pl
     assert_eq!(left, [0; 3]);
     let groups = cli.json(&["groups", "list", "q", "--json"]);
     assert_eq!(groups["total"], 0, "every slot is free: {groups}");
-    // And so is every place of the queue.
-    let more = [
-        "enqueue",
-        "q",
-        "--name",
-        "n",
-        "--payload",
-        "x",
-        "--count",
-        "5",
-    ];
-    cli.ok(&more);
-    cli.wait_for("q", "the end", |stats| {
-        stats.completed_total + stats.dead_total == JOBS + 5
-    })
-    .await;
+    // And so is every place of the queue, whatever the lane of those who want it.
+    for priority in PRIORITIES {
+        enqueue(5, priority, &[]);
+    }
+    let stats = cli
+        .wait_for("q", "the end", |stats| {
+            stats.completed_total + stats.dead_total == JOBS + 15
+        })
+        .await;
+    assert_eq!([stats.ready, stats.running], [0; 2]);
+    let told = cli.run(&["doctor", "q", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let findings = told["findings"].as_array().unwrap().iter();
+    // Of the server there may be some.
+    let of_queue = findings.filter(|one| one["queue"] == "q" && one["level"] != "note");
+    assert_eq!(
+        of_queue.collect::<Vec<_>>(),
+        [""; 0],
+        "the doctor finds something"
+    );
 }
 
 fn append(log: &std::path::Path, line: &str) {

@@ -318,6 +318,7 @@ async fn a_call_about_groups_with_room_that_cannot_finish_does_not_begin() {
         ("ready", true, true),
         ("jobs", false, true),
         ("stats", true, true),
+        ("progress", false, true),
         ("producers", true, true),
         ("limits", true, false),
         ("held", true, true),

@@ -195,6 +195,25 @@ async fn what_was_told_outlives_retries_and_death_and_goes_with_the_job() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_attempt_told_goes_with_a_job_of_a_group() {
+    let t = Fixture::new().await;
+    t.limit_groups(1).await;
+    for others_wait in [false, true] {
+        let told = t.running(plain().group("g")).await;
+        t.note(&told, 1, 50, &[]).await.unwrap();
+        let again = t.fail_once(&told, "boom").await;
+        if others_wait {
+            t.enqueue(plain().group("g")).await;
+        }
+
+        assert_eq!(t.complete(&[&again]).await, []);
+
+        t.assert_every_job_has_one_home();
+        assert_eq!(t.redis(&["EXISTS", &t.key("progress")]).int(), 0);
+    }
+}
+
+#[tokio::test]
 async fn the_doctor_removes_what_was_told_of_a_job_that_is_nowhere() {
     let t = Fixture::new().await;
     let running = t.running(plain()).await;

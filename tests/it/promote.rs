@@ -1,9 +1,11 @@
 //! scheduled -> ready
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use millstream::broker::Promotion;
 use millstream::job::state::State;
+use millstream::private_redis::{Options, PrivateRedis};
 
 use crate::support::verbs::plain;
 use crate::support::{Fixture, LATER, PATIENCE, upkeeper};
@@ -237,4 +239,78 @@ async fn a_due_time_without_a_job_is_counted_and_passed_over() {
     assert_eq!(t.counter("orphaned"), 1);
     assert_eq!(t.claim_one().await.id, id);
     t.assert_every_job_has_one_home();
+}
+
+impl Fixture {
+    /// Scheduled jobs, due from `from_ms` on, one a millisecond; of groups of ten if `grouped`.
+    fn plant_scheduled(&self, jobs: usize, from_ms: usize, grouped: bool) {
+        const PLANT: &str = "for i = ARGV[1], ARGV[2] do
+            local id = string.format('%.0f-job', i)
+            local meta = { id = id, group = ARGV[3] == '1' and string.format('g%.0f', i / 10) or nil }
+            redis.call('HSET', KEYS[2], id, cjson.encode({ state = 'scheduled', name = 'job', attempt = 1, meta = cjson.encode(meta),
+                payload_bytes = 200 }))
+            redis.call('HSET', KEYS[3], id, string.rep('x', 200))
+            redis.call('ZADD', KEYS[1], i, id)
+        end
+        redis.call('HINCRBY', KEYS[4], 'enqueued', ARGV[2] - ARGV[1] + 1)";
+        let keys = ["scheduled", "jobs", "payloads", "stats"].map(|suffix| self.key(suffix));
+        for from in (from_ms..from_ms + jobs).step_by(5_000) {
+            let until = (from + 5_000).min(from_ms + jobs) - 1;
+            let mut command = ["EVAL", PLANT, "4"].map(str::to_owned).to_vec();
+            command.extend(keys.clone());
+            command.extend([from, until, usize::from(grouped)].map(|number| number.to_string()));
+            self.redis(&command);
+        }
+    }
+
+    /// What the thread of the server that carries out commands has had of the processor, however busy the machine is.
+    fn server_worked(&self) -> Duration {
+        let info = self.redis(&["INFO", "server"]);
+        let mut lines = info.text().lines();
+        let pid = lines.find_map(|line| line.strip_prefix("process_id:"));
+        let pid = pid.expect("a process").trim();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"));
+        let stat = stat.expect("Linux tells it");
+        let nanos = stat.split(' ').next().expect("three numbers");
+        Duration::from_nanos(nanos.parse().expect("nanoseconds"))
+    }
+}
+
+/// What the promotion of due jobs takes Redis behind a million that are not, and how long its longest step was.
+#[tokio::test]
+#[ignore = "measures; MILLSTREAM_SCHEDULED_JOBS says beside how many jobs, else a million. With --nocapture it says what it found"]
+async fn due_jobs_are_promoted_in_short_steps_beside_a_million_that_are_not() {
+    const DUE: usize = 50_000;
+    // As many as upkeep promotes in a step.
+    const STEP: usize = 200;
+    let given = std::env::var("MILLSTREAM_SCHEDULED_JOBS").ok();
+    let jobs = given.map_or(1_000_000, |jobs| jobs.parse().expect("a number of jobs"));
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    for grouped in [false, true] {
+        let t = Fixture::on(&redis).await;
+        if grouped {
+            t.limit_groups(4).await;
+        }
+        t.plant_scheduled(jobs, 9_000_000_000_000, grouped);
+        t.plant_scheduled(DUE, 1_600_000_000_000, grouped);
+        let by = upkeeper("upkeep");
+        let (mut promoted, mut steps) = (0, Vec::new());
+        while promoted < DUE as u64 {
+            let before = t.server_worked();
+            promoted += count_of(t.broker.promote(&by, STEP, PATIENCE).await.unwrap());
+            steps.push(t.server_worked() - before);
+        }
+        let took: Duration = steps.iter().sum();
+        steps.sort_unstable();
+        let of = if grouped { "of groups, " } else { "" };
+        eprintln!(
+            "{DUE} due jobs {of}beside {jobs}: {:.1} µs of Redis a job; a step of {STEP}: p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
+            took.as_secs_f64() * 1e6 / DUE as f64,
+            steps[steps.len() / 2],
+            steps[steps.len() * 99 / 100],
+            steps[steps.len() - 1]
+        );
+        assert_eq!(promoted, DUE as u64);
+        t.redis(&["FLUSHALL"]);
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use millstream::broker::{EntryId, Lane};
 use millstream::job::state::{State, Transition};
 use millstream::{JobId, Priority};
+use serde_json::json;
 
 use super::operation::{Conflict, Order, Reason, Until, Wait};
 use super::reference::{Answer, Job, LastCall, Model, Moment, Reply, Stored};
@@ -29,6 +30,8 @@ pub(super) enum Call {
     Update(Option<usize>, Option<u8>, Option<bool>, Option<Priority>),
     Redrive(Vec<usize>),
     Purge(Vec<usize>),
+    /// Those that are of the group.
+    GroupPurge(String, Vec<usize>),
 }
 
 impl Model {
@@ -55,6 +58,7 @@ impl Model {
             }
             Call::Redrive(jobs) => self.redrive(jobs),
             Call::Purge(jobs) => self.purge(jobs),
+            Call::GroupPurge(group, jobs) => self.group_purge(group, jobs),
         };
         // Only what was carried out is remembered; a refusal changes nothing, so it may be given again.
         if let Some(answer) = answer {
@@ -205,7 +209,7 @@ impl Model {
     }
 
     /// A job as its producer described it.
-    fn job(&self, order: &Order, id: JobId) -> Job {
+    pub(super) fn job(&self, order: &Order, id: JobId) -> Job {
         let claims = order.unique.filter(|(_, until)| *until != Until::Window);
         Job {
             id,
@@ -503,7 +507,49 @@ impl Model {
                 purged.push(job);
             }
         }
-        self.moved("purged", &purged)
+        let (reply, answer) = self.moved("purged", &purged);
+        // And how many ids it got through: all, with the one that no job has.
+        let looked = jobs.len() + 1;
+        let answer = answer.map(|_| Answer::Text(format!("{} {looked}", purged.len())));
+        (reply, answer)
+    }
+
+    fn group_purge(&mut self, group: &str, jobs: &[usize]) -> (Reply, Option<Answer>) {
+        let (mut purged, mut left, mut unlock) = (0, Vec::new(), Vec::new());
+        for &job in jobs {
+            let Some(before) = self.jobs[job].state else {
+                continue;
+            };
+            if self.jobs[job].group.as_deref() != Some(group) {
+                continue;
+            }
+            self.go(job, Transition::GroupPurge, None);
+            self.vacate(job, &mut left);
+            let lanes = self.lanes.values_mut();
+            lanes.for_each(|lane| lane.retain(|place| place.job != job));
+            let id = self.jobs[job].id.clone();
+            let is_dead = before == State::Dead;
+            self.count(if is_dead { "purged" } else { "cancelled" }, 1);
+            unlock.extend(
+                self.jobs[job]
+                    .unique
+                    .clone()
+                    .filter(|_| !is_dead)
+                    .map(|key| (key, id)),
+            );
+            purged += 1;
+        }
+        self.admit_next(&left);
+        // With the one that no job has.
+        let mut answer = json!({ "purged": purged, "looked": jobs.len() + 1 });
+        if !unlock.is_empty() {
+            let words = unlock
+                .iter()
+                .flat_map(|(key, id)| [key.as_str(), id.as_str()]);
+            answer["unlock"] = words.collect();
+        }
+        let answer = Answer::Text(answer.to_string());
+        (Reply::Purged(purged, unlock), Some(answer))
     }
 
     /// A step right after one of its kind takes that one's place, unless it is the first event of all.

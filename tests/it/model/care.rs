@@ -1,10 +1,11 @@
 //! What upkeep does, in the reference.
 
-use millstream::JobId;
 use millstream::broker::Lane;
 use millstream::job::state::{State, Transition};
+use millstream::{JobId, Priority};
+use serde_json::Value as Json;
 
-use super::operation::Age;
+use super::operation::{Age, Order, PLAIN};
 use super::reference::{Job, Model, Moment, Place, Reply};
 use super::translate;
 use super::turns::IN_LINE;
@@ -120,5 +121,49 @@ impl Model {
             gone[2] = std::mem::take(&mut self.callers).len();
         }
         Reply::Counts(gone.map(|count| count as u64).to_vec())
+    }
+
+    /// A slot is fired. `id`: what Redis calls the new job, and `meta` what it stores beside it, of which the times are taken over.
+    pub(super) fn fire(&mut self, schedule: u8, id: Option<String>, meta: Option<Json>) -> Reply {
+        let (overlaps, group, priority) = translate::schedule_kind(schedule);
+        let name = translate::schedule_id(schedule);
+        if let Some((last, told)) = self.fired.get(&schedule).copied()
+            && !overlaps
+            && self.jobs[last]
+                .state
+                .is_some_and(|state| state != State::Dead)
+        {
+            // Once, and not again while the same job goes on.
+            if !told {
+                let last = self.jobs[last].id.to_string();
+                self.tell(
+                    "skipped",
+                    &last,
+                    format!("{name}: its last job is unfinished"),
+                );
+            }
+            self.fired.insert(schedule, (last, true));
+            return Reply::Counts(vec![0]);
+        }
+        let order = Order {
+            group,
+            priority,
+            ..PLAIN
+        };
+        let number = self.jobs.len();
+        let mut job = self.job(&order, id.unwrap_or_default().as_str().into());
+        "tick".clone_into(&mut job.name);
+        job.payload = translate::payload(schedule);
+        let headers = meta.map(|meta| meta["headers"].clone()).unwrap_or_default();
+        job.meta["headers"] = headers;
+        self.jobs.push(job);
+        self.place_in_turn(number, Transition::CronFire, Lane::Ready, IN_LINE);
+        self.jobs[number].left =
+            priority != Priority::Normal || self.jobs[number].state == Some(State::Held);
+        self.count("enqueued", 1);
+        let id = self.jobs[number].id.to_string();
+        self.tell("fired", &id, name);
+        self.fired.insert(schedule, (number, false));
+        Reply::Counts(vec![1])
     }
 }

@@ -33,6 +33,10 @@ pub(super) enum Operation {
     Update(Caller, Which, Option<u8>, Option<bool>, Option<Priority>),
     Redrive(Caller, Vec<Which>),
     Purge(Caller, Vec<Which>),
+    /// Those of the jobs that are of the group.
+    GroupPurge(Caller, u8, Vec<Which>),
+    /// How many quarters a handler says are done.
+    Progress(Pick, u8),
     /// A call that was sent so many calls ago is sent again: its answer was lost, or it was on its way for long.
     Again(u8),
     /// One job's lease runs out.
@@ -41,6 +45,8 @@ pub(super) enum Operation {
     Crash(Worker),
     /// A sweep over all lanes; `true` when its worker lives on to release the unique keys of the dead.
     Sweep(Upkeeper, bool),
+    /// The slot of a schedule has come, and somebody fires it: of one that may overlap, one that may not, one of high priority.
+    Fire(u8),
     /// The release that was still owed.
     Unlock,
     /// The time of a scheduled job has come.
@@ -73,6 +79,8 @@ pub(super) enum Operation {
     /// A bucket of so many tokens for each group (all groups for `None`) that fills up too slowly for any walk; 0 takes it away. Whoever
     /// has room by then is admitted.
     Rate(Option<u8>, u8),
+    /// The same for the jobs of the queue that start.
+    QueueRate(u8),
     /// Every bucket fills up, and those who waited for it are admitted.
     Refill,
     /// One group is paused, or goes on.
@@ -90,6 +98,7 @@ pub(super) const WORKERS: u8 = 3;
 const UPKEEPERS: u8 = 2;
 const KEYS: u8 = 3;
 pub(super) const GROUPS: u8 = 3;
+pub(super) const SCHEDULES: u8 = 3;
 
 /// A job to be enqueued.
 #[derive(Clone, Debug)]
@@ -266,7 +275,29 @@ fn story() -> impl Strategy<Value = Vec<Operation>> {
         Claim(0, 4),
         Complete(0, vec![first()], false),
     ];
-    let stories = vec![crash, failure, repeat, turns, debounce, throttle, rated];
+    let gone = vec![
+        Limit(None, 2),
+        Enqueue(0, vec![tenant(0), tenant(1), tenant(2), tenant(3)]),
+        Claim(0, 1),
+        Progress(first(), 2),
+        Retry(0, first()),
+        Claim(0, 4),
+        Progress(first(), 1),
+        GroupPurge(
+            1,
+            0,
+            vec![Which::In(State::Running, 0), Which::In(State::Held, 0)],
+        ),
+        Complete(0, vec![first()], false),
+        GroupPurge(
+            1,
+            0,
+            vec![Which::In(State::Scheduled, 0), Which::In(State::Ready, 0)],
+        ),
+    ];
+    let stories = vec![
+        crash, failure, repeat, turns, debounce, throttle, rated, gone,
+    ];
     prop::sample::select(stories).prop_flat_map(|story| {
         let steps = story.len();
         prop::sample::subsequence(story, steps - 1..=steps)
@@ -295,6 +326,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (caller(), pick()).prop_map(|(by, pick)| Snooze(by, pick)),
         2 => (caller(), picks()).prop_map(|(by, picks)| Release(by, picks)),
         3 => (caller(), pick(), reason()).prop_map(|(by, pick, reason)| DeadLetter(by, pick, reason)),
+        2 => (pick(), 0..5u8).prop_map(|(pick, quarters)| Progress(pick, quarters)),
         4 => nth().prop_map(Again),
         3 => pick().prop_map(Lapse),
         2 => worker().prop_map(Crash),
@@ -302,6 +334,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let upkeep = prop_oneof![
         5 => (upkeeper(), prop::bool::weighted(0.8)).prop_map(|(by, unlock)| Sweep(by, unlock)),
         1 => Just(Unlock),
+        2 => (0..SCHEDULES).prop_map(Fire),
         4 => nth().prop_map(MakeDue),
         4 => (upkeeper(), 1..4u8).prop_map(|(by, limit)| Promote(by, limit)),
         1 => upkeeper().prop_map(Resign),
@@ -320,6 +353,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (caller(), which(State::Held)).prop_map(|(by, job)| RunNow(by, job)),
         3 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Redrive(by, jobs)),
         1 => (caller(), jobs(State::Dead)).prop_map(|(by, jobs)| Purge(by, jobs)),
+        1 => (caller(), 0..GROUPS, prop::collection::vec(any_which(), 1..4))
+            .prop_map(|(by, group, jobs)| GroupPurge(by, group, jobs)),
+        1 => (0..6u8).prop_map(QueueRate),
         1 => prop::bool::weighted(0.3).prop_map(Pause),
         1 => (prop::option::weighted(0.6, 0..GROUPS), 0..4u8).prop_map(|(group, most)| Limit(group, most)),
         1 => Just(Admit),

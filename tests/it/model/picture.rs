@@ -29,6 +29,8 @@ pub(super) struct Picture {
     /// Job, name and attempt of each completed job that is kept.
     pub(super) history: Vec<[String; 3]>,
     pub(super) counters: BTreeMap<String, i64>,
+    /// Job -> how many quarters its handlers say are done.
+    pub(super) progress: BTreeMap<String, u64>,
     /// Kind, job and detail.
     pub(super) events: Vec<[String; 3]>,
     /// Caller -> number, time and answer of its last call.
@@ -120,7 +122,20 @@ impl Picture {
             .filter(|(name, count)| !name.ends_with("_ms") && **count != 0)
             .map(|(name, count)| (name.clone(), *count))
             .collect();
-        picture.callers.clone_from(&scan.callers);
+        let progress = scan.progress.iter();
+        picture.progress = progress
+            .filter_map(|(job, told)| Some((job.clone(), told["done"].as_str()?.parse().ok()?)))
+            .collect();
+        // An answer that is JSON has its members in any order too.
+        let callers = scan.callers.iter().map(|(caller, last)| {
+            let json = last.find(" {").map(|at| last.split_at(at + 1));
+            let last = json.map(|(head, json)| format!("{head}{}", meta(json)));
+            (
+                caller.clone(),
+                last.unwrap_or_else(|| scan.callers[caller].clone()),
+            )
+        });
+        picture.callers = callers.collect();
         picture.paused = scan.limits.contains_key("paused");
         picture.upkeeper.clone_from(&scan.upkeeper);
         picture.sweeps =
@@ -157,6 +172,7 @@ impl Picture {
         look("unique keys", &self.uniques, &found.uniques);
         look("history", &self.history, &found.history);
         look("counters", &self.counters, &found.counters);
+        look("progress", &self.progress, &found.progress);
         look("events", &self.events, &found.events);
         look("callers", &self.callers, &found.callers);
         look("paused", &self.paused, &found.paused);

@@ -58,13 +58,41 @@ impl Model {
         limit.min(concurrency.saturating_sub(running))
     }
 
+    /// Whether a claim of so many looks into the bucket of the queue. Never more is missing there than it holds.
+    fn looks(&mut self, most: usize) -> bool {
+        let looks = !self.paused && most > 0;
+        if let Some(burst) = self.queue_burst.filter(|_| looks) {
+            self.queue_missing = self.queue_missing.min(burst);
+        }
+        looks
+    }
+
+    /// The same as `deliver`, as far as the queue has tokens; those that come back to the lanes by themselves take none.
+    fn start(
+        &mut self,
+        lane: Lane,
+        worker: &str,
+        limit: usize,
+        entries: &mut impl Iterator<Item = EntryId>,
+    ) -> Vec<Given> {
+        let is_free = matches!(lane, Lane::Next | Lane::Suspect);
+        let Some(burst) = self.queue_burst.filter(|_| !is_free) else {
+            return self.deliver(lane, worker, limit, entries);
+        };
+        let tokens = (burst - self.queue_missing) as usize;
+        let given = self.deliver(lane, worker, limit.min(tokens), entries);
+        self.queue_missing += given.len() as u32;
+        given
+    }
+
     pub(super) fn claim(&mut self, worker: &str, limit: usize, entries: Vec<EntryId>) -> Reply {
         let (mut given, mut entries) = (Vec::new(), entries.into_iter());
         let most = self.allowed(limit);
+        let looks = self.looks(most);
         for lane in Lane::READ {
-            if !self.paused {
+            if looks {
                 let rest = most - given.len();
-                given.extend(self.deliver(lane, worker, rest, &mut entries));
+                given.extend(self.start(lane, worker, rest, &mut entries));
             }
         }
         Reply::Given(given)
@@ -81,6 +109,7 @@ impl Model {
     ) -> Reply {
         let (mut given, mut entries) = (Vec::new(), entries.into_iter());
         let most = self.allowed(limit);
+        let looks = self.looks(most);
         let places = |place| (turn + 1..=turn + limit).filter(move |at| at % 10 == place);
         for (lane, share) in [
             (Lane::Next, limit),
@@ -90,9 +119,9 @@ impl Model {
             (Lane::Ready, limit),
             (Lane::Low, limit),
         ] {
-            if !self.paused {
+            if looks {
                 let rest = share.min(most - given.len());
-                given.extend(self.deliver(lane, worker, rest, &mut entries));
+                given.extend(self.start(lane, worker, rest, &mut entries));
             }
         }
         Reply::Given(given)
@@ -100,7 +129,8 @@ impl Model {
 
     /// One job of those that have stalled before.
     pub(super) fn claim_suspect(&mut self, worker: &str, entries: Vec<EntryId>) -> Reply {
-        let limit = usize::from(!self.paused).min(self.allowed(1));
+        let most = self.allowed(1);
+        let limit = if self.looks(most) { most } else { 0 };
         let given = self.deliver(Lane::Suspect, worker, limit, &mut entries.into_iter());
         Reply::Given(given)
     }
@@ -143,5 +173,22 @@ impl Model {
             self.go(job, Transition::Extend, Some(State::Running));
         }
         Reply::Lost(lost)
+    }
+
+    /// A handler tells how far it is; of a quarter more, people are told.
+    pub(super) fn note(&mut self, delivery: usize, quarters: u8) -> Reply {
+        if !self.is_live(delivery) {
+            return Reply::LeaseLost;
+        }
+        let job = self.deliveries[delivery].job;
+        let before = self.progress.insert(job, (delivery, quarters));
+        let before = before
+            .filter(|(by, _)| *by == delivery)
+            .map_or(0, |(_, quarters)| quarters);
+        if quarters > before {
+            let id = self.jobs[job].id.to_string();
+            self.tell("progress", &id, format!("{}%", 25 * u32::from(quarters)));
+        }
+        Reply::Done
     }
 }

@@ -129,6 +129,8 @@ pub(super) enum Reply {
     /// How many, whether more is due (now, later, never), and the unique keys to be released.
     Promoted(u64, &'static str, Vec<(String, JobId)>),
     Given(Vec<Given>),
+    /// How many, and the unique keys to be released.
+    Purged(u64, Vec<(String, JobId)>),
 }
 
 /// What became of a job that was enqueued.
@@ -196,6 +198,13 @@ pub(super) struct Model {
     pub(super) bursts: BTreeMap<Option<String>, u32>,
     /// Tokens that are missing in a bucket.
     pub(super) missing: BTreeMap<String, u32>,
+    /// The same for the queue, and what is missing there.
+    pub(super) queue_burst: Option<u32>,
+    pub(super) queue_missing: u32,
+    /// Job -> the delivery that told how far it is, and the quarters.
+    pub(super) progress: BTreeMap<usize, (usize, u8)>,
+    /// The last job of each schedule, and whether people were told that it is in the way.
+    pub(super) fired: BTreeMap<u8, (usize, bool)>,
     pub(super) paused_groups: BTreeSet<String>,
     /// Limits were changed, and nobody has looked since who may go now.
     pub(super) unfilled: bool,
@@ -233,6 +242,9 @@ impl Model {
         self.walk((from, by, to));
         let finished = [Some(State::Completed), Some(State::Cancelled)];
         self.jobs[job].state = to.filter(|_| !finished.contains(&to));
+        if self.jobs[job].state.is_none() {
+            self.progress.remove(&job);
+        }
     }
 
     pub(super) fn walk(&mut self, arrow: Arrow) {

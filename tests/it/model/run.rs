@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millstream::broker::{Delivery, EntryId, Lane, Promotion, Sweep};
-use millstream::{Error, JobId};
+use millstream::broker::{Author, Delivery, EntryId, Lane, Note, Promotion, Sweep};
+use millstream::schedule::Schedules;
+use millstream::{Error, HowFar, JobId, Millstream};
 
 use super::calls::Call;
 use super::operation::{Age, CALLERS, Operation, Pick};
@@ -27,7 +28,10 @@ pub(super) struct World<'a> {
     /// Of each caller's last call.
     pub(super) numbers: [i64; CALLERS as usize],
     /// Unique keys that a dead worker's sweep did not get to release.
-    owed: Vec<(String, JobId)>,
+    pub(super) owed: Vec<(String, JobId)>,
+    /// Of the last note about progress.
+    notes: u64,
+    schedules: Schedules,
     /// What the last job that was made due was due at; jobs are due in that order.
     pub(super) due: i64,
     /// What was seen after the last step.
@@ -38,6 +42,8 @@ impl<'a> World<'a> {
     /// An empty queue.
     pub(super) async fn new(t: &'a Fixture) -> Self {
         t.wipe().await;
+        let client = Millstream::connect(&t.url).await.expect("a client");
+        let schedules = client.schedules(&t.queue).expect("schedules");
         let last = t.scan();
         let model = Model {
             now_ms: last.now_ms,
@@ -51,6 +57,8 @@ impl<'a> World<'a> {
             calls: Vec::new(),
             numbers: Default::default(),
             owed: Vec::new(),
+            notes: 0,
+            schedules,
             due: 0,
             last,
         }
@@ -157,11 +165,18 @@ impl<'a> World<'a> {
                 self.send_new(*by, Call::Redrive(self.jobs(which))).await
             }
             Operation::Purge(by, which) => self.send_new(*by, Call::Purge(self.jobs(which))).await,
+            Operation::GroupPurge(by, group, which) => {
+                let call = Call::GroupPurge(translate::group(*group), self.jobs(which));
+                self.send_new(*by, call).await?;
+                self.unlock().await
+            }
+            Operation::Progress(pick, quarters) => self.progress(*pick, *quarters).await,
             Operation::Sweep(by, unlock) => {
                 self.sweep(&format!("upkeep-{by}")).await?;
                 if *unlock { self.unlock().await } else { Ok(()) }
             }
             Operation::Unlock => self.unlock().await,
+            Operation::Fire(schedule) => self.fire(*schedule).await,
             Operation::Promote(by, limit) => {
                 let (by, limit) = (upkeeper(&format!("upkeep-{by}")), usize::from(*limit));
                 let promotion = broker.promote(&by, limit, PATIENCE).await.map_err(failed)?;
@@ -242,11 +257,13 @@ impl<'a> World<'a> {
                 self.compare(told, expected).await
             }
             Operation::Rate(group, burst) => self.rate(group.map(translate::group), *burst).await,
+            Operation::QueueRate(burst) => self.queue_rate(*burst).await,
             Operation::Refill => {
                 let rates = self.t.key("rates");
                 let ends = i64::MIN.to_string();
                 self.t.redis(&["ZREMRANGEBYSCORE", &rates, &ends, "(0"]);
                 self.model.missing.clear();
+                self.model.queue_missing = 0;
                 self.admit(Vec::new()).await
             }
             Operation::PauseGroup(group, paused) => {
@@ -420,6 +437,74 @@ impl<'a> World<'a> {
             self.model.tell("limited", "", detail);
         }
         self.admit(vec![[changed, differ.len() as u64]]).await
+    }
+
+    async fn queue_rate(&mut self, burst: u8) -> Verdict {
+        let burst = Some(u32::from(burst)).filter(|burst| *burst > 0);
+        let texts = |burst: Option<u32>| {
+            let burst = burst.map(|burst| burst.to_string());
+            [burst.as_ref().map(|_| "1/h".to_owned()), burst].map(Option::unwrap_or_default)
+        };
+        let was = texts(std::mem::replace(&mut self.model.queue_burst, burst));
+        let values = texts(burst);
+        let settings = [("rate", values[0].clone()), ("burst", values[1].clone())];
+        let changed = self.t.broker.limit(None, &settings, PATIENCE).await;
+        let changed = changed.map_err(failed)?;
+        let differ = (0..2).filter(|nth| was[*nth] != values[*nth]);
+        let differ: Vec<String> = differ
+            .map(|nth| match &*values[nth] {
+                "" => format!("{} none", settings[nth].0),
+                value => format!("{} {value}", settings[nth].0),
+            })
+            .collect();
+        if !differ.is_empty() {
+            self.model
+                .tell("limited", "", format!("queue: {}", differ.join(", ")));
+        }
+        let expected = Reply::Counts(vec![differ.len() as u64]);
+        self.compare(Reply::Counts(vec![changed]), expected).await
+    }
+
+    /// Some milliseconds late, as every firing is.
+    async fn fire(&mut self, schedule: u8) -> Verdict {
+        let id = translate::schedule_id(schedule);
+        if !self.last.cron.contains_key(&id) {
+            let set = self.schedules.set(&id, translate::schedule(schedule));
+            set.await.map_err(failed)?;
+        }
+        let due = (self.t.now_us() / 1000 - 5).to_string();
+        self.t
+            .redis(&["ZADD", &self.t.key("cron:due"), "XX", &due, &id]);
+        self.schedules.fire_due().await.map_err(failed)?;
+        let scan = self.t.scan();
+        let new = scan
+            .homes
+            .keys()
+            .filter(|id| !self.last.homes.contains_key(*id));
+        let new: Vec<String> = new.cloned().collect();
+        let meta = new.first().map(|id| scan.meta_of(id));
+        let told = Reply::Counts(vec![new.len() as u64]);
+        let expected = self.model.fire(schedule, new.first().cloned(), meta);
+        self.compare(told, expected).await
+    }
+
+    async fn progress(&mut self, pick: Pick, quarters: u8) -> Verdict {
+        let Some(at) = self.delivery(pick) else {
+            return Ok(());
+        };
+        self.notes += 1;
+        let note = Note {
+            number: self.notes,
+            told: Some((HowFar::of(u64::from(quarters), 4), String::new())),
+            lines: Vec::new(),
+        };
+        let author = Author::of(&self.deliveries[at]);
+        let told = match self.t.broker.note_progress(&author, &note, PATIENCE).await {
+            Err(Error::LeaseLost { .. }) => Reply::LeaseLost,
+            told => told.map(|()| Reply::Done).map_err(failed)?,
+        };
+        let expected = self.model.note(at, quarters);
+        self.compare(told, expected).await
     }
 
     async fn limit(&mut self, group: Option<String>, most: u8) -> Verdict {

@@ -57,9 +57,12 @@ impl World<'_> {
             }
             Call::Complete(lane, deliveries, keep) => {
                 let took = Duration::from_millis(7);
-                let done = deliveries
-                    .iter()
-                    .map(|at| Done::new(&self.deliveries[*at], took));
+                let done = deliveries.iter().map(|at| {
+                    let mut done = Done::new(&self.deliveries[*at], took);
+                    let mut told = self.model.progress.values();
+                    done.told = told.any(|(by, _)| by == at);
+                    done
+                });
                 let (done, keep) = (done.collect::<Vec<_>>(), if *keep { 100 } else { 0 });
                 let lost = broker.complete(&mut by, *lane, &done, keep, PATIENCE).await;
                 lost.map(Reply::Lost)
@@ -117,9 +120,17 @@ impl World<'_> {
                 let purged = broker.purge(&mut by, &self.ids(jobs), PATIENCE).await;
                 purged.map(|count| Reply::Counts(vec![count]))
             }
+            Call::GroupPurge(group, jobs) => {
+                let ids = self.ids(jobs);
+                let purged = broker.group_purge(&mut by, group, &ids, 0, PATIENCE).await;
+                purged.map(|purged| Reply::Purged(purged.purged, purged.unlock))
+            }
         };
         let told = told(answered)?;
         let expected = self.model.call(caller, number, call, &ids);
+        if let Reply::Purged(_, unlock) = &told {
+            self.owed.extend(unlock.iter().cloned());
+        }
         self.compare(told, expected).await?;
         let is_short = |order: &Order| [order.expires, order.deadline].contains(&Some(Wait::Short));
         let expires = match call {

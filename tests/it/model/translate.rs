@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use millstream::broker::DeathReason;
-use millstream::{NewJob, OnConflict};
+use millstream::schedule::{Overlap, Schedule};
+use millstream::{NewJob, OnConflict, Priority};
 use serde_json::{Value as Json, json};
 
 use super::operation::{Conflict, Order, Reason, Until, Wait};
@@ -157,4 +158,32 @@ pub(super) fn new_job(order: &Order) -> NewJob {
         job = job.header("x-header", "ü\u{1}");
     }
     job
+}
+
+pub(super) fn schedule_id(number: u8) -> String {
+    format!("s{number}")
+}
+
+/// Whether the jobs of a schedule may overlap, their group, and their priority.
+pub(super) fn schedule_kind(number: u8) -> (bool, Option<u8>, Priority) {
+    match number {
+        0 => (true, Some(0), Priority::Normal),
+        1 => (false, None, Priority::Normal),
+        _ => (false, Some(1), Priority::High),
+    }
+}
+
+/// Due again after the end of any walk.
+pub(super) fn schedule(number: u8) -> Schedule {
+    let (overlaps, of, priority) = schedule_kind(number);
+    let mut job = NewJob::raw("tick", payload(number)).priority(priority);
+    if let Some(of) = of {
+        job = job.group(group(of));
+    }
+    let overlap = if overlaps {
+        Overlap::Allow
+    } else {
+        Overlap::Skip
+    };
+    Schedule::every(LATER, job).overlap(overlap)
 }

@@ -155,6 +155,14 @@ impl Model {
             let limit = ("concurrency".to_owned(), jobs.to_string());
             picture.limits.insert(limit.0, limit.1);
         }
+        if let Some(burst) = self.queue_burst {
+            picture.limits.insert("rate".to_owned(), "1/h".to_owned());
+            picture.limits.insert("burst".to_owned(), burst.to_string());
+        }
+        let progress = self.progress.iter();
+        picture.progress = progress
+            .map(|(job, (_, quarters))| (self.jobs[*job].id.to_string(), u64::from(*quarters)))
+            .collect();
         if let Some(jobs) = self.max_depth {
             picture
                 .limits
