@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use millstream::broker::Lane;
 use millstream::job::state::State;
+use millstream::private_redis::{Options, PrivateRedis};
 use millstream::{Context, JobError, NewJob};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::support::PATIENCE;
 use crate::support::program::{MOMENT, Program, next, telling};
+use crate::support::{Fixture, PATIENCE};
 
 #[tokio::test]
 async fn a_worker_that_starts_on_a_paused_queue_runs_nothing_until_it_is_resumed() {
@@ -61,6 +62,45 @@ async fn a_worker_at_work_hears_of_a_pause_and_of_its_end() {
     next(&mut hear).await;
     p.until_completed(2).await;
     worker.stop().await;
+}
+
+/// Hints are lost where nobody may publish: then the look that each worker takes once a second tells it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_worker_sees_a_pause_and_its_end_also_where_nobody_may_tell_it() {
+    const JOBS: usize = 30;
+    // Of its own, for its list of clients.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let p = Program::over(Fixture::on(&redis).await).await;
+    p.t.redis(&["ACL", "SETUSER", "default", "resetchannels"]);
+    let operator = p.client.inspect(&p.t.queue).unwrap();
+    let (tell, mut hear) = unbounded_channel();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let worker = p.worker().handle_raw("a", telling(&tell));
+        workers.push(worker.start().await.unwrap());
+    }
+    let reading = |t: &Fixture| {
+        let clients = t.redis(&["CLIENT", "LIST"]);
+        let clients = clients.text().lines();
+        let reads =
+            |client: &&str| client.contains("cmd=xreadgroup ") && client.contains("flags=b");
+        clients.filter(reads).count()
+    };
+    p.until("they wait for jobs", |t| reading(t) == 3).await;
+
+    operator.pause().await.unwrap();
+    p.until("none of them reads", |t| reading(t) == 0).await;
+    let jobs = vec![NewJob::raw("a", ""); JOBS];
+    p.queue.enqueue_all(jobs).await.unwrap();
+    let ran = tokio::time::timeout(MOMENT, hear.recv()).await;
+    assert!(ran.is_err(), "a job of a paused queue ran");
+
+    operator.resume().await.unwrap();
+    p.until("all of them read", |t| reading(t) == 3).await;
+    p.until_completed(JOBS as i64).await;
+    for worker in workers {
+        worker.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Limits of groups beyond their concurrency: how many jobs may wait, and how many may start in a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -579,6 +580,54 @@ async fn workers_of_several_processes_start_jobs_of_a_queue_no_faster_than_its_r
     for worker in workers {
         worker.stop().await;
     }
+}
+
+/// What others use costs those nothing who do not: their calls are the same commands, whatever is limited and held beside them.
+#[tokio::test]
+async fn a_plain_job_pays_no_command_for_what_it_does_not_use() {
+    // Of its own, for its counts.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    let jobs = vec![plain(); 100];
+    let life = async || {
+        t.redis(&["CONFIG", "RESETSTAT"]);
+        let stored = t.try_enqueue(&jobs).await.unwrap();
+        let enqueued = t.redis(&["INFO", "commandstats"]);
+        let mut claimed = t.claim(1000).await;
+        // The one of the group that is ready is no part of this.
+        claimed.retain(|job| stored.iter().any(|stored| stored.id == job.id));
+        assert_eq!(claimed.len(), 100);
+        t.redis(&["CONFIG", "RESETSTAT"]);
+        t.complete(&claimed.iter().collect::<Vec<_>>()).await;
+        let completed = t.redis(&["INFO", "commandstats"]);
+        [enqueued, completed].map(|stats| calls_in(stats.text()))
+    };
+    let alone = life().await;
+
+    t.dead(plain()).await;
+    t.limit_groups(2).await;
+    t.limit(None, "group_rate", "1/h").await;
+    t.limit(Some("a"), "max_backlog", "500").await;
+    t.enqueue_all(&vec![of("a"); 100]).await;
+    t.enqueue(plain().delay(LATER)).await;
+    let beside_others = life().await;
+
+    assert_eq!(alone, beside_others);
+    for (calls, most) in alone.iter().zip([100 + 5, 8]) {
+        let sum: u64 = calls.values().sum();
+        assert!(sum <= most, "{sum} of at most {most}: {calls:?}");
+    }
+}
+
+/// Command -> how often it was called; not what the test itself asks.
+fn calls_in(stats: &str) -> BTreeMap<String, u64> {
+    let rows = stats.lines().filter_map(|line| {
+        let (command, counts) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+        let calls = counts.strip_prefix("calls=")?.split(',').next()?;
+        Some((command.to_owned(), calls.parse().ok()?))
+    });
+    let own = |command: &String| ["info", "config|resetstat"].contains(&command.as_str());
+    rows.filter(|(command, _)| !own(command)).collect()
 }
 
 /// Groups come and go, and what is kept of them goes as well: memory is back where it was.
