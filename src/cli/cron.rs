@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::args::Globals;
 use super::connect::{connect, connect_to_store};
+use super::consent::Consent;
 use super::enqueue::read_payload;
 use super::failure::usage;
 use super::{output, parse};
@@ -335,9 +336,8 @@ pub(crate) struct Remove {
     /// Only see that there is one to remove
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask. Nobody is asked either when stdin is no terminal
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Write JSON: queue, id, dry_run
     #[arg(long)]
     json: bool,
@@ -350,7 +350,8 @@ impl Remove {
         if dry_run {
             schedules.get(id, 0).await?;
         } else {
-            output::confirm(&format!("Remove schedule {id} of {queue}?"), self.yes)?;
+            self.consent
+                .to(&format!("Remove schedule {id} of {queue}?"))?;
             let removed = schedules.remove(id).await?;
             anyhow::ensure!(removed, "no schedule {id:?} in queue {queue}");
         }

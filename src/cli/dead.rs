@@ -11,6 +11,7 @@ use millstream::{JobId, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::consent::Consent;
 use super::failure::usage;
 use super::pace::{Pace, at_least};
 use super::parse::{self, Rate};
@@ -207,9 +208,8 @@ struct Which {
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask. Nobody is asked either when stdin is no terminal
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// What is done to dead jobs.
@@ -279,16 +279,14 @@ impl Which {
     async fn all(&self, verb: Verb, queue: &Inspector) -> anyhow::Result<Outcome> {
         let filter = self.only.filter();
         let mut outcome = Outcome::default();
-        if self.dry_run || output::asks(self.yes) {
+        if self.dry_run || self.consent.asks() {
             outcome.matched = count(queue, &filter).await?;
             if self.dry_run || outcome.matched == 0 {
                 return Ok(outcome);
             }
             let time = at_least(self.rate, outcome.matched);
-            output::confirm(
-                &format!("{}{time}", verb.question(outcome.matched, self)),
-                self.yes,
-            )?;
+            self.consent
+                .to(&format!("{}{time}", verb.question(outcome.matched, self)))?;
         }
         let (_, doing, done_word) = verb.words();
         let mut walk = queue.walk_dead(&filter).await?;
@@ -329,7 +327,7 @@ impl Which {
         }
         outcome.matched = ids.len() as u64;
         if matches!(verb, Verb::Purge) {
-            output::confirm(&verb.question(outcome.matched, self), self.yes)?;
+            self.consent.to(&verb.question(outcome.matched, self))?;
         }
         let (_, doing, done_word) = verb.words();
         let mut pace = Pace::begin(self.rate, outcome.matched, doing, done_word)?;

@@ -9,6 +9,7 @@ use millstream::inspect::{Diagnosis, Finding, Level};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::consent::Consent;
 use super::{output, parse};
 
 /// Look for what is wrong with Redis and the queues, and say what it means and what to do. Exit code 0: nothing but notes; 1: findings
@@ -39,7 +40,7 @@ impl Doctor {
                 Some(queue) => queue.to_string(),
                 None => "every queue".to_owned(),
             };
-            output::confirm(&format!("Repair {whose}?"), self.yes)?;
+            Consent { yes: self.yes }.to(&format!("Repair {whose}?"))?;
         }
         // A server that is not fit for jobs is what is looked for.
         let globals = Globals {

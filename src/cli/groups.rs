@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::args::Globals;
 use super::connect::connect;
+use super::consent::Consent;
 use super::failure::usage;
 use super::output::{self, counted};
 use super::pace::{Pace, at_least};
@@ -202,9 +203,8 @@ pub(crate) struct Purge {
     /// Only count what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask. Nobody is asked either when stdin is no terminal
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Write JSON: group, held, scheduled, dead, ready, running, completed, total, dry_run
     #[arg(long)]
     json: bool,
@@ -224,7 +224,7 @@ impl Purge {
         let queue = connect(globals).await?.inspect(self.queue.as_str())?;
         let group = output::clean(&self.group);
         let mut counted_before = None;
-        if self.dry_run || output::asks(self.yes) {
+        if self.dry_run || self.consent.asks() {
             counted_before = Some(self.count(&queue).await?);
         }
         let purged = match counted_before {
@@ -282,7 +282,7 @@ impl Purge {
             let (jobs, group) = (counted(total, "job"), output::clean(&self.group));
             let time = at_least(self.rate, total);
             let question = format!("Remove {jobs} of group {group} from {}{time}?", self.queue);
-            output::confirm(&question, self.yes)?;
+            self.consent.to(&question)?;
         }
         let mut walk = queue.walk_group_purge(&self.group, false)?;
         let mut pace = Pace::begin(self.rate, total, "purging", "removed")?;

@@ -12,6 +12,7 @@ use millstream::{JobId, Priority, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::consent::Consent;
 use super::update::Update;
 use super::wait::Wait;
 use super::{output, parse};
@@ -417,9 +418,8 @@ struct Named {
 pub(crate) struct Cancel {
     #[command(flatten)]
     named: Named,
-    /// Do not ask. Nobody is asked either when stdin is no terminal
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Write JSON: cancelled (id, was), failed (id, error), dry_run
     #[arg(long)]
     json: bool,
@@ -435,7 +435,7 @@ impl Cancel {
         let inspector = connect(globals).await?.inspect(queue.as_str())?;
         if !dry_run {
             let jobs = output::counted(ids.len() as u64, "job");
-            output::confirm(&format!("Cancel {jobs} of {queue}?"), self.yes)?;
+            self.consent.to(&format!("Cancel {jobs} of {queue}?"))?;
         }
         let each = Each::of(ids, async |id| {
             if !dry_run {

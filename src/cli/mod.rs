@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod connect;
+mod consent;
 mod cron;
 mod dead;
 mod demo;

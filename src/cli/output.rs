@@ -1,9 +1,9 @@
-//! What people and scripts see on stdout: lines, tables, JSON; questions and progress go to stderr.
+//! What people and scripts see on stdout: lines, tables, JSON; progress goes to stderr.
 //!
 //! Colours are stripped by anstream where `NO_COLOR` is set or nobody is looking.
 
 use std::borrow::Cow;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -209,32 +209,6 @@ pub(crate) fn count(number: u64) -> String {
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{} {noun}{s}", count(number))
-}
-
-/// Whether [`confirm`] would ask.
-pub(crate) fn asks(yes: bool) -> bool {
-    !yes && io::stdin().is_terminal()
-}
-
-/// Asks before something that cannot be undone. Nobody is asked when `yes` was given or stdin is no terminal.
-///
-/// # Errors
-/// When the answer is not yes: nothing may be changed then.
-pub(crate) fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
-    if !asks(yes) {
-        return Ok(());
-    }
-    write!(anstream::stderr(), "{question} [y/N] ").context("cannot write to stderr")?;
-    let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .context("cannot read the answer")?;
-    anyhow::ensure!(
-        matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"),
-        "not confirmed: nothing was changed (--yes skips the question)"
-    );
-    Ok(())
 }
 
 /// Whether the terminal can only write one line after the other, as those within editors do.

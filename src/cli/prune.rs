@@ -9,6 +9,7 @@ use millstream::inspect::{Inspector, Pruned};
 
 use super::args::Globals;
 use super::connect::connect;
+use super::consent::Consent;
 use super::pace::{Pace, at_least};
 use super::parse::Rate;
 use super::{output, parse};
@@ -36,9 +37,8 @@ pub(crate) struct Prune {
     /// Only say how many there are
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask. Nobody is asked either when stdin is no terminal
-    #[arg(long, short)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Write JSON: completed, dead, producers, dry_run
     #[arg(long)]
     json: bool,
@@ -87,7 +87,7 @@ impl Prune {
                 self.queue,
                 at_least(self.rate, total)
             );
-            output::confirm(&question, self.yes)?;
+            self.consent.to(&question)?;
         }
         let mut pace = Pace::begin(self.rate, total, "pruning", "removed")?;
         let mut walk = queue.walk_prune(self.completed_older_than, self.dead_older_than);
