@@ -72,7 +72,7 @@ impl Reader {
             .await
     }
 
-    /// Reads up to so many new entries from each of `lanes`, with a command each that are written together, and does not
+    /// Reads up to so many new entries from each of `lanes`, with a command each, one written behind the other, and does not
     /// wait for any. When one of them fails, what the others brought is pending, unseen, as after a lost connection.
     pub(crate) async fn read_now(
         &self,

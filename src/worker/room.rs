@@ -49,7 +49,7 @@ impl Load {
 ///
 /// Redis counts per stream, so a read that waits for several lanes divides its room evenly among them. When jobs flow, that
 /// would halve every batch for a lane that hardly ever has any: so while [`Lane::Ready`] gives all that it is asked for, the
-/// lanes are read with a command each, written together, and `Next` gets a single place for as long as it has no more.
+/// lanes are read with a command each, one written behind the other, and `Next` gets a single place for as long as it has no more.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     /// `Ready` gave all that it was asked for: there is more.
