@@ -42,7 +42,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Millstream;
@@ -74,6 +74,8 @@ pub const WRITE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub const READ_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Open connections. Each costs a file descriptor and up to 12 KiB once it has sent a webhook, 26 KiB if that was no plain one.
 pub const CONNECTIONS_DEFAULT: usize = 10_000;
+/// Connections that may wait to be accepted, in a burst. The system may allow fewer: on Linux `net.core.somaxconn`, 4,096 by default.
+const BACKLOG: u32 = 4_096;
 /// Most open connections.
 pub const CONNECTIONS_MAX: usize = 1_000_000;
 /// Bodies held in memory at once, all requests together, bytes.
@@ -263,7 +265,7 @@ impl Gateway {
             },
             problem: Box::new(move || worker.problem()),
         });
-        let listener = listen(settings.listen).await?;
+        let listener = listen(settings.listen)?;
         let address = listener.local_addr().map_err(|source| Error::Io {
             what: format!("cannot listen on {}", settings.listen),
             source,
@@ -354,13 +356,21 @@ impl LiveSecrets {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Io {
-            what: format!("cannot listen on {address}"),
-            source,
-        })
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listening = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A restart need not wait for the last connections of the process before.
+        socket.set_reuseaddr(cfg!(unix))?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listening().map_err(|source| Error::Io {
+        what: format!("cannot listen on {address}"),
+        source,
+    })
 }
 
 /// What the gateway asks of what is behind it.
@@ -539,9 +549,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_named() {
-        let first = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let first = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = first.local_addr().unwrap();
-        let error = listen(address).await.unwrap_err();
+        let error = listen(address).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
 }
