@@ -7,7 +7,7 @@ use millstream::broker::Lane;
 use millstream::broker::doctor::{Part, Recounted, SlotHolder};
 use millstream::inspect::Level;
 use millstream::private_redis::{Options, PrivateRedis};
-use millstream::{Context, JobError, NewJob, Priority};
+use millstream::{Context, Error, JobError, NewJob, Priority};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::program::Program;
@@ -127,6 +127,7 @@ async fn slots_are_counted_right_on_a_large_queue_while_workers_run() {
     let redis = PrivateRedis::start(Options::default()).unwrap();
     let p = Program::over(Fixture::on(&redis).await).await;
     p.t.limit_groups(2).await;
+    p.t.limit(None, "group_max_backlog", "50").await;
     for from in (0..jobs).step_by(1_000) {
         let some = 1_000.min(jobs - from);
         p.queue
@@ -157,12 +158,13 @@ async fn slots_are_counted_right_on_a_large_queue_while_workers_run() {
     let traffic = tokio::spawn(async move {
         let mut sent = 0;
         while !over.is_cancelled() {
-            let jobs = (0..40).map(|nth| of(&format!("g{}", (sent + nth) % 57)));
-            sent += queue
-                .enqueue_all(jobs.collect::<Vec<_>>())
-                .await
-                .unwrap()
-                .len();
+            let jobs = (sent..sent + 4).map(|nth| of(&format!("g{}", nth % 57)));
+            sent += 4;
+            match queue.enqueue_all(jobs.collect::<Vec<_>>()).await {
+                // A group that leaks slots fills up, and at the end all of it has to be done.
+                Ok(_) | Err(Error::GroupFull { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     });
     p.until("the long ones run", |t| t.slots_of("long") == 2)
