@@ -470,6 +470,7 @@ mod tests {
             ("keys", Looks),
             ("bench", Looks),
             ("bench gateway", Looks),
+            ("bench groups", Looks),
             ("completions", Looks),
             ("man", Looks),
         ];
