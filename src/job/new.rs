@@ -41,7 +41,7 @@ impl NewJob {
     /// A job whose payload is `value` in MessagePack (fields by name, so they may be added later).
     ///
     /// # Errors
-    /// [`Error::Encode`] when `value` cannot be written in MessagePack.
+    /// [`crate::Error::Encode`] when `value` cannot be written in MessagePack.
     pub fn new<T: Serialize + ?Sized>(name: impl Into<String>, value: &T) -> Result<Self> {
         Self::encoded(name.into(), Codec::MsgPack, value)
     }
@@ -49,7 +49,7 @@ impl NewJob {
     /// A job whose payload is `value` as JSON, for handlers in other languages.
     ///
     /// # Errors
-    /// [`Error::Encode`] when `value` cannot be written as JSON.
+    /// [`crate::Error::Encode`] when `value` cannot be written as JSON.
     pub fn json<T: Serialize + ?Sized>(name: impl Into<String>, value: &T) -> Result<Self> {
         Self::encoded(name.into(), Codec::Json, value)
     }
@@ -89,7 +89,7 @@ impl NewJob {
     }
 
     /// Refuses a second job with the same `key` (per queue) until this one is finished:
-    /// the second enqueue answers with this job's id and [`Enqueued::duplicate`]. [`NewJob::on_conflict`] changes the answer.
+    /// the second enqueue answers with this job's id and [`crate::Enqueued::duplicate`]. [`NewJob::on_conflict`] changes the answer.
     #[must_use]
     pub fn unique(self, key: impl Into<String>) -> Self {
         self.holding(key.into(), Hold::Unfinished)

@@ -31,7 +31,7 @@ impl Unique {
     }
 }
 
-/// What an enqueue does when another job holds its unique key; see [`NewJob::on_conflict`].
+/// What an enqueue does when another job holds its unique key; see [`crate::NewJob::on_conflict`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnConflict {
@@ -42,7 +42,7 @@ pub enum OnConflict {
     /// its first attempt. One that runs, or is finished and holds the key for a time, refuses.
     Replace,
     /// Lets one job start per time: what comes while the key is held becomes one job that is due when the time is over, with the
-    /// newest payload. Needs [`NewJob::unique_for`].
+    /// newest payload. Needs [`crate::NewJob::unique_for`].
     Throttle,
 }
 
