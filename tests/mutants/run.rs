@@ -13,10 +13,11 @@ use crate::list::{Catcher, Mutant, root};
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// What a build needs.
-const TREE: [&str; 8] = [
+const TREE: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
+    "docs",
     "src",
     "lua",
     "tests",
