@@ -13,6 +13,7 @@ use fred::clients::Client;
 use fred::interfaces::ClientLike as _;
 use fred::types::config::{Config, ConnectionConfig, TcpConfig};
 use fred::types::{Builder, ClusterHash, CustomCommand, InfoKind, Value};
+use indicatif::ProgressBar;
 use millstream::private_redis::{Options, Persistence, PrivateRedis};
 use millstream::{Millstream, NewJob, Queue};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use super::Load;
 use crate::cli::args::Globals;
 use crate::cli::connect::connect_to;
 use crate::cli::settings::RedisSettings;
+use crate::cli::{output, signals};
 
 /// Longest wait of the bare client for its connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +75,36 @@ impl Circumstances {
             self.cores
         )
     }
+}
+
+/// What `measure` says of an arena that is made for it and taken away afterwards. An order to stop ends it early.
+pub(super) async fn measured<R>(
+    globals: &Globals,
+    persistence: Persistence,
+    load: Load,
+    measure: impl AsyncFnOnce(&Arena, &ProgressBar) -> anyhow::Result<R>,
+) -> anyhow::Result<R> {
+    let stop = signals::shutdown(false)?;
+    let bar = output::spinner("starting");
+    let url = globals.redis_url.as_deref();
+    let arena = Arena::connect(url, globals, persistence, load).await?;
+    let measured = tokio::select! {
+        measured = measure(&arena, &bar) => measured,
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted: the bench was stopped before its end")),
+    };
+    bar.finish_and_clear();
+    // Also after a failure: on somebody's server nothing of this may stay.
+    let removed = arena.remove().await;
+    let report = measured?;
+    removed.context("cannot remove the queue of the bench")?;
+    Ok(report)
+}
+
+/// A run whose jobs do not add up has failed, whatever else it says.
+pub(super) fn without_problems(problems: &[String]) -> anyhow::Result<()> {
+    let counted = output::counted(problems.len() as u64, "problem");
+    anyhow::ensure!(problems.is_empty(), "{counted}");
+    Ok(())
 }
 
 impl Arena {

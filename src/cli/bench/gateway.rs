@@ -9,14 +9,14 @@ mod servers;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
+use indicatif::ProgressBar;
 use millstream::private_redis::Persistence;
 
 use super::Load;
-use super::arena::Arena;
+use super::arena::{self, Arena};
 use crate::cli::args::Globals;
-use crate::cli::{open_files, output, parse, signals};
+use crate::cli::{open_files, parse};
 use report::{Latency, Report, Round};
 use senders::Senders;
 use servers::{Bare, Child};
@@ -56,8 +56,6 @@ pub(crate) struct GatewayBench {
 impl GatewayBench {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         open_files::raise(self.idle.max(self.connections) as usize);
-        let stop = signals::shutdown(false)?;
-        let bar = output::spinner("starting");
         let load = Load {
             jobs: 0,
             producers: self.connections.into(),
@@ -68,30 +66,17 @@ impl GatewayBench {
             payload_bytes: self.body,
             depth: 0,
         };
-        let url = globals.redis_url.as_deref();
-        let arena = Arena::connect(url, globals, Persistence::None, load).await?;
-        let measured = tokio::select! {
-            measured = self.measure(&arena, &bar) => measured,
-            () = stop.cancelled() => Err(anyhow::anyhow!("interrupted: the bench was stopped before its end")),
-        };
-        bar.finish_and_clear();
-        let removed = arena.remove().await;
-        let report = measured?;
-        removed.context("cannot remove the queue of the bench")?;
+        let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
+        let report = arena::measured(globals, Persistence::None, load, measure).await?;
         if self.json {
             report.json()?;
         } else {
             report.print()?;
         }
-        anyhow::ensure!(
-            report.problems.is_empty(),
-            "{}",
-            output::counted(report.problems.len() as u64, "problem")
-        );
-        Ok(())
+        arena::without_problems(&report.problems)
     }
 
-    async fn measure(&self, arena: &Arena, bar: &indicatif::ProgressBar) -> anyhow::Result<Report> {
+    async fn measure(&self, arena: &Arena, bar: &ProgressBar) -> anyhow::Result<Report> {
         let mut report = Report::new(
             arena.circumstances().await?,
             self.connections,

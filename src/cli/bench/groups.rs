@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use indicatif::ProgressBar;
 use millstream::inspect::GroupLimits;
 use millstream::private_redis::Persistence;
 use millstream::{Context, JobError, NewJob, config};
@@ -14,10 +15,10 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::Load;
-use super::arena::{Arena, Circumstances};
+use super::arena::{self, Arena, Circumstances};
 use super::report::{median, rounded, row};
 use crate::cli::args::Globals;
-use crate::cli::{output, parse, signals};
+use crate::cli::{output, parse};
 
 /// Longest wait for the worker to have run every job.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -88,8 +89,6 @@ struct Report {
 
 impl GroupsBench {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
-        let stop = signals::shutdown(false)?;
-        let bar = output::spinner("starting");
         let load = Load {
             jobs: self.jobs.into(),
             producers: 1,
@@ -100,30 +99,17 @@ impl GroupsBench {
             payload_bytes: self.payload,
             depth: 0,
         };
-        let url = globals.redis_url.as_deref();
-        let arena = Arena::connect(url, globals, Persistence::None, load).await?;
-        let measured = tokio::select! {
-            measured = self.measure(&arena, &bar) => measured,
-            () = stop.cancelled() => Err(anyhow::anyhow!("interrupted: the bench was stopped before its end")),
-        };
-        bar.finish_and_clear();
-        let removed = arena.remove().await;
-        let report = measured?;
-        removed.context("cannot remove the queue of the bench")?;
+        let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
+        let report = arena::measured(globals, Persistence::None, load, measure).await?;
         if self.json {
             self.write_json(&report)?;
         } else {
             self.print(&report)?;
         }
-        anyhow::ensure!(
-            report.problems.is_empty(),
-            "{}",
-            output::counted(report.problems.len() as u64, "problem")
-        );
-        Ok(())
+        arena::without_problems(&report.problems)
     }
 
-    async fn measure(&self, arena: &Arena, bar: &indicatif::ProgressBar) -> anyhow::Result<Report> {
+    async fn measure(&self, arena: &Arena, bar: &ProgressBar) -> anyhow::Result<Report> {
         let mut report = Report {
             circumstances: arena.circumstances().await?,
             costs: Default::default(),

@@ -19,12 +19,12 @@ mod report;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use indicatif::ProgressBar;
 use millstream::private_redis::Persistence;
 
 use super::args::Globals;
-use super::{open_files, output, parse, signals};
+use super::{open_files, parse};
 use arena::Arena;
 use report::{Report, Side, Timing};
 
@@ -184,30 +184,15 @@ impl Bench {
             None => {}
         }
         open_files::raise((self.queues * self.workers) as usize * FILES_PER_WORKER);
-        let stop = signals::shutdown(false)?;
-        let url = globals.redis_url.as_deref();
-        let bar = output::spinner("starting");
-        let arena = Arena::connect(url, globals, self.persistence.into(), self.load()).await?;
-        let measured = tokio::select! {
-            measured = self.measure(&arena, &bar) => measured,
-            () = stop.cancelled() => Err(anyhow::anyhow!("interrupted: the bench was stopped before its end")),
-        };
-        bar.finish_and_clear();
-        // Also after a failure: on somebody's server nothing of this may stay.
-        let removed = arena.remove().await;
-        let report = measured?;
-        removed.context("cannot remove the queue of the bench")?;
+        let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
+        let report =
+            arena::measured(globals, self.persistence.into(), self.load(), measure).await?;
         if self.json {
             report.json()?;
         } else {
             report.print()?;
         }
-        anyhow::ensure!(
-            report.problems.is_empty(),
-            "{}",
-            output::counted(report.problems.len() as u64, "problem")
-        );
-        Ok(())
+        arena::without_problems(&report.problems)
     }
 
     fn load(&self) -> Load {
@@ -227,7 +212,7 @@ impl Bench {
         self.only.is_empty() || self.only.contains(&scenario)
     }
 
-    async fn measure(&self, arena: &Arena, bar: &indicatif::ProgressBar) -> anyhow::Result<Report> {
+    async fn measure(&self, arena: &Arena, bar: &ProgressBar) -> anyhow::Result<Report> {
         let mut report = Report::new(arena.circumstances().await?, self.load(), self.turns);
         let say = |scenario: Scenario, turn: u32, side: Side| {
             let (name, side) = (scenario.to_possible_value(), side.name());
