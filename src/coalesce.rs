@@ -176,7 +176,7 @@ impl Coalescer {
     }
 
     async fn connect(broker: Broker, durability: Durability, patience: Patience) -> Result<Broker> {
-        let redis = Redis::connect(broker.redis.address(), patience.total).await?;
+        let redis = Redis::connect_to_wait(broker.redis.address(), patience.total).await?;
         redis.check_durability(durability).await?;
         Ok(broker.over(redis))
     }

@@ -204,7 +204,7 @@ pub(crate) async fn wait(broker: &Broker, id: &JobId, timeout: Duration) -> Resu
             }
             if reader.is_none() {
                 let patience = left.min(config::CONNECT_TIMEOUT_DEFAULT);
-                reader = Reader::connect(broker.redis.address(), patience).await.ok();
+                reader = Reader::connect(&broker.redis, patience).await.ok();
             }
             let news = match &reader {
                 Some(reader) => waiter.news(reader, left.min(BLOCK)).await,

@@ -13,6 +13,12 @@ use socket2::TcpKeepalive;
 use crate::config;
 use crate::error::{Error, Result};
 
+/// A connection that has been silent for so long is asked whether it lives, and so often.
+pub(super) const KEEPALIVE_TIME: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long what was sent may go unacknowledged before the connection counts as lost.
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where Redis is and how to connect, checked before anything is connected.
 #[derive(Clone)]
 pub(crate) struct Address {
@@ -65,6 +71,10 @@ impl Address {
         &self.shown
     }
 
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// A client's settings. `command_timeout` zero means none, for readers that block.
     pub(super) fn builder(&self, command_timeout: Duration) -> Builder {
         let mut builder = Builder::from_config(self.config.clone());
@@ -82,10 +92,10 @@ impl Address {
                 nodelay: Some(true),
                 keepalive: Some(
                     TcpKeepalive::new()
-                        .with_time(Duration::from_secs(5))
-                        .with_interval(Duration::from_secs(2)),
+                        .with_time(KEEPALIVE_TIME)
+                        .with_interval(KEEPALIVE_INTERVAL),
                 ),
-                user_timeout: Some(Duration::from_secs(5)),
+                user_timeout: Some(USER_TIMEOUT),
                 ..TcpConfig::default()
             },
             reconnect_errors: vec![

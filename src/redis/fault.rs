@@ -92,6 +92,13 @@ pub(super) fn fault_of(error: &FredError) -> Fault {
     }
 }
 
+/// Whether the server says that it is not, or not now, the one to ask. In the client library's table, `ReconnectError`, are the same.
+pub(super) fn is_demoted(error: &FredError) -> bool {
+    let text = error.details();
+    let words = ["READONLY", "MASTERDOWN", "LOADING", "NOAUTH"];
+    words.iter().any(|word| text.contains(word)) && !text.contains("WRONGTYPE")
+}
+
 /// The server's errors begin with a word in capitals: `ERR`, `WRONGTYPE`.
 fn is_from_server(text: &str) -> bool {
     let first = text.split_whitespace().next().unwrap_or_default();

@@ -5,6 +5,7 @@
 //! sent once, with a deadline, and this room alone decides to send again: every script is made to bear it.
 
 mod address;
+mod direct;
 mod fault;
 mod link;
 mod listener;
@@ -30,8 +31,9 @@ use crate::job::durability::Durability;
 use crate::keys::Key;
 use crate::metrics::handles::Calls;
 pub(crate) use address::Address;
+use direct::{Direct, Pipe};
 pub(crate) use fault::is_no_group;
-use fault::{Fault, away, fault_of};
+use fault::{Fault, away, fault_of, is_demoted};
 use link::Link;
 pub(crate) use listener::Listener;
 use nodes::slot_of;
@@ -95,6 +97,8 @@ pub(crate) struct Redis {
 
 struct Inner {
     link: Link,
+    /// For the scripts, where there is one.
+    direct: Option<Direct>,
     /// Commands in a row that were not answered in time.
     unanswered: AtomicU32,
     reviving: AtomicBool,
@@ -110,10 +114,35 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// Connects within `timeout`; the connection heals itself afterwards. Lives on the current runtime.
     pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+        let began = Instant::now();
         let counted = Calls::new();
+        let direct = Direct::to(address, &counted);
+        let redis = Self::with(address, timeout, direct, counted).await?;
+        if let Some(direct) = &redis.inner.direct {
+            // At once, so that the first call is as quick as any other.
+            let left = timeout.saturating_sub(began.elapsed()).max(ANSWER_MIN);
+            let connected = tokio::time::timeout(left, redis.pipe_of(direct)).await;
+            let connected = connected.unwrap_or_else(|_| Err(away()));
+            connected.map_err(|error| address.unreachable(&error))?;
+        }
+        Ok(redis)
+    }
+
+    /// [`Redis::connect`], for nothing but [`Redis::call_durably`]: a connection to wait on.
+    pub(crate) async fn connect_to_wait(address: &Address, timeout: Duration) -> Result<Self> {
+        Self::with(address, timeout, None, Calls::new()).await
+    }
+
+    async fn with(
+        address: &Address,
+        timeout: Duration,
+        direct: Option<Direct>,
+        counted: Calls,
+    ) -> Result<Self> {
         let link = Link::connect(address, config::COMMAND_TIMEOUT, timeout, &counted);
         let inner = Inner {
             link: link.await?,
+            direct,
             unanswered: AtomicU32::new(0),
             reviving: AtomicBool::new(false),
             counted,
@@ -291,6 +320,12 @@ impl Redis {
         request: &Request,
         by_text: bool,
     ) -> std::result::Result<Value, FredError> {
+        if let (Request::Script(call), Some(direct)) = (request, &self.inner.direct) {
+            let pipe = self.pipe_of(direct).await?;
+            let answer = pipe.write().command(|out| call.encode(by_text, out))?;
+            let frame = answer.within(config::COMMAND_TIMEOUT).await;
+            return frame.map(|frame| frame.value());
+        }
         let client = self.inner.link.client();
         if !client.is_connected() {
             return Err(away());
@@ -362,6 +397,7 @@ impl Redis {
             self.inner.counted.failed(fault.name());
             let mut is_away = false;
             tracing::debug!(operation, ?fault, reason, "redis call failed");
+            self.heed(&error);
             match fault {
                 Fault::NoScript if !by_text => {
                     by_text = true;
@@ -401,26 +437,48 @@ impl Redis {
         }
     }
 
+    /// `direct`'s connection to the server that this one leads to.
+    async fn pipe_of(&self, direct: &Direct) -> std::result::Result<Arc<Pipe>, FredError> {
+        direct.pipe(&self.inner.link).await
+    }
+
+    /// A server that was demoted, or that no longer knows us, says so to every call: then it is looked for anew. The client library does
+    /// the same for what goes through it.
+    fn heed(&self, error: &FredError) {
+        if self.inner.direct.is_some() && is_demoted(error) {
+            self.renew();
+        }
+    }
+
     /// A connection that swallows commands shows nothing else: after two in a row a new one is made.
     fn note_unanswered(&self, error: &FredError) {
         if *error.kind() != ErrorKind::Timeout {
             return;
         }
         let unanswered = self.inner.unanswered.fetch_add(1, Ordering::Relaxed) + 1;
-        if unanswered >= 2 && !self.inner.reviving.swap(true, Ordering::Relaxed) {
+        if unanswered >= 2 && self.renew() {
             tracing::warn!(
                 server = self.address().shown,
                 unanswered,
                 "redis does not answer; connecting anew"
             );
-            let inner = Arc::clone(&self.inner);
-            // Where the connection lives: the caller's runtime may end before.
-            self.runtime().spawn(async move {
-                inner.link.revive().await;
-                inner.unanswered.store(0, Ordering::Relaxed);
-                inner.reviving.store(false, Ordering::Relaxed);
-            });
         }
+    }
+
+    /// Makes new connections. `false`: they are in the making.
+    fn renew(&self) -> bool {
+        if self.inner.reviving.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let inner = Arc::clone(&self.inner);
+        // Where the connection lives: the caller's runtime may end before.
+        self.runtime().spawn(async move {
+            inner.direct.iter().for_each(Direct::cut);
+            inner.link.revive().await;
+            inner.unanswered.store(0, Ordering::Relaxed);
+            inner.reviving.store(false, Ordering::Relaxed);
+        });
+        true
     }
 
     /// Gives the server, or each node of a cluster, every script, so that the first calls need not send their texts. A server that was not reached or

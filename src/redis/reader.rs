@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::bytes_utils::Str;
 use fred::error::Error as FredError;
-use fred::interfaces::{ClientInterface, ClientLike, StreamsInterface};
+use fred::interfaces::{ClientInterface, ClientLike};
 use fred::types::config::Options;
 use fred::types::{CustomCommand, Resp3Frame, Value};
 use futures_util::future::join_all;
 
+use super::direct::{Direct, encode};
 use super::link::Link;
 use super::reply::Part;
-use super::{Address, Fault, Redis, away, fault_of, slot_of};
+use super::{Fault, Redis, away, fault_of, slot_of};
 use crate::error::Result;
 use crate::keys::{GROUP, Key};
 use crate::metrics::handles::Calls;
@@ -49,15 +50,100 @@ pub(crate) enum ReadFailure {
 }
 
 pub(crate) struct Reader {
-    link: Link,
+    way: Way,
     counted: Calls,
 }
 
+/// How reads get there.
+enum Way {
+    /// By a connection of our own, to wherever that of the commands leads.
+    Direct(Direct, Redis),
+    /// By one of the client library's.
+    Library(Link),
+}
+
+/// One command that reads streams.
+struct Ask<'a> {
+    /// Whom entries are delivered to; nobody, if they are only looked at.
+    consumer: Option<&'a str>,
+    count: usize,
+    /// How long it waits for the first entry; `None`: not at all.
+    block: Option<Duration>,
+    streams: &'a [&'a Key],
+    /// Behind which entry of each stream; the last one holds for those that follow.
+    after: &'a [&'a str],
+}
+
+impl<'a> Ask<'a> {
+    /// For new entries, without waiting for any.
+    fn of(consumer: &'a str, streams: &'a [&'a Key], count: usize) -> Self {
+        Self {
+            consumer: Some(consumer),
+            count,
+            block: None,
+            streams,
+            after: &[">"],
+        }
+    }
+
+    fn block_ms(&self) -> Option<i64> {
+        // Zero would mean for ever, and a fraction is an error.
+        let ms = |block: Duration| i64::try_from(block.as_millis()).unwrap_or(5_000);
+        self.block.map(|block| ms(block).clamp(1, 5_000))
+    }
+
+    /// How long the answer is waited for.
+    fn patience(&self) -> Duration {
+        self.block.unwrap_or_default() + Duration::from_secs(2)
+    }
+
+    fn name(&self) -> &'static str {
+        match self.consumer {
+            Some(_) => "XREADGROUP",
+            None => "XREAD",
+        }
+    }
+
+    fn after(&self, stream: usize) -> &str {
+        let last = self.after.len().saturating_sub(1);
+        self.after.get(stream.min(last)).unwrap_or(&"$")
+    }
+
+    /// What follows the name, in order.
+    fn words(&self) -> Vec<Value> {
+        let mut words: Vec<Value> = Vec::with_capacity(8 + 2 * self.streams.len());
+        let word = Value::from_static_str;
+        if let Some(consumer) = self.consumer {
+            words.extend([word("GROUP"), word(GROUP), consumer.into()]);
+        }
+        words.extend([word("COUNT"), Value::Integer(self.count as i64)]);
+        if let Some(block_ms) = self.block_ms() {
+            words.extend([word("BLOCK"), Value::Integer(block_ms)]);
+        }
+        words.push(word("STREAMS"));
+        let keys = self.streams.iter().map(|key| Value::Bytes(key.0.clone()));
+        words.extend(keys);
+        words.extend((0..self.streams.len()).map(|stream| Value::from(self.after(stream))));
+        words
+    }
+
+    fn stream_of(&self, name: &[u8]) -> Option<usize> {
+        self.streams.iter().position(|key| key.0 == name)
+    }
+}
+
 impl Reader {
-    pub(crate) async fn connect(address: &Address, timeout: Duration) -> Result<Self> {
+    /// A connection to where `redis` is connected.
+    pub(crate) async fn connect(redis: &Redis, timeout: Duration) -> Result<Self> {
         let counted = Calls::new();
-        let link = Link::connect(address, Duration::ZERO, timeout, &counted).await?;
-        Ok(Self { link, counted })
+        let way = match Direct::to(redis.address(), &counted) {
+            Some(direct) => Way::Direct(direct, redis.clone()),
+            None => {
+                let link = Link::connect(redis.address(), Duration::ZERO, timeout, &counted);
+                Way::Library(link.await?)
+            }
+        };
+        Ok(Self { way, counted })
     }
 
     /// Reads up to `count` new entries from each of `streams`, waiting up to `block` for the first.
@@ -68,8 +154,11 @@ impl Reader {
         count: usize,
         block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        self.group_read(streams, consumer, count, Some(block), ">")
-            .await
+        let ask = Ask {
+            block: Some(block),
+            ..Ask::of(consumer, streams, count)
+        };
+        self.ask_one(&ask).await
     }
 
     /// Reads up to so many new entries from each of `lanes`, with a command each, one written behind the other, and does not
@@ -79,23 +168,18 @@ impl Reader {
         lanes: &[(&Key, usize)],
         consumer: &str,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        let reads = lanes
+        let asks: Vec<Ask<'_>> = lanes
             .iter()
-            .enumerate()
-            .map(|(place, (key, count))| async move {
-                let streams = std::slice::from_ref(key);
-                let mut entries = self
-                    .group_read(streams, consumer, *count, None, ">")
-                    .await?;
-                entries.iter_mut().for_each(|entry| entry.stream = place);
-                Ok(entries)
-            });
+            .map(|(key, count)| Ask::of(consumer, std::slice::from_ref(key), *count))
+            .collect();
+        let asked = self.ask(&asks).await?;
         let mut all = Vec::new();
-        for entries in join_all(reads).await {
+        for (place, mut entries) in asked.into_iter().enumerate() {
+            entries.iter_mut().for_each(|entry| entry.stream = place);
             // The usual case, without a copy: only one lane has any.
-            match entries? {
-                entries if all.is_empty() => all = entries,
-                entries => all.extend(entries),
+            match all.is_empty() {
+                true => all = entries,
+                false => all.extend(entries),
             }
         }
         Ok(all)
@@ -110,8 +194,12 @@ impl Reader {
         count: usize,
         after: &str,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        self.group_read(&[stream], consumer, count, None, after)
-            .await
+        let streams = [stream];
+        let ask = Ask {
+            after: &[after],
+            ..Ask::of(consumer, &streams, count)
+        };
+        self.ask_one(&ask).await
     }
 
     /// Entries of `streams` behind those of `after`, waiting up to `block` for the first. No group, no delivery: any number
@@ -123,34 +211,6 @@ impl Reader {
         block: Duration,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         self.entries_behind(streams, after, block, 1_000).await
-    }
-
-    async fn entries_behind(
-        &self,
-        streams: &[&Key],
-        after: &[String],
-        block: Duration,
-        count: u64,
-    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        let options = Options {
-            timeout: Some(block + Duration::from_secs(2)),
-            max_attempts: Some(1),
-            ..Options::default()
-        };
-        let block_ms = u64::try_from(block.as_millis()).unwrap_or(5_000).max(1);
-        let keys: Vec<Bytes> = streams.iter().map(|key| key.0.clone()).collect();
-        let ids: Vec<&str> = after.iter().map(String::as_str).collect();
-        let client = self.link.client();
-        if !client.is_connected() {
-            return Err(ReadFailure::Lost(away().details().to_owned()));
-        }
-        let reply: std::result::Result<Value, _> = client
-            .with_options(&options)
-            .xread(Some(count), Some(block_ms), keys, ids)
-            .await;
-        reply
-            .map(|value| entries_of(value, streams))
-            .map_err(|error| ReadFailure::Lost(error.details().to_owned()))
     }
 
     /// Waits up to `block` for an entry of `streams` behind those of `after`, and takes none.
@@ -165,67 +225,109 @@ impl Reader {
             .map(drop)
     }
 
-    async fn group_read(
+    async fn entries_behind(
         &self,
         streams: &[&Key],
-        consumer: &str,
+        after: &[String],
+        block: Duration,
         count: usize,
-        block: Option<Duration>,
-        from: &str,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        // Zero would mean for ever, and a fraction is an error.
-        let block_ms = block.map(|block| {
-            i64::try_from(block.as_millis())
-                .unwrap_or(5_000)
-                .clamp(1, 5_000)
-        });
+        let after: Vec<&str> = after.iter().map(String::as_str).collect();
+        let ask = Ask {
+            consumer: None,
+            count,
+            block: Some(block),
+            streams,
+            after: &after,
+        };
+        self.ask_one(&ask).await
+    }
+
+    async fn ask_one(&self, ask: &Ask<'_>) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        let asked = self.ask(std::slice::from_ref(ask)).await?;
+        Ok(asked.into_iter().flatten().collect())
+    }
+
+    /// Sends the commands one behind the other; the entries that each of them brought.
+    async fn ask(&self, asks: &[Ask<'_>]) -> std::result::Result<Vec<Vec<RawEntry>>, ReadFailure> {
+        let asked = match &self.way {
+            Way::Direct(direct, redis) => self.ask_directly(direct, redis, asks).await,
+            Way::Library(link) => {
+                let asked = asks.iter().map(|ask| self.ask_through(link, ask));
+                join_all(asked).await.into_iter().collect()
+            }
+        };
+        asked.map_err(|error| {
+            let fault = fault_of(&error);
+            self.counted.failed(fault.name());
+            match fault {
+                Fault::NoGroup => ReadFailure::NoGroup,
+                _ => ReadFailure::Lost(error.details().to_owned()),
+            }
+        })
+    }
+
+    async fn ask_directly(
+        &self,
+        direct: &Direct,
+        redis: &Redis,
+        asks: &[Ask<'_>],
+    ) -> std::result::Result<Vec<Vec<RawEntry>>, FredError> {
+        let pipe = redis.pipe_of(direct).await?;
+        let answers = {
+            let mut writing = pipe.write();
+            let write = |ask: &Ask<'_>| {
+                self.counted.sent();
+                writing.command(|out| encode(out, &[ask.name()], &[], &ask.words()))
+            };
+            asks.iter()
+                .map(write)
+                .collect::<std::result::Result<Vec<_>, _>>()?
+        };
+        let mut asked = Vec::with_capacity(asks.len());
+        for (ask, answer) in asks.iter().zip(answers) {
+            let frame = answer.within(ask.patience()).await;
+            let frame = frame.inspect_err(|error| redis.heed(error))?;
+            asked.push(frame.entries(|name| ask.stream_of(name)));
+        }
+        Ok(asked)
+    }
+
+    async fn ask_through(
+        &self,
+        link: &Link,
+        ask: &Ask<'_>,
+    ) -> std::result::Result<Vec<RawEntry>, FredError> {
         let options = Options {
-            timeout: Some(block.unwrap_or_default() + Duration::from_secs(2)),
+            timeout: Some(ask.patience()),
             max_attempts: Some(1),
             ..Options::default()
         };
-        let first = streams.first().map(|key| key.0.clone());
+        let first = ask.streams.first().map(|key| key.0.clone());
         let node = slot_of(first.unwrap_or_default());
-        let command = CustomCommand::new_static("XREADGROUP", node, block.is_some());
-        let mut args: Vec<Value> = Vec::with_capacity(8 + 2 * streams.len());
-        let word = Value::from_static_str;
-        args.extend([word("GROUP"), word(GROUP), consumer.into()]);
-        args.extend([word("COUNT"), Value::Integer(count as i64)]);
-        if let Some(block_ms) = block_ms {
-            args.extend([word("BLOCK"), Value::Integer(block_ms)]);
-        }
-        args.push(word("STREAMS"));
-        args.extend(streams.iter().map(|key| Value::Bytes(key.0.clone())));
-        args.extend(streams.iter().map(|_| Value::from(from)));
-        let client = self.link.client();
+        let command = CustomCommand::new_static(ask.name(), node, ask.block.is_some());
+        let client = link.client();
         if !client.is_connected() {
-            return Err(ReadFailure::Lost(away().details().to_owned()));
+            return Err(away());
         }
         self.counted.sent();
         // As it came: to make values of it takes the client a sixth of the time of a worker's thread.
-        let reply = client
+        let frame = client
             .with_options(&options)
-            .custom_raw(command, args)
+            .custom_raw(command, ask.words())
             .await
-            .and_then(unless_refused);
-        match reply {
-            Ok(frame) => Ok(entries_of(frame, streams)),
-            Err(error) => {
-                let fault = fault_of(&error);
-                self.counted.failed(fault.name());
-                match fault {
-                    Fault::NoGroup => Err(ReadFailure::NoGroup),
-                    _ => Err(ReadFailure::Lost(error.details().to_owned())),
-                }
-            }
-        }
+            .and_then(unless_refused)?;
+        Ok(entries_of(frame, ask.streams))
     }
 
     /// Ends a read that is blocked, so that it returns what it has; `by` sends the order. Returns quickly in every case.
     pub(crate) async fn unblock(&self, by: &Redis, read: &Key) {
-        let ids = self.link.client().connection_ids();
+        let ids: Vec<i64> = match &self.way {
+            Way::Direct(direct, _) => direct.live().map(|pipe| pipe.id).into_iter().collect(),
+            Way::Library(link) => link.client().connection_ids().into_values().collect(),
+        };
         let orders = async {
-            for id in ids.into_values() {
+            for id in ids {
                 by.unblock(id, read).await;
             }
         };
@@ -234,11 +336,20 @@ impl Reader {
 
     /// Makes a new connection, for one that no longer answers.
     pub(crate) async fn reconnect(&self) {
-        self.link.revive().await;
+        match &self.way {
+            Way::Direct(direct, _) => direct.cut(),
+            Way::Library(link) => link.revive().await,
+        }
     }
 
     pub(crate) async fn close(&self) {
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.link.client().quit()).await;
+        match &self.way {
+            Way::Direct(direct, _) => direct.cut(),
+            Way::Library(link) => {
+                let _ =
+                    tokio::time::timeout(Duration::from_millis(500), link.client().quit()).await;
+            }
+        }
     }
 }
 

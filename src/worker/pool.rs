@@ -126,7 +126,7 @@ impl Pool {
     ) -> Result<Self> {
         let address = broker.redis.address().clone();
         let redis = Redis::connect(&address, settings.connect_timeout).await?;
-        let reader = Reader::connect(&address, settings.connect_timeout).await?;
+        let reader = Reader::connect(&redis, settings.connect_timeout).await?;
         let broker = broker.over(redis);
         broker
             .create_groups(Patience::brief(settings.connect_timeout))

@@ -5,6 +5,7 @@ use fred::types::{Key as FredKey, Value};
 
 use super::Script;
 use crate::keys::Key;
+use crate::redis::direct::encode;
 use crate::redis::reply::text_of;
 
 /// A call in the making: keys and arguments in the order of the script's header.
@@ -97,6 +98,17 @@ impl Call {
             self.script.name
         );
         self.args.push(Value::Bytes(value));
+    }
+
+    /// Writes the command that runs the script, by its digest or by its text.
+    pub(in crate::redis) fn encode(&self, by_text: bool, out: &mut Vec<u8>) {
+        let Self { script, keys, args } = self;
+        let run = match by_text {
+            true => ["EVAL", script.source],
+            false => ["EVALSHA", script.sha()],
+        };
+        let count = keys.len().to_string();
+        encode(out, &[run[0], run[1], &count], keys, args);
     }
 
     /// True when every key and argument that the header names has been given.

@@ -1,0 +1,111 @@
+//! A connection for what has to be quick: the scripts, and the reads that block.
+//!
+//! The client library knows where Redis is, through every failover, and carries whatever is rare. On the way of each job it would be
+//! half of what a worker's thread does: five trees for a reply, four tasks for a call. Here a caller writes to the socket himself,
+//! and an entry is read where it lies in the reply. Which server that is, and when there is a new one, the library says.
+//!
+//! Serves a single server or the primary that the sentinels name, without TLS. Everything else goes through the library.
+
+mod dial;
+mod frame;
+mod pipe;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use fred::error::Error as FredError;
+use fred::interfaces::ClientLike as _;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use super::link::Link;
+use super::{Address, away};
+use crate::config;
+use crate::metrics::handles::Calls;
+use dial::{Dial, Place};
+pub(super) use frame::encode;
+pub(super) use pipe::Pipe;
+
+/// Least time between two tries to connect: whoever calls meanwhile is told that there is no connection.
+const DIAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// The connection as it is, and a new one in its place when it broke.
+pub(super) struct Direct {
+    dial: Dial,
+    /// Where the connection lives.
+    runtime: Handle,
+    live: ArcSwapOption<Pipe>,
+    /// One connects at a time, and when it failed last.
+    failed: Mutex<Option<Instant>>,
+    counted: Calls,
+}
+
+impl Direct {
+    /// `None` where the client library has to do. Connects with the first call, and lives on the current runtime.
+    pub(super) fn to(address: &Address, counted: &Calls) -> Option<Self> {
+        Some(Self {
+            dial: Dial::to(address)?,
+            runtime: Handle::current(),
+            live: ArcSwapOption::empty(),
+            failed: Mutex::new(None),
+            counted: counted.clone(),
+        })
+    }
+
+    /// The connection; a new one if need be, to the server that `link` leads to.
+    pub(super) async fn pipe(&self, link: &Link) -> Result<Arc<Pipe>, FredError> {
+        match self.live() {
+            Some(pipe) => Ok(pipe),
+            // On the heap: hardly a call comes here, and each would carry it about.
+            None => Box::pin(self.connect(link)).await,
+        }
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn live(&self) -> Option<Arc<Pipe>> {
+        self.live.load_full().filter(|pipe| pipe.is_open())
+    }
+
+    async fn connect(&self, link: &Link) -> Result<Arc<Pipe>, FredError> {
+        let mut failed = self.failed.lock().await;
+        // Another caller may have come first.
+        if let Some(pipe) = self.live() {
+            return Ok(pipe);
+        }
+        let client = link.client();
+        if !client.is_connected() || failed.is_some_and(|at| at.elapsed() < DIAL_PAUSE) {
+            return Err(away());
+        }
+        let place = match &self.dial.place {
+            Place::Primary => {
+                let server = client.active_connections().pop().ok_or_else(away)?;
+                Place::Host(server.host.to_string(), server.port)
+            }
+            known => known.clone(),
+        };
+        let dialled = tokio::time::timeout(config::COMMAND_TIMEOUT, self.dial.clone().open(place));
+        // Where the connection is to live, whoever calls.
+        let dialled = self.runtime.spawn(dialled).await.map_err(|_| away())?;
+        match dialled.unwrap_or_else(|_| Err(away())) {
+            Ok(pipe) => {
+                let pipe = Arc::new(pipe);
+                if self.live.swap(Some(Arc::clone(&pipe))).is_some() {
+                    self.counted.reconnected();
+                }
+                Ok(pipe)
+            }
+            Err(error) => {
+                *failed = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the connection up; what waits for an answer learns that there will be none. The next call makes a new one.
+    pub(super) fn cut(&self) {
+        if let Some(pipe) = self.live() {
+            pipe.close("the connection was given up");
+        }
+    }
+}
