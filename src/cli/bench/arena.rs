@@ -30,6 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PINGS: usize = 200;
 /// Jobs in one call.
 pub(super) const BULK: u64 = 1_000;
+/// Callers that make such calls at once: while Redis works on one, another is written.
+pub(super) const BULK_CALLERS: u64 = 2;
 
 /// A server, the engine and a bare client.
 pub(super) struct Arena {
@@ -307,6 +309,13 @@ impl Arena {
         bytes[..8].copy_from_slice(&index.to_le_bytes());
         bytes
     }
+}
+
+/// `range` in so many parts of about the same length, one behind the other.
+pub(super) fn parts(range: Range<u64>, parts: u64) -> impl Iterator<Item = Range<u64>> {
+    let length = (range.end - range.start).div_ceil(parts).max(1);
+    let starts = range.clone().step_by(length as usize);
+    starts.map(move |from| from..range.end.min(from + length))
 }
 
 fn number(info: &str, field: &str) -> Option<f64> {

@@ -9,7 +9,7 @@ use fred::types::Value;
 use futures_util::future::try_join_all;
 
 use super::Scenario;
-use super::arena::{Arena, BULK};
+use super::arena::{Arena, BULK, BULK_CALLERS, parts};
 use super::latency::{Times, open_loop};
 use super::report::Cost;
 
@@ -69,8 +69,7 @@ async fn one_by_one(arena: &Arena, stream: &str, sha: &str) -> anyhow::Result<()
         let (bare, stream, sha) = (arena.bare.clone(), stream.to_owned(), sha.to_owned());
         tokio::spawn(async move {
             for index in (caller..jobs).step_by(producers as usize) {
-                let payload = Arena::payload_of(payload_bytes, index);
-                let args = vec![Value::from("noop"), Value::Bytes(payload.into())];
+                let args = arguments(payload_bytes, index).to_vec();
                 let _: String = bare.evalsha(sha.as_str(), stream.as_str(), args).await?;
             }
             anyhow::Ok(())
@@ -82,29 +81,40 @@ async fn one_by_one(arena: &Arena, stream: &str, sha: &str) -> anyhow::Result<()
     Ok(())
 }
 
-/// Adds the jobs with these numbers, 100 a call, ten calls at once.
+/// Adds the jobs with these numbers, 100 a call, ten calls at once by each of [`BULK_CALLERS`].
 async fn fill(
     arena: &Arena,
     stream: &str,
     sha: &str,
     jobs: std::ops::Range<u64>,
 ) -> anyhow::Result<()> {
-    for from in jobs.clone().step_by(BULK as usize) {
-        let chunk = from..jobs.end.min(from + BULK);
-        let calls = chunk.clone().step_by(BATCH as usize).map(|from| {
-            let args: Vec<Value> = (from..chunk.end.min(from + BATCH))
-                .flat_map(|index| {
-                    [
-                        Value::from("noop"),
-                        Value::Bytes(arena.payload(index).into()),
-                    ]
-                })
-                .collect();
-            arena.bare.evalsha::<String, _, _, _>(sha, stream, args)
-        });
-        try_join_all(calls).await?;
+    let payload_bytes = arena.load.payload_bytes;
+    let callers = parts(jobs, BULK_CALLERS).map(|part| {
+        let (bare, stream, sha) = (arena.bare.clone(), stream.to_owned(), sha.to_owned());
+        tokio::spawn(async move {
+            for from in part.clone().step_by(BULK as usize) {
+                let chunk = from..part.end.min(from + BULK);
+                let calls = chunk.clone().step_by(BATCH as usize).map(|from| {
+                    let jobs = from..chunk.end.min(from + BATCH);
+                    let args: Vec<Value> = jobs
+                        .flat_map(|index| arguments(payload_bytes, index))
+                        .collect();
+                    bare.evalsha::<String, _, _, _>(&*sha, &*stream, args)
+                });
+                try_join_all(calls).await?;
+            }
+            anyhow::Ok(())
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await??;
     }
     Ok(())
+}
+
+fn arguments(payload_bytes: usize, index: u64) -> [Value; 2] {
+    let payload = Arena::payload_of(payload_bytes, index);
+    [Value::from("noop"), Value::Bytes(payload.into())]
 }
 
 /// Reads 100 and settles them while the next are read, until as many as there are jobs are settled.

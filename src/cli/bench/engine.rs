@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use millstream::{Context, Queue};
 
 use super::Scenario;
-use super::arena::{Arena, BULK};
+use super::arena::{Arena, BULK, BULK_CALLERS, parts};
 use super::crew::Crew;
 use super::latency::{Times, open_loop};
 use super::monitor;
@@ -49,11 +49,25 @@ pub(super) async fn throughput(arena: &Arena, scenario: Scenario) -> anyhow::Res
     }
 }
 
-/// Enqueues the jobs with these numbers in calls of 1,000.
+/// Enqueues the jobs with these numbers in calls of 1,000, by [`BULK_CALLERS`] at once.
 async fn fill(arena: &Arena, queues: &[Queue], jobs: Range<u64>) -> anyhow::Result<()> {
-    for (queue, chunk) in arena.calls(jobs) {
-        let jobs = chunk.map(|index| arena.job(index)).collect();
-        queues[queue].enqueue_all(jobs).await?;
+    let payload_bytes = arena.load.payload_bytes;
+    // Each has its own part, in order.
+    let callers = parts(jobs, BULK_CALLERS).map(|part| {
+        let calls: Vec<(usize, Range<u64>)> = arena.calls(part).collect();
+        let queues = queues.to_vec();
+        tokio::spawn(async move {
+            for (queue, chunk) in calls {
+                let jobs = chunk
+                    .map(|index| Arena::job_of(payload_bytes, index))
+                    .collect();
+                queues[queue].enqueue_all(jobs).await?;
+            }
+            anyhow::Ok(())
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await??;
     }
     Ok(())
 }

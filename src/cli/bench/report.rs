@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::json;
 
-use super::arena::{Arena, Circumstances};
+use super::arena::{Arena, BULK_CALLERS, Circumstances};
 use super::{Load, Scenario};
 use crate::cli::output;
 
@@ -336,7 +336,7 @@ impl Report {
                 "enqueue, one call a job, {}",
                 output::counted(producers, "caller")
             ),
-            Scenario::Bulk => "enqueue, 1,000 a call".into(),
+            Scenario::Bulk => format!("enqueue, 1,000 a call, {BULK_CALLERS} callers"),
             Scenario::Drain => format!("drain, {} of {concurrency} slots", self.crew()),
             _ => "bulk and drain at once".into(),
         }
