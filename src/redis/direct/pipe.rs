@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(10);
 
     /// A pipe, and its other end.
     fn pipe() -> (Pipe, UnixStream) {
@@ -299,7 +299,8 @@ mod tests {
 
     async fn hear(far: &mut UnixStream, bytes: usize) -> Vec<u8> {
         let mut heard = vec![0; bytes];
-        far.read_exact(&mut heard).await.expect("so many bytes");
+        let all = tokio::time::timeout(LONG, far.read_exact(&mut heard)).await;
+        all.expect("in time").expect("so many bytes");
         heard
     }
 
@@ -373,7 +374,8 @@ mod tests {
             (error.kind(), error.details()),
             (&ErrorKind::IO, "given up")
         );
-        assert!(far.read_u8().await.is_err(), "the socket is closed");
+        let ended = tokio::time::timeout(LONG, far.read_u8()).await;
+        assert!(ended.expect("in time").is_err(), "the socket is closed");
     }
 
     #[tokio::test]
