@@ -95,12 +95,9 @@ impl Delivery {
     /// Reads an entry. `None` when it was deleted while it was pending.
     pub(crate) fn read(lane: Lane, raw: RawEntry) -> Option<Self> {
         let entry: EntryId = raw.id.parse().ok()?;
-        let fields: [Bytes; 8] = match raw.fields.try_into() {
-            Ok(fields) => fields,
-            Err(fields) if Vec::is_empty(&fields) => return None,
-            Err(_) => return Some(Self::foreign(lane, entry)),
+        let Some(fields) = raw.fields.exactly() else {
+            return (!raw.fields.is_empty()).then(|| Self::foreign(lane, entry));
         };
-        let entry_text = raw.id.into_inner();
         let [
             name_key,
             name,
@@ -111,19 +108,21 @@ impl Delivery {
             meta_key,
             meta,
         ] = fields;
-        let ours = [&name_key[..], &payload_key, &attempt_key, &meta_key]
+        let ours = [name_key, payload_key, attempt_key, meta_key]
             == [&b"name"[..], b"payload", b"attempt", b"meta"];
-        let attempt = std::str::from_utf8(&attempt)
+        let attempt = std::str::from_utf8(attempt)
             .ok()
             .and_then(|attempt| attempt.parse().ok());
         let (true, Ok(name), Some(attempt), Ok(meta)) = (
             ours,
-            std::str::from_utf8(&name),
+            std::str::from_utf8(name),
             attempt,
-            Meta::from_stored(&meta),
+            Meta::from_stored(meta),
         ) else {
             return Some(Self::foreign(lane, entry));
         };
+        let (name, payload) = (name.to_owned(), raw.fields.keep(payload));
+        let entry_text = raw.id.into_inner();
         let id = meta.id.clone();
         let id = id.unwrap_or_else(|| String::from_utf8_lossy(&entry_text).as_ref().into());
         Some(Self {
@@ -131,7 +130,7 @@ impl Delivery {
             entry,
             entry_text,
             id,
-            name: name.to_owned(),
+            name,
             payload,
             attempt,
             meta,
@@ -290,6 +289,7 @@ fn entry_ids(text: &str) -> Result<Vec<EntryId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::reader::Fields;
 
     fn raw(fields: &[&str]) -> RawEntry {
         let fields = fields
@@ -299,7 +299,7 @@ mod tests {
         RawEntry {
             stream: 0,
             id: "5-1".into(),
-            fields,
+            fields: Fields::Apart(fields),
         }
     }
 

@@ -35,28 +35,29 @@ mod testing {
     use bytes::Bytes;
     use tokio_util::sync::CancellationToken;
 
+    use crate::broker::Delivery;
+    use crate::job::QueueName;
     use crate::job::codec::Codec;
-    use crate::job::{Meta, QueueName};
+    use crate::keys::Lane;
     use crate::worker::handler::{Attempt, Context};
 
     /// The third attempt at a raw job, with far more time than a test takes.
     pub(super) fn attempt(payload: impl Into<Bytes>) -> Attempt {
+        let entry = "1700000000000-7".parse().unwrap();
+        let mut delivery = Delivery::foreign(Lane::Ready, entry);
+        delivery.foreign = false;
+        delivery.name = "shop/orders/create".into();
+        delivery.attempt = 3;
+        delivery.meta.codec = Codec::Raw;
         Attempt {
-            id: "1700000000000-7".into(),
-            name: "shop/orders/create".into(),
+            delivery: Arc::new(delivery),
             queue: QueueName::new("webhooks").unwrap(),
             payload: payload.into(),
-            attempt: 3,
             max_attempts: 10,
-            meta: Meta {
-                codec: Codec::Raw,
-                ..Meta::default()
-            },
             deadline: Instant::now() + Duration::from_secs(3600),
             cancel: CancellationToken::new(),
             result: Default::default(),
             journal: Default::default(),
-            place: (crate::keys::Lane::Ready, "1700000000000-7".parse().unwrap()),
             scribe: crate::worker::journal::scribe().0,
             handed_out: Default::default(),
         }

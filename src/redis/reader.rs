@@ -12,7 +12,7 @@ use fred::types::config::Options;
 use fred::types::{CustomCommand, Resp3Frame, Value};
 use futures_util::future::join_all;
 
-use super::direct::{Direct, encode};
+use super::direct::{Answer, Direct, Frame, Lying, Pipe, encode};
 use super::link::Link;
 use super::reply::Part;
 use super::{Fault, Redis, away, fault_of, slot_of};
@@ -20,21 +20,82 @@ use crate::error::Result;
 use crate::keys::{GROUP, Key};
 use crate::metrics::handles::Calls;
 
-/// One entry as it was delivered, fields in stream order.
+/// One entry as it was delivered.
 pub(crate) struct RawEntry {
     /// Place of its stream among the keys that were read.
     pub(crate) stream: usize,
     pub(crate) id: Str,
-    /// Names and values in turn; empty when the entry was deleted while pending.
-    pub(crate) fields: Vec<Bytes>,
+    pub(crate) fields: Fields,
 }
 
 impl RawEntry {
     /// The value behind `name`, if it is there and text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        let mut pairs = self.fields.chunks_exact(2);
+        let fields = self.fields.all();
+        let mut pairs = fields.chunks_exact(2);
         let pair = pairs.find(|pair| pair[0] == name.as_bytes())?;
-        std::str::from_utf8(&pair[1]).ok()
+        std::str::from_utf8(pair[1]).ok()
+    }
+}
+
+/// Names and values of an entry in turn, in stream order; none when it was deleted while pending.
+pub(crate) enum Fields {
+    /// As they lie in the reply.
+    Lying(Lying),
+    /// As the client library took them apart.
+    Apart(Vec<Bytes>),
+}
+
+impl Fields {
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<&[u8]> {
+        match self {
+            Self::Lying(lying) => lying.iter().collect(),
+            Self::Apart(fields) => fields.iter().map(|field| &field[..]).collect(),
+        }
+    }
+
+    /// All of them, if they are so many.
+    pub(crate) fn exactly<const N: usize>(&self) -> Option<[&[u8]; N]> {
+        let mut found = [&[][..]; N];
+        let count = match self {
+            Self::Lying(lying) => lying.count(),
+            Self::Apart(fields) => fields.len(),
+        };
+        if count != N {
+            return None;
+        }
+        match self {
+            Self::Lying(lying) => found
+                .iter_mut()
+                .zip(lying.iter())
+                .for_each(|(to, of)| *to = of),
+            Self::Apart(fields) => found.iter_mut().zip(fields).for_each(|(to, of)| *to = of),
+        }
+        Some(found)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exactly::<0>().is_some()
+    }
+
+    /// `field`, which is one of them, without a copy.
+    pub(crate) fn keep(&self, field: &[u8]) -> Bytes {
+        match self {
+            Self::Lying(lying) => lying.keep(field),
+            Self::Apart(fields) => {
+                let kept = fields.iter().find(|of| of.as_ptr() == field.as_ptr());
+                kept.cloned().unwrap_or_default()
+            }
+        }
+    }
+
+    /// About how many bytes they are together.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Lying(lying) => lying.weight(),
+            Self::Apart(fields) => fields.iter().map(Bytes::len).sum(),
+        }
     }
 }
 
@@ -168,10 +229,7 @@ impl Reader {
         lanes: &[(&Key, usize)],
         consumer: &str,
     ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
-        let asks: Vec<Ask<'_>> = lanes
-            .iter()
-            .map(|(key, count)| Ask::of(consumer, std::slice::from_ref(key), *count))
-            .collect();
+        let asks = asks_of(lanes, consumer);
         let asked = self.ask(&asks).await?;
         let mut all = Vec::new();
         for (place, mut entries) in asked.into_iter().enumerate() {
@@ -183,6 +241,31 @@ impl Reader {
             }
         }
         Ok(all)
+    }
+
+    /// [`Reader::read_now`] in two steps: the commands go out now, and [`Reader::sent`] takes the answers. Whoever begins has to go on, for
+    /// what the answers bring is delivered. `None`: there is no connection for that at the moment.
+    pub(crate) fn send_now(&self, lanes: &[(&Key, usize)], consumer: &str) -> Option<Sent> {
+        let Way::Direct(direct, _) = &self.way else {
+            return None;
+        };
+        let pipe = direct.live()?;
+        let asks = asks_of(lanes, consumer);
+        // What went out before one failed is answered with an error, as the connection is closed.
+        let answers = self.write(&pipe, &asks).ok()?;
+        let patience = asks.first().map(Ask::patience).unwrap_or_default();
+        Some(Sent { answers, patience })
+    }
+
+    /// What the commands of [`Reader::send_now`] were answered.
+    pub(crate) async fn sent(&self, sent: Sent) -> std::result::Result<Came, ReadFailure> {
+        let Sent { answers, patience } = sent;
+        let mut frames = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let frame = answer.within(patience).await;
+            frames.push(frame.map_err(|error| self.failed(&error))?);
+        }
+        Ok(Came(frames))
     }
 
     /// What was delivered to `consumer` and not settled: after a lost connection, some of it was never seen.
@@ -257,14 +340,29 @@ impl Reader {
                 join_all(asked).await.into_iter().collect()
             }
         };
-        asked.map_err(|error| {
-            let fault = fault_of(&error);
-            self.counted.failed(fault.name());
-            match fault {
-                Fault::NoGroup => ReadFailure::NoGroup,
-                _ => ReadFailure::Lost(error.details().to_owned()),
-            }
-        })
+        asked.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &FredError) -> ReadFailure {
+        if let Way::Direct(_, redis) = &self.way {
+            redis.heed(error);
+        }
+        let fault = fault_of(error);
+        self.counted.failed(fault.name());
+        match fault {
+            Fault::NoGroup => ReadFailure::NoGroup,
+            _ => ReadFailure::Lost(error.details().to_owned()),
+        }
+    }
+
+    /// Writes the commands, one behind the other.
+    fn write(&self, pipe: &Pipe, asks: &[Ask<'_>]) -> std::result::Result<Vec<Answer>, FredError> {
+        let mut writing = pipe.write();
+        let write = |ask: &Ask<'_>| {
+            self.counted.sent();
+            writing.command(|out| encode(out, &[ask.name()], &[], &ask.words()))
+        };
+        asks.iter().map(write).collect()
     }
 
     async fn ask_directly(
@@ -274,20 +372,10 @@ impl Reader {
         asks: &[Ask<'_>],
     ) -> std::result::Result<Vec<Vec<RawEntry>>, FredError> {
         let pipe = redis.pipe_of(direct).await?;
-        let answers = {
-            let mut writing = pipe.write();
-            let write = |ask: &Ask<'_>| {
-                self.counted.sent();
-                writing.command(|out| encode(out, &[ask.name()], &[], &ask.words()))
-            };
-            asks.iter()
-                .map(write)
-                .collect::<std::result::Result<Vec<_>, _>>()?
-        };
+        let answers = self.write(&pipe, asks)?;
         let mut asked = Vec::with_capacity(asks.len());
         for (ask, answer) in asks.iter().zip(answers) {
-            let frame = answer.within(ask.patience()).await;
-            let frame = frame.inspect_err(|error| redis.heed(error))?;
+            let frame = answer.within(ask.patience()).await?;
             asked.push(frame.entries(|name| ask.stream_of(name)));
         }
         Ok(asked)
@@ -353,6 +441,39 @@ impl Reader {
     }
 }
 
+/// Reads that are on their way.
+pub(crate) struct Sent {
+    answers: Vec<Answer>,
+    patience: Duration,
+}
+
+/// Their answers: of each lane what it had.
+pub(crate) struct Came(Vec<Frame>);
+
+impl Came {
+    /// How many entries each lane had, without a look at them.
+    pub(crate) fn counts<const LANES: usize>(&self) -> [usize; LANES] {
+        let mut counts = [0; LANES];
+        let frames = counts.iter_mut().zip(&self.0);
+        frames.for_each(|(count, frame)| *count = frame.count_entries());
+        counts
+    }
+
+    pub(crate) fn entries(&self) -> Vec<RawEntry> {
+        let frames = self.0.iter().enumerate();
+        frames
+            .flat_map(|(place, frame)| frame.entries(|_| Some(place)))
+            .collect()
+    }
+}
+
+fn asks_of<'a>(lanes: &'a [(&'a Key, usize)], consumer: &'a str) -> Vec<Ask<'a>> {
+    lanes
+        .iter()
+        .map(|(key, count)| Ask::of(consumer, std::slice::from_ref(key), *count))
+        .collect()
+}
+
 /// The client's error of an error that Redis answered.
 fn unless_refused(frame: Resp3Frame) -> std::result::Result<Resp3Frame, FredError> {
     match frame {
@@ -397,7 +518,7 @@ pub(crate) fn raw_entry(stream: usize, entry: impl Part) -> Option<RawEntry> {
     Some(RawEntry {
         stream,
         id: Str::from_inner(id.into_bytes()?).ok()?,
-        fields: fields.filter_map(Part::into_bytes).collect(),
+        fields: Fields::Apart(fields.filter_map(Part::into_bytes).collect()),
     })
 }
 
@@ -438,7 +559,7 @@ mod tests {
         ] {
             let seen: Vec<_> = entries
                 .iter()
-                .map(|e| (e.stream, &*e.id, e.fields.len()))
+                .map(|e| (e.stream, &*e.id, e.fields.all().len()))
                 .collect();
             assert_eq!(seen, [(1, "1-0", 2), (1, "2-0", 0)]);
         }

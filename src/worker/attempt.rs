@@ -53,13 +53,14 @@ impl Handlers {
 
 /// A job on its way to a handler.
 pub(crate) struct Work {
-    pub(crate) delivery: Delivery,
+    /// Large, and handed on many times.
+    pub(crate) delivery: Arc<Delivery>,
     pub(crate) grip: Arc<Grip>,
 }
 
 /// A job that came back from its handler.
 pub(crate) struct Finished {
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: Arc<Delivery>,
     pub(crate) outcome: Outcome,
     pub(crate) took: Duration,
     pub(crate) max_attempts: u32,
@@ -142,7 +143,7 @@ impl Runner {
     /// `kept`: the context of the job once its handler is called, for afterwards.
     async fn outcome(
         &self,
-        delivery: &Delivery,
+        delivery: &Arc<Delivery>,
         grip: &Grip,
         max_attempts: u32,
         kept: &mut Option<Context>,
@@ -201,17 +202,13 @@ impl Runner {
         let timeout = deadline.map_or(timeout, |left| timeout.min(left));
         let context = Context {
             inner: Arc::new(Attempt {
-                id: delivery.id.clone(),
-                name: delivery.name.clone(),
+                delivery: Arc::clone(delivery),
                 queue: self.broker.queue.clone(),
                 payload,
-                attempt: delivery.attempt,
                 max_attempts,
-                meta: delivery.meta.clone(),
                 deadline: Instant::now() + timeout,
                 result: Mutex::new(None),
                 journal: OnceCell::new(),
-                place: delivery.place(),
                 scribe: self.scribe.clone(),
                 cancel: cancel.clone(),
                 handed_out: OnceCell::new(),

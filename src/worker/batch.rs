@@ -152,7 +152,7 @@ fn send<T: Send + 'static>(call: Arc<Call<T>>, jobs: Vec<BatchJob<T>>) {
     tokio::spawn(async move {
         // In a task of its own: a panic of the handler ends that alone.
         let span = jobs.first().map_or_else(tracing::Span::none, |first| {
-            let metas = jobs.iter().map(|job| &job.context.inner.meta);
+            let metas = jobs.iter().map(|job| &job.context.inner.delivery.meta);
             spans::batch(first.context.queue(), jobs.len(), metas)
         });
         let called = tokio::spawn(async move { call(jobs).await }.instrument(span));

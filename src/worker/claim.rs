@@ -19,7 +19,7 @@ use crate::broker::{Broker, Delivery, EntryId, Gates, InTheWay, Place};
 use crate::config;
 use crate::error::Result;
 use crate::keys::{Key, Lane};
-use crate::redis::reader::{RawEntry, ReadFailure, Reader};
+use crate::redis::reader::{RawEntry, ReadFailure, Reader, Sent};
 use crate::redis::{Patience, is_no_group, jittered};
 
 /// How long a read waits for a job. It is woken at once when one comes; the end of the wait only shows that all is well.
@@ -51,6 +51,13 @@ struct Doubt {
     ends: Instant,
 }
 
+/// A read that is on its way, of so many from each lane.
+pub(crate) struct Ahead {
+    sent: Sent,
+    shares: [usize; 2],
+    asked: Instant,
+}
+
 pub(crate) struct Claimer {
     pub(crate) broker: Broker,
     pub(crate) reader: Reader,
@@ -72,6 +79,10 @@ pub(crate) struct Claimer {
     pub(crate) pulse: Pulse,
     /// How the next read divides its room among the lanes.
     pub(crate) flow: Flow,
+    /// A read that was sent before the jobs of the one before it were taken in hand.
+    pub(crate) ahead: Option<Ahead>,
+    /// Whether there may be one.
+    pub(crate) reads_ahead: bool,
     /// There may be a suspect to take.
     pub(crate) look_for_suspect: bool,
     /// How long a read waits for a job, at most [`BLOCK`].
@@ -90,9 +101,14 @@ impl Claimer {
         // And once more in time before the lease of what came later ends.
         let mut doubt: Option<Doubt> = None;
         let again = self.lease / 3;
-        while self.room_or_stop().await {
-            let asked = Instant::now();
-            let looks = unseen || doubt.is_some_and(|doubt| doubt.look <= asked);
+        // What is on its way comes first, whatever has happened meanwhile: it is ours.
+        while self.ahead.is_some() || self.room_or_stop().await {
+            let ahead = self.ahead.as_ref();
+            let asked = ahead.map_or_else(Instant::now, |ahead| ahead.asked);
+            let due = unseen || doubt.is_some_and(|doubt| doubt.look <= asked);
+            let looks = due && ahead.is_none();
+            // In doubt, one read at a time: nothing may be on its way while the own deliveries are looked at.
+            self.reads_ahead = !unseen && doubt.is_none();
             let read = match looks {
                 true => self.read_unseen().await.map(Some),
                 false => {
@@ -116,11 +132,7 @@ impl Claimer {
                         continue;
                     };
                     if !entries.is_empty() {
-                        let total = entries
-                            .iter()
-                            .flat_map(|entry| &entry.fields)
-                            .map(bytes::Bytes::len)
-                            .sum();
+                        let total = entries.iter().map(|entry| entry.fields.weight()).sum();
                         self.weigh(entries.len(), total);
                         let read = |raw: RawEntry| Delivery::read(Lane::ALL[raw.stream], raw);
                         self.take_all(entries.into_iter().filter_map(read), asked)
@@ -202,6 +214,9 @@ impl Claimer {
         &mut self,
         block: Duration,
     ) -> std::result::Result<Option<Vec<RawEntry>>, ReadFailure> {
+        if let Some(ahead) = self.ahead.take() {
+            return self.take_ahead(ahead).await.map(Some);
+        }
         let room = self
             .room()
             .min(config::BATCH_BYTES_MAX / self.payload_bytes)
@@ -209,9 +224,7 @@ impl Claimer {
         // Each of the claims below is sent once: a second try would not bring what the first one claimed when its answer
         // was lost. Then the own list does.
         let once = Patience::brief(Duration::ZERO);
-        let hint = self.leases.suspect_wanted().notified();
-        self.look_for_suspect |= hint.now_or_never().is_some();
-        if self.look_for_suspect && !self.leases.holds_suspect() {
+        if self.wants_suspect() {
             self.look_for_suspect = false;
             let asked = Instant::now();
             let suspect = self.broker.claim_suspect(&self.consumer, once).await;
@@ -233,12 +246,13 @@ impl Claimer {
             if self.take_claimed(claimed, asked).await? > 0 {
                 return Ok(Some(Vec::new()));
             }
+        } else if let Some(ahead) = self.send_ahead(room.min(self.load.half())) {
+            let entries = self.take_ahead(ahead).await?;
+            if !entries.is_empty() {
+                return Ok(Some(entries));
+            }
         } else if let Some(shares) = self.flow.shares(room) {
-            let lanes: Vec<(&Key, usize)> = Lane::READ
-                .into_iter()
-                .zip(shares)
-                .map(|(lane, share)| (self.broker.keys.lane(lane), share))
-                .collect();
+            let lanes = self.lanes_with(shares);
             let entries = self.reader.read_now(&lanes, &self.consumer).await?;
             self.flow.saw(&entries, shares);
             if !entries.is_empty() {
@@ -251,6 +265,59 @@ impl Claimer {
         let entries = self.read_waiting(&Lane::READ, share, block).await?;
         self.flow.saw(&entries, [share; 2]);
         Ok(Some(entries))
+    }
+
+    /// Whether to look for a suspect: there may be one, and none is in hand.
+    fn wants_suspect(&mut self) -> bool {
+        let hint = self.leases.suspect_wanted().notified();
+        self.look_for_suspect |= hint.now_or_never().is_some();
+        self.look_for_suspect && !self.leases.holds_suspect()
+    }
+
+    fn lanes_with(&self, shares: [usize; 2]) -> [(&Key, usize); 2] {
+        let lane = |nth: usize| (self.broker.keys.lane(Lane::READ[nth]), shares[nth]);
+        [lane(0), lane(1)]
+    }
+
+    /// Sends a read of up to `room` jobs, if they flow; whoever has it must take it.
+    fn send_ahead(&self, room: usize) -> Option<Ahead> {
+        if !self.reads_ahead || room < 2 {
+            return None;
+        }
+        let shares = self.flow.shares(room)?;
+        let asked = Instant::now();
+        let sent = self
+            .reader
+            .send_now(&self.lanes_with(shares), &self.consumer)?;
+        Some(Ahead {
+            sent,
+            shares,
+            asked,
+        })
+    }
+
+    /// Waits for the answer, and sends the next read before these are taken in hand: so Redis has something to do meanwhile.
+    async fn take_ahead(
+        &mut self,
+        ahead: Ahead,
+    ) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+        let came = self.reader.sent(ahead.sent).await?;
+        let counts = came.counts();
+        self.flow.counted(counts, ahead.shares);
+        let gates = *self.gates.borrow();
+        let goes_on = !gates.paused
+            && !gates.limited
+            && !*self.prioritised.borrow()
+            && !self.stop.is_cancelled()
+            && !self.wants_suspect();
+        if goes_on {
+            let coming = counts.iter().sum();
+            let waiting = self.load.buffered.load(Ordering::Acquire) + coming;
+            let room = self.load.room_beside(coming).min(self.gate.room(waiting));
+            let room = room.min(config::BATCH_BYTES_MAX / self.payload_bytes);
+            self.ahead = self.send_ahead(room.min(config::BATCH_JOBS_MAX));
+        }
+        Ok(came.entries())
     }
 
     /// The same for a queue whose jobs have priorities: the claim looks at the lanes in their order and counts over all of them. Only
@@ -433,7 +500,10 @@ impl Claimer {
         let work = deliveries
             .into_iter()
             .zip(grips)
-            .map(|(delivery, grip)| Work { delivery, grip });
+            .map(|(delivery, grip)| Work {
+                delivery: Arc::new(delivery),
+                grip,
+            });
         self.feed.push(work);
         (self.staff)();
         count

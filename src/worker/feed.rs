@@ -111,7 +111,7 @@ mod tests {
     fn work(ms: u64) -> Work {
         let entry = EntryId { ms, seq: 0 };
         Work {
-            delivery: Delivery::foreign(Lane::Ready, entry),
+            delivery: Arc::new(Delivery::foreign(Lane::Ready, entry)),
             grip: Arc::new(Grip::new(Instant::now())),
         }
     }

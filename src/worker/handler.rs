@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Journal, Scribe};
-use crate::broker::{Author, Place};
+use crate::broker::{Author, Delivery};
 use crate::error::Result;
 use crate::job::codec::Codec;
-use crate::job::{JobId, Meta, Priority, QueueName};
+use crate::job::{JobId, Priority, QueueName};
 use crate::progress::HowFar;
 
 /// What a [`Handler`] returns.
@@ -49,20 +49,17 @@ pub struct Context {
 
 /// The data behind a [`Context`].
 pub(crate) struct Attempt {
-    pub(crate) id: JobId,
-    pub(crate) name: String,
+    pub(crate) delivery: Arc<Delivery>,
     pub(crate) queue: QueueName,
+    /// As the producer gave it, where that of the delivery is sealed.
     pub(crate) payload: Bytes,
-    pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
-    pub(crate) meta: Meta,
     pub(crate) deadline: Instant,
     /// What the handler has given back, if it is to be kept.
     pub(crate) result: Mutex<Option<(Codec, Bytes)>>,
     pub(crate) cancel: CancellationToken,
     /// How far it is and what it logs, once it has said something; and what that takes.
     pub(crate) journal: OnceCell<Arc<Journal>>,
-    pub(crate) place: Place,
     pub(crate) scribe: Scribe,
     /// What the handler is given of it, once it asks: cancelling that must not look like the engine's word.
     pub(crate) handed_out: OnceCell<CancellationToken>,
@@ -71,12 +68,12 @@ pub(crate) struct Attempt {
 impl Context {
     /// The job's id, the same at every attempt.
     pub fn id(&self) -> &JobId {
-        &self.inner.id
+        &self.inner.delivery.id
     }
 
     /// The job's name.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner.delivery.name
     }
 
     /// The queue that the job came from.
@@ -86,17 +83,17 @@ impl Context {
 
     /// Whom the job is for, as its producer said: a tenant, a shop.
     pub fn group(&self) -> Option<&str> {
-        self.inner.meta.group.as_deref()
+        self.inner.delivery.meta.group.as_deref()
     }
 
     /// The job's priority.
     pub fn priority(&self) -> Priority {
-        self.inner.meta.priority
+        self.inner.delivery.meta.priority
     }
 
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        self.inner.attempt
+        self.inner.delivery.attempt
     }
 
     /// The attempt after which a failure is final.
@@ -106,7 +103,7 @@ impl Context {
 
     /// How often the job was taken from a worker that crashed or froze.
     pub fn stalls(&self) -> u32 {
-        self.inner.meta.stalls
+        self.inner.delivery.meta.stalls
     }
 
     /// The schedule that made the job, if one did.
@@ -131,7 +128,7 @@ impl Context {
 
     /// How the payload is written.
     pub fn codec(&self) -> Codec {
-        self.inner.meta.codec
+        self.inner.delivery.meta.codec
     }
 
     /// The payload as `T`.
@@ -144,12 +141,18 @@ impl Context {
 
     /// The kept header `name` (lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.inner.meta.headers.get(name).map(String::as_str)
+        self.inner
+            .delivery
+            .meta
+            .headers
+            .get(name)
+            .map(String::as_str)
     }
 
     /// All kept headers, lower-case names in order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.inner
+            .delivery
             .meta
             .headers
             .iter()
@@ -158,12 +161,12 @@ impl Context {
 
     /// The trace that the job belongs to, as a W3C `traceparent`.
     pub fn traceparent(&self) -> Option<&str> {
-        self.inner.meta.traceparent.as_deref()
+        self.inner.delivery.meta.traceparent.as_deref()
     }
 
     /// What belongs to the [`Context::traceparent`].
     pub fn tracestate(&self) -> Option<&str> {
-        self.inner.meta.tracestate.as_deref()
+        self.inner.delivery.meta.tracestate.as_deref()
     }
 
     /// Gives `value` back, in MessagePack, if the producer of the job wants it kept; else it costs nothing. It is stored when the
@@ -213,13 +216,13 @@ impl Context {
     fn journal(&self) -> &Arc<Journal> {
         let attempt = &self.inner;
         attempt.journal.get_or_init(|| {
-            let (lane, entry) = attempt.place;
+            let delivery = &attempt.delivery;
             let author = Author {
-                lane,
-                entry,
-                id: attempt.id.clone(),
-                name: attempt.name.clone(),
-                attempt: attempt.attempt,
+                lane: delivery.lane,
+                entry: delivery.entry,
+                id: delivery.id.clone(),
+                name: delivery.name.clone(),
+                attempt: delivery.attempt,
             };
             Journal::new(author, attempt.scribe.clone())
         })
@@ -227,7 +230,7 @@ impl Context {
 
     /// Whether the producer of the job wants what the handler gives back.
     pub fn keeps_result(&self) -> bool {
-        self.inner.meta.result_ms.is_some()
+        self.inner.delivery.meta.result_ms.is_some()
     }
 
     fn put_result(&self, codec: Codec, value: Bytes) -> Result<()> {
@@ -250,10 +253,10 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("id", &self.inner.id)
-            .field("name", &self.inner.name)
+            .field("id", &self.inner.delivery.id)
+            .field("name", &self.inner.delivery.name)
             .field("queue", &self.inner.queue)
-            .field("attempt", &self.inner.attempt)
+            .field("attempt", &self.inner.delivery.attempt)
             .field("payload_bytes", &self.inner.payload.len())
             .finish_non_exhaustive()
     }

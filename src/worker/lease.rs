@@ -85,14 +85,17 @@ struct Lease {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leases(Arc<Held>);
 
+/// Redis makes the places, so a quick hash will do.
+type ByPlace = HashMap<Place, Lease, foldhash::fast::RandomState>;
+
 #[derive(Debug, Default)]
 struct Held {
-    leases: Mutex<HashMap<Place, Lease>>,
+    leases: Mutex<ByPlace>,
     suspect_wanted: Notify,
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Lease>> {
+    fn lock(&self) -> MutexGuard<'_, ByPlace> {
         self.0.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -327,6 +327,8 @@ impl Pool {
             stop: stop.clone(),
             pulse: self.reading,
             flow: Flow::default(),
+            ahead: None,
+            reads_ahead: false,
             look_for_suspect: true,
             block: if settings.strict_lease {
                 BLOCK.min(settings.lease / 6)

@@ -38,6 +38,23 @@ impl Load {
         (self.concurrency + self.prefetch).saturating_sub(buffered + running)
     }
 
+    /// As many of them as one read asks for where another may follow at once: half of what there is room for in all, so that one half is
+    /// on its way while the other is worked on.
+    pub(super) fn half(&self) -> usize {
+        (self.concurrency + self.prefetch).div_ceil(2)
+    }
+
+    /// Jobs that may be claimed now, beside `coming` that are here and not yet counted: less than a quarter of a read is not worth one.
+    pub(super) fn room_beside(&self, coming: usize) -> usize {
+        let in_hand = self.buffered.load(Ordering::Acquire) + self.running.load(Ordering::Acquire);
+        let room = (self.concurrency + self.prefetch).saturating_sub(in_hand + coming);
+        let is_settling = self.unsettled.load(Ordering::Acquire) <= UNSETTLED_MAX;
+        match is_settling && room * 4 >= self.half() {
+            true => room.min(self.half()),
+            false => 0,
+        }
+    }
+
     /// Jobs that may be claimed now and start at once.
     pub(super) fn room_now(&self) -> usize {
         let in_hand = self.buffered.load(Ordering::Acquire) + self.running.load(Ordering::Acquire);
@@ -70,26 +87,31 @@ impl Flow {
 
     /// Takes in what a read of [`Lane::READ`] with these `shares` brought.
     pub(super) fn saw(&mut self, entries: &[RawEntry], shares: [usize; 2]) {
-        let full = |lane: Lane, share: usize| {
+        let of = |lane: Lane| {
             let of_lane = entries.iter().filter(|entry| entry.stream == lane.index());
-            of_lane.count() >= share
+            of_lane.count()
         };
-        let [next, ready] = shares;
-        self.next = full(Lane::Next, next);
-        self.ready = full(Lane::Ready, ready);
+        self.counted(Lane::READ.map(of), shares);
+    }
+
+    /// The same, of counts alone.
+    pub(super) fn counted(&mut self, [next, ready]: [usize; 2], shares: [usize; 2]) {
+        self.next = next >= shares[0];
+        self.ready = ready >= shares[1];
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::reader::Fields;
 
     fn entries(next: usize, ready: usize) -> Vec<RawEntry> {
         let of = |lane: Lane, count: usize| {
             (0..count).map(move |_| RawEntry {
                 stream: lane.index(),
                 id: "1-0".into(),
-                fields: Vec::new(),
+                fields: Fields::Apart(Vec::new()),
             })
         };
         of(Lane::Next, next).chain(of(Lane::Ready, ready)).collect()

@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::deliver::testing::{attempt, context};
-use crate::job::Meta;
 use crate::worker::handler::{Attempt, JobErrorKind};
 
 /// The secret of the Standard Webhooks test vector.
@@ -106,15 +105,9 @@ fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answ
 fn with_headers(payload: impl Into<Bytes>, headers: &[(&str, &str)]) -> Attempt {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let headers: BTreeMap<_, _> = headers.iter().map(owned).collect();
-    let plain = attempt(payload);
-    Attempt {
-        meta: Meta {
-            headers,
-            codec: plain.meta.codec,
-            ..Meta::default()
-        },
-        ..plain
-    }
+    let mut job = attempt(payload);
+    Arc::make_mut(&mut job.delivery).meta.headers = headers;
+    job
 }
 
 #[tokio::test]
@@ -181,7 +174,7 @@ async fn a_job_without_a_content_type_gets_its_codecs() {
         (Codec::MsgPack, "application/msgpack"),
     ] {
         let mut job = attempt("x");
-        job.meta.codec = codec;
+        Arc::make_mut(&mut job.delivery).meta.codec = codec;
         server
             .post(ForwardSettings::new(server.url()), job)
             .await

@@ -11,7 +11,7 @@ use fred::bytes_utils::Str;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::types::{Key, Value};
 
-use crate::redis::reader::RawEntry;
+use crate::redis::reader::{Fields, RawEntry};
 
 /// Writes a command: its words, then keys and values, of which texts, bytes and whole numbers are known.
 pub(in crate::redis) fn encode(out: &mut Vec<u8>, words: &[&str], keys: &[Key], values: &[Value]) {
@@ -186,6 +186,20 @@ impl Frame {
         Cursor::of(self).value()
     }
 
+    /// How many entries of how many streams there are in such a reply, without a look at them.
+    pub(in crate::redis) fn count_entries(&self) -> usize {
+        let mut cursor = Cursor::of(self);
+        // One stream, as a rule.
+        match cursor.list() {
+            0 => 0,
+            _ => {
+                cursor.list();
+                cursor.range();
+                cursor.list()
+            }
+        }
+    }
+
     /// `[[stream, [[id, [field, value …]] …]] …]`, or nothing when a read ended without an entry. `stream_of` says which of the
     /// streams that were read has that name.
     pub(in crate::redis) fn entries(
@@ -202,14 +216,38 @@ impl Frame {
             for _ in 0..entries {
                 cursor.list();
                 let id = cursor.bytes();
-                // None when the entry was deleted while pending.
-                let fields = (0..cursor.list()).map(|_| cursor.bytes()).collect();
+                let fields = cursor.lying();
                 if let (Some(stream), Ok(id)) = (stream, Str::from_inner(id)) {
+                    let fields = Fields::Lying(fields);
                     all.push(RawEntry { stream, id, fields });
                 }
             }
         }
         all
+    }
+}
+
+/// A list of strings, or nothing, as it lies in a reply.
+pub(crate) struct Lying(Bytes);
+
+impl Lying {
+    pub(in crate::redis) fn count(&self) -> usize {
+        Cursor::within(&self.0).list()
+    }
+
+    pub(in crate::redis) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut cursor = Cursor::within(&self.0);
+        (0..cursor.list()).map(move |_| cursor.string())
+    }
+
+    /// `string`, which is one of them, without a copy.
+    pub(in crate::redis) fn keep(&self, string: &[u8]) -> Bytes {
+        self.0.slice_ref(string)
+    }
+
+    /// What they take in the reply, bytes.
+    pub(in crate::redis) fn weight(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -221,6 +259,10 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn of(Frame(frame): &'a Frame) -> Self {
+        Self::within(frame)
+    }
+
+    fn within(frame: &'a Bytes) -> Self {
         Self { frame, at: 0 }
     }
 
@@ -268,6 +310,15 @@ impl<'a> Cursor<'a> {
     fn bytes(&mut self) -> Bytes {
         let range = self.range();
         self.frame.slice(range)
+    }
+
+    /// The list of strings that comes next, to be read later.
+    fn lying(&mut self) -> Lying {
+        let begin = self.at;
+        for _ in 0..self.list() {
+            self.range();
+        }
+        Lying(self.frame.slice(begin..self.at))
     }
 
     fn value(&mut self) -> Value {
@@ -425,7 +476,8 @@ mod tests {
             let frame = whole(&reply(&streams));
             let stream_of = |name: &[u8]| keys.iter().position(|key| key.0 == name);
             let seen = |entries: Vec<RawEntry>| -> Vec<_> {
-                entries.into_iter().map(|e| (e.stream, e.id, e.fields)).collect()
+                let all = |fields: &Fields| fields.all().into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
+                entries.into_iter().map(|e| (e.stream, e.id.clone(), all(&e.fields))).collect()
             };
             let direct = seen(frame.entries(stream_of));
             prop_assert_eq!(direct, seen(entries_of(frame.value(), &[&keys[0], &keys[1]])));

@@ -24,8 +24,8 @@ use super::{Address, away};
 use crate::config;
 use crate::metrics::handles::Calls;
 use dial::{Dial, Place};
-pub(super) use frame::encode;
-pub(super) use pipe::Pipe;
+pub(super) use frame::{Frame, Lying, encode};
+pub(super) use pipe::{Answer, Pipe};
 
 /// Least time between two tries to connect: whoever calls meanwhile is told that there is no connection.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
