@@ -137,6 +137,33 @@ async fn a_suspect_of_which_nobody_heard_runs_also_where_there_is_always_somethi
     busy.abort();
 }
 
+/// While all of a read's jobs come, the next is on its way already: the suspects are looked for all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_has_its_turn_while_jobs_flow() {
+    const OTHERS: usize = 30_000;
+    let p = Program::new().await;
+    p.t.suspect(NewJob::raw("a", "suspect")).await;
+    let held = p.t.claim_suspect("worker-c").await.unwrap();
+    let others = vec![NewJob::raw("a", "other"); OTHERS];
+    p.queue.enqueue_all(others).await.unwrap();
+    let (tell, mut ran) = unbounded_channel();
+    let handler = move |job: Context| {
+        let _ = tell.send(job.payload() == "suspect");
+        std::future::ready(Ok(()))
+    };
+    let worker = p.worker().handle_raw("a", handler).start().await.unwrap();
+    assert!(!next(&mut ran).await);
+
+    assert_eq!(p.t.release(&held).await, []);
+
+    let mut before = 1;
+    while !next(&mut ran).await {
+        before += 1;
+    }
+    assert!(before < OTHERS, "it came when all others were through");
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_runs_suspects_one_at_a_time_beside_all_other_jobs() {
     let p = Program::over(Fixture::new().await).await;
