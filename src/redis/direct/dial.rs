@@ -6,9 +6,13 @@ use std::path::PathBuf;
 use bytes::BytesMut;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::types::Value;
-use fred::types::config::ServerConfig;
+#[cfg(feature = "tls")]
+use fred::types::config::TlsConnector;
+use fred::types::config::{Server, ServerConfig};
+#[cfg(feature = "tls")]
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::frame::{Frame, Scan, encode};
@@ -23,12 +27,14 @@ pub(super) struct Dial {
     /// User, if named, and password.
     credentials: Vec<String>,
     database: Option<u8>,
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsConnector>,
 }
 
 /// Where to.
 #[derive(Clone)]
 pub(super) enum Place {
-    Host(String, u16),
+    Host(Server),
     Path(PathBuf),
     /// Wherever the client library found the primary.
     Primary,
@@ -37,14 +43,8 @@ pub(super) enum Place {
 impl Dial {
     pub(super) fn to(address: &Address) -> Option<Self> {
         let config = address.config();
-        #[cfg(feature = "tls")]
-        if config.tls.is_some() {
-            return None;
-        }
         let place = match &config.server {
-            ServerConfig::Centralized { server } => {
-                Place::Host(server.host.to_string(), server.port)
-            }
+            ServerConfig::Centralized { server } => Place::Host(server.clone()),
             ServerConfig::Unix { path } => Place::Path(path.clone()),
             ServerConfig::Sentinel { .. } => Place::Primary,
             _ => return None,
@@ -55,6 +55,13 @@ impl Dial {
             place,
             credentials: user.into_iter().chain(password).collect(),
             database: config.database,
+            #[cfg(feature = "tls")]
+            tls: match &config.tls {
+                Some(tls) => match &tls.connector {
+                    TlsConnector::Rustls(connector) => Some(connector.clone()),
+                },
+                None => None,
+            },
         })
     }
 
@@ -76,11 +83,7 @@ impl Dial {
             answers += 1;
         }
         encode(&mut greeting, &["CLIENT", "ID"], &[], &[]);
-        match &mut write {
-            WriteHalf::Tcp(write) => write.write_all(&greeting).await,
-            WriteHalf::Unix(write) => write.write_all(&greeting).await,
-        }
-        .map_err(unreachable)?;
+        write.write_all(&greeting).await.map_err(unreachable)?;
 
         let (mut buffer, mut scan) = (BytesMut::with_capacity(512), Scan::default());
         let mut last = None;
@@ -104,8 +107,8 @@ impl Dial {
                 let (read, write) = UnixStream::connect(path).await?.into_split();
                 Ok((Box::new(read), WriteHalf::Unix(write)))
             }
-            Place::Host(host, port) => {
-                let stream = TcpStream::connect((host, port)).await?;
+            Place::Host(server) => {
+                let stream = TcpStream::connect((&*server.host, server.port)).await?;
                 stream.set_nodelay(true)?;
                 let socket = SockRef::from(&stream);
                 let keepalive = socket2::TcpKeepalive::new()
@@ -114,6 +117,15 @@ impl Dial {
                 socket.set_tcp_keepalive(&keepalive)?;
                 #[cfg(target_os = "linux")]
                 socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+                #[cfg(feature = "tls")]
+                if let Some(tls) = &self.tls {
+                    let socket = socket.try_clone()?;
+                    let name = server.tls_server_name.as_ref().unwrap_or(&server.host);
+                    let name = ServerName::try_from(name.to_string());
+                    let name = name.map_err(io::Error::other)?;
+                    let (read, write) = tokio::io::split(tls.connect(name, stream).await?);
+                    return Ok((Box::new(read), WriteHalf::over(write, socket)));
+                }
                 let (read, write) = stream.into_split();
                 Ok((Box::new(read), WriteHalf::Tcp(write)))
             }

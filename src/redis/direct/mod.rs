@@ -4,7 +4,7 @@
 //! half of what a worker's thread does: five trees for a reply, four tasks for a call. Here a caller writes to the socket himself,
 //! and an entry is read where it lies in the reply. Which server that is, and when there is a new one, the library says.
 //!
-//! Serves a single server or the primary that the sentinels name, without TLS. Everything else goes through the library.
+//! Serves a single server or the primary that the sentinels name. A cluster's nodes go through the library.
 
 mod dial;
 mod frame;
@@ -80,7 +80,7 @@ impl Direct {
         let place = match &self.dial.place {
             Place::Primary => {
                 let server = client.active_connections().pop().ok_or_else(away)?;
-                Place::Host(server.host.to_string(), server.port)
+                Place::Host(server)
             }
             known => known.clone(),
         };

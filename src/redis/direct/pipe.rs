@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use fred::error::{Error as FredError, ErrorKind};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{tcp, unix};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
@@ -32,6 +32,15 @@ pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    /// Something over a socket, as TLS is, which only a task can write to; and the socket.
+    #[cfg_attr(
+        not(any(feature = "tls", test)),
+        expect(dead_code, reason = "nothing else is laid over a socket")
+    )]
+    Over(
+        Mutex<Option<Box<dyn AsyncWrite + Send + Unpin>>>,
+        socket2::Socket,
+    ),
 }
 
 impl WriteHalf {
@@ -39,6 +48,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
+            Self::Over(..) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -47,6 +57,7 @@ impl WriteHalf {
         let socket = match self {
             Self::Tcp(half) => SockRef::from(half.as_ref()),
             Self::Unix(half) => SockRef::from(half.as_ref()),
+            Self::Over(_, socket) => SockRef::from(socket),
         };
         // It may have ended by itself.
         let _ = socket.shutdown(Shutdown::Both);
@@ -56,6 +67,38 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.writable().await,
             Self::Unix(half) => half.writable().await,
+            Self::Over(..) => Ok(()),
+        }
+    }
+
+    /// Writes to what is used by nobody else yet.
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(half) => half.write_all(bytes).await,
+            Self::Unix(half) => half.write_all(bytes).await,
+            Self::Over(half, _) => match half.get_mut().unwrap_or_else(PoisonError::into_inner) {
+                Some(half) => {
+                    half.write_all(bytes).await?;
+                    half.flush().await
+                }
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
+        }
+    }
+
+    #[cfg(any(feature = "tls", test))]
+    pub(super) fn over(
+        half: impl AsyncWrite + Send + Unpin + 'static,
+        socket: socket2::Socket,
+    ) -> Self {
+        Self::Over(Mutex::new(Some(Box::new(half))), socket)
+    }
+
+    /// What only a task can write to, for the one that does.
+    fn take_over(&self) -> Option<Box<dyn AsyncWrite + Send + Unpin>> {
+        match self {
+            Self::Over(half, _) => half.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
         }
     }
 }
@@ -265,8 +308,20 @@ async fn read_all(shared: Ending, mut read: ReadHalf) {
 /// Writes what the socket did not take at once.
 async fn write_rest(shared: Ending) {
     let shared = &shared.0;
+    let mut over = shared.write.take_over();
     loop {
         shared.stuck.notified().await;
+        if let Some(half) = &mut over {
+            let bytes = std::mem::take(&mut shared.state().out);
+            let written = async {
+                half.write_all(&bytes).await?;
+                half.flush().await
+            };
+            if let Err(error) = written.await {
+                return shared.close_now(error);
+            }
+            continue;
+        }
         if let Err(error) = shared.write.writable().await {
             return shared.close_now(error);
         }
@@ -278,7 +333,6 @@ async fn write_rest(shared: Ending) {
 #[cfg(test)]
 mod tests {
     use fred::types::Value;
-    use tokio::io::AsyncWriteExt as _;
     use tokio::net::UnixStream;
 
     use super::*;
@@ -290,6 +344,15 @@ mod tests {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         let (read, write) = near.into_split();
         (Pipe::new(Box::new(read), WriteHalf::Unix(write), 1), far)
+    }
+
+    /// The same, with something between that only a task can write to.
+    fn covered() -> (Pipe, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a pair of sockets");
+        let socket = SockRef::from(&near).try_clone().expect("a second handle");
+        let (read, write) = tokio::io::split(near);
+        let write = WriteHalf::over(write, socket);
+        (Pipe::new(Box::new(read), write, 1), far)
     }
 
     fn ask(pipe: &Pipe, text: &str) -> Answer {
@@ -306,37 +369,40 @@ mod tests {
 
     #[tokio::test]
     async fn each_gets_the_reply_to_his_command_and_that_of_one_who_left_goes_to_nobody() {
-        let (pipe, mut far) = pipe();
-        let (first, left) = {
-            let mut writing = pipe.write();
-            let mut ask = |text: &'static [u8]| writing.command(|out| out.extend(text)).unwrap();
-            (ask(b"a"), ask(b"b"))
-        };
-        let last = ask(&pipe, "c");
-        drop(left);
-        assert_eq!(hear(&mut far, 3).await, b"abc");
-        far.write_all(b":1\r\n:2\r\n:3\r\n").await.unwrap();
-        for (answer, number) in [(first, 1), (last, 3)] {
-            let frame = answer.within(LONG).await.unwrap();
-            assert_eq!(frame.value(), Value::Integer(number));
+        for (pipe, mut far) in [pipe(), covered()] {
+            let (first, left) = {
+                let mut writing = pipe.write();
+                let mut ask =
+                    |text: &'static [u8]| writing.command(|out| out.extend(text)).unwrap();
+                (ask(b"a"), ask(b"b"))
+            };
+            let last = ask(&pipe, "c");
+            drop(left);
+            assert_eq!(hear(&mut far, 3).await, b"abc");
+            far.write_all(b":1\r\n:2\r\n:3\r\n").await.unwrap();
+            for (answer, number) in [(first, 1), (last, 3)] {
+                let frame = answer.within(LONG).await.unwrap();
+                assert_eq!(frame.value(), Value::Integer(number));
+            }
         }
     }
 
     #[tokio::test]
     async fn what_the_socket_does_not_take_at_once_goes_later_and_in_order() {
-        let (pipe, mut far) = pipe();
-        let large = "x".repeat(8 << 20);
-        let answers = [ask(&pipe, &large), ask(&pipe, "behind it")];
-        let heard = hear(&mut far, large.len() + 9).await;
-        assert!(heard.starts_with(large.as_bytes()) && heard.ends_with(b"behind it"));
-        far.write_all(b":1\r\n:2\r\n").await.unwrap();
-        for answer in answers {
-            answer.within(LONG).await.unwrap();
+        for (pipe, mut far) in [pipe(), covered()] {
+            let large = "x".repeat(8 << 20);
+            let answers = [ask(&pipe, &large), ask(&pipe, "behind it")];
+            let heard = hear(&mut far, large.len() + 9).await;
+            assert!(heard.starts_with(large.as_bytes()) && heard.ends_with(b"behind it"));
+            far.write_all(b":1\r\n:2\r\n").await.unwrap();
+            for answer in answers {
+                answer.within(LONG).await.unwrap();
+            }
+            let after = ask(&pipe, "and again");
+            hear(&mut far, 9).await;
+            far.write_all(b":3\r\n").await.unwrap();
+            after.within(LONG).await.unwrap();
         }
-        let after = ask(&pipe, "and again");
-        hear(&mut far, 9).await;
-        far.write_all(b":3\r\n").await.unwrap();
-        after.within(LONG).await.unwrap();
     }
 
     #[tokio::test]
@@ -365,17 +431,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_that_is_given_up_answers_at_once() {
-        let (pipe, mut far) = pipe();
-        let answer = ask(&pipe, "a");
-        hear(&mut far, 1).await;
-        pipe.close("given up");
-        let error = answer.within(LONG).await.expect_err("no answer");
-        assert_eq!(
-            (error.kind(), error.details()),
-            (&ErrorKind::IO, "given up")
-        );
-        let ended = tokio::time::timeout(LONG, far.read_u8()).await;
-        assert!(ended.expect("in time").is_err(), "the socket is closed");
+        for (pipe, mut far) in [pipe(), covered()] {
+            let answer = ask(&pipe, "a");
+            hear(&mut far, 1).await;
+            pipe.close("given up");
+            let error = answer.within(LONG).await.expect_err("no answer");
+            assert_eq!(
+                (error.kind(), error.details()),
+                (&ErrorKind::IO, "given up")
+            );
+            let ended = tokio::time::timeout(LONG, far.read_u8()).await;
+            assert!(ended.expect("in time").is_err(), "the socket is closed");
+        }
     }
 
     #[tokio::test]
