@@ -1,10 +1,11 @@
 //! Redis behind TLS.
 
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use millstream::private_redis::{Options, PrivateRedis};
 
-use crate::support::{bare, stderr};
+use crate::support::{Process, bare, stderr};
 
 /// A certificate for `localhost` that nobody signed. It protects nothing but these tests.
 const CERT: &str = concat!(
@@ -67,24 +68,25 @@ fn redis_is_reached_over_tls_where_its_certificate_is_trusted_and_else_the_way_o
     let Some((_redis, port)) = server() else {
         return;
     };
-    let enqueue = |url: &str, trusted: Option<&str>| {
-        let mut command = bare(&[
-            "enqueue",
-            "q",
-            "--name",
-            "a",
-            "--payload",
-            "x",
-            "--redis-url",
-            url,
-        ]);
+    let command = |args: &[&str], url: &str, trusted: Option<&str>| {
+        let mut command = bare(&[args, &["--redis-url", url]].concat());
         command.envs(trusted.map(|file| ("SSL_CERT_FILE", file)));
-        command.output().unwrap()
+        command
     };
+    let job = ["enqueue", "q", "--name", "a", "--keep-result", "1m"];
+    let enqueue = |url, trusted| command(&job, url, trusted).output().unwrap();
     let url = format!("rediss://localhost:{port}");
 
     let stored = enqueue(&url, Some(CERT));
     assert!(stored.status.success(), "{}", stderr(&stored));
+    let id = String::from_utf8(stored.stdout).unwrap();
+    let worker = ["worker", "--queue", "q", "--command", "true"];
+    let mut worker = command(&worker, &url, Some(CERT));
+    let _worker = Process(worker.stdin(Stdio::null()).spawn().unwrap());
+    let wait = ["jobs", "wait", "q", id.trim()];
+    let done = command(&wait, &url, Some(CERT)).output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+
     let refused = enqueue(&url, None);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
