@@ -147,7 +147,13 @@ fn the_gateway_is_measured_beside_a_bare_server_and_every_answer_is_a_job() {
     assert!(output.status.success(), "{told}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let requests = &report["requests"];
-    for field in ["per_second", "bare_per_second", "ratio", "answered"] {
+    for field in [
+        "per_second",
+        "bare_per_second",
+        "ratio",
+        "ceiling",
+        "answered",
+    ] {
         assert!(requests[field].as_f64() > Some(0.0), "{field} of {report}");
     }
     let loads = report["latency"].as_array().unwrap().iter();

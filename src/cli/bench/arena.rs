@@ -61,7 +61,7 @@ pub(super) struct Circumstances {
     private: bool,
     /// The median of some PINGs, microseconds.
     round_trip_us: f64,
-    cores: usize,
+    pub(super) cores: usize,
     machine: String,
 }
 

@@ -140,6 +140,14 @@ impl Report {
         Some(ours / bare)
     }
 
+    /// The ratio of a gateway that needs no more processor time than the bare server does, beside a Redis that needs what this one did:
+    /// where a full load takes all cores, as it does on few, nothing that does a bare server's work comes nearer.
+    fn ceiling(&self) -> Option<f64> {
+        let (bare, redis_us) = self.bare_rate().zip(self.redis_cpu_us())?;
+        let bare_us = self.circumstances.cores as f64 * 1e6 / bare;
+        Some(bare_us / (bare_us + redis_us))
+    }
+
     fn redis_cpu_us(&self) -> Option<f64> {
         median(self.ours.iter().map(|round| round.redis_cpu_us))
     }
@@ -177,6 +185,7 @@ impl Report {
                 "per_second": self.rate().map(f64::round),
                 "bare_per_second": self.bare_rate().map(f64::round),
                 "ratio": self.ratio().map(rounded),
+                "ceiling": self.ceiling().map(rounded),
                 "answered": self.stored,
             },
             "latency": latencies.collect::<Vec<_>>(),
@@ -208,9 +217,10 @@ impl Report {
         output::print(&table, "")?;
         let fine = |number: Option<f64>| number.map_or("-".into(), |number| format!("{number:.2}"));
         output::line(format!(
-            "ratio {}; Redis spends {} µs a webhook",
+            "ratio {}; Redis spends {} µs a webhook, which leaves {} to a gateway that costs what the bare server does",
             fine(self.ratio()),
-            fine(self.redis_cpu_us())
+            fine(self.redis_cpu_us()),
+            fine(self.ceiling())
         ))?;
         if let Some((connections, before, after)) = self.memory {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
