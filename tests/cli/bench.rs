@@ -64,6 +64,8 @@ fn the_bench_leaves_nothing_on_a_server_that_it_is_given_and_does_not_touch_the_
             "bulk,drain,latency,delayed",
             "--queue-depth",
             "50",
+            "--rate",
+            "300,400",
         ])
         .chain(["--workers", "2", "--redis-url", &url])
         .collect();
@@ -72,6 +74,9 @@ fn the_bench_leaves_nothing_on_a_server_that_it_is_given_and_does_not_touch_the_
 
     assert_eq!(report["server"]["private"], false);
     assert_eq!(report["throughput"].as_array().map(Vec::len), Some(2));
+    let rates = report["latency"].as_array().unwrap().iter();
+    let rates: Vec<_> = rates.map(|row| row["jobs_per_second"].as_u64()).collect();
+    assert_eq!(rates, [Some(300), Some(400)]);
     let keys = cli.json(&["stats", "--json"]);
     assert!(!keys.to_string().contains("bench"), "{keys}");
     assert_eq!(cli.json(&["stats", "mail", "--json"])["ready"], 1);

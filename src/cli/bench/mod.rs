@@ -81,6 +81,10 @@ pub(crate) struct Bench {
     /// Turns of each measurement, the engine's and the bare client's; medians are told, 1 to 100
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     turns: u32,
+    /// Jobs a second at which the time to the start of the handler is measured, separated by commas, 1 to 1000000 [default: 200,2000 and
+    /// half of what `both` gave, if that was measured]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Vec<u32>,
     /// Measure only these, separated by commas
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Scenario>,
@@ -110,7 +114,7 @@ pub(super) enum Scenario {
     Both,
     /// One caller enqueues one job after the other; bare: XADD
     Call,
-    /// From enqueue to the start of the handler, at 200 and 2,000 jobs a second, and at half of what `both` gave if it was measured;
+    /// From enqueue to the start of the handler, at each --rate;
     /// bare: from XADD to the answer of a blocked read
     Latency,
     /// How late delayed jobs start
@@ -253,11 +257,19 @@ impl Bench {
                 report.timing(Timing::Call, Side::Bare, &took);
             }
         }
-        // Half of what goes in and out at once, where that was measured.
-        let half = report.both().map(|both| (both / 2.0) as u32);
-        let rates = RATES.into_iter().chain(half.filter(|rate| *rate > 0));
-        for rate in rates.filter(|_| self.wants(Scenario::Latency)) {
-            let jobs = self.jobs.min(rate * LATENCY_SECONDS) as usize;
+        let rates = match self.rate.is_empty() {
+            true => {
+                // Half of what goes in and out at once, where that was measured.
+                let half = report.both().map(|both| (both / 2.0) as u32);
+                RATES
+                    .into_iter()
+                    .chain(half.filter(|rate| *rate > 0))
+                    .collect()
+            }
+            false => self.rate.clone(),
+        };
+        for rate in rates.into_iter().filter(|_| self.wants(Scenario::Latency)) {
+            let jobs = self.jobs.min(rate.saturating_mul(LATENCY_SECONDS)) as usize;
             for turn in 0..self.turns {
                 say(Scenario::Latency, turn, Side::Millstream);
                 let took = engine::starts(arena, rate, jobs, None).await?;
