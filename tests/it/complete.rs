@@ -191,3 +191,53 @@ async fn a_job_handed_back_within_the_millisecond_of_its_enqueue_leaves_no_recor
     assert_eq!(t.record_of(&first.id), None);
     assert!(t.scan().homes.is_empty());
 }
+
+/// The stream of a lane: how many entries it has.
+fn entries(t: &Fixture) -> i64 {
+    t.redis(&["XLEN", &t.lane_key(Lane::Ready)]).int()
+}
+
+#[tokio::test]
+async fn a_batch_is_cut_off_as_far_as_nothing_else_is_in_front_of_it() {
+    let t = Fixture::new().await;
+    t.enqueue_many(200).await;
+    let claimed = t.claim(180).await;
+    let complete = async |done: &[&Delivery]| assert_eq!(t.complete(done).await, []);
+
+    let all: Vec<&Delivery> = claimed.iter().collect();
+    complete(&all[..60]).await;
+    assert_eq!(entries(&t), 140);
+    // One in their middle still runs, and two in front of the next.
+    let gap = [&all[60..90], &all[91..120]].concat();
+    complete(&gap).await;
+    assert_eq!(entries(&t), 81);
+    complete(&all[122..]).await;
+    assert_eq!(entries(&t), 23);
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+
+    complete(&[all[90], all[120], all[121]]).await;
+    let rest = t.claim(20).await;
+    complete(&rest.iter().collect::<Vec<_>>()).await;
+    assert_eq!((entries(&t), t.counter("completed")), (0, 200));
+    assert!(t.scan().homes.is_empty());
+}
+
+/// A consumer that is deleted takes what it has out of the pending entries: nobody gets it any more, and `doctor` finds it.
+#[tokio::test]
+async fn what_was_stranded_by_hand_is_not_cut_off_with_what_is_completed() {
+    let t = Fixture::new().await;
+    t.enqueue_many(100).await;
+    let stranded = t.broker.claim("gone", 1, PATIENCE).await.unwrap();
+    let lane = t.lane_key(Lane::Ready);
+    t.redis(&["XGROUP", "DELCONSUMER", &lane, "workers", "gone"]);
+    let claimed = t.claim(80).await;
+
+    let done: Vec<&Delivery> = claimed[..60].iter().collect();
+    assert_eq!(t.complete(&done).await, []);
+
+    assert_eq!(entries(&t), 40);
+    let entry = stranded[0].entry.to_string();
+    let found = t.redis(&["XRANGE", &lane, &entry, &entry]);
+    assert_eq!(found.list().len(), 1, "the stranded entry is gone");
+}
