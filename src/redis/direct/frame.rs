@@ -410,14 +410,17 @@ mod tests {
         assert_eq!(scan.missing(begun.len()), 1_000 - 3 + 2);
     }
 
+    /// The fields of an entry; none of a deleted one.
+    type Entry = Option<Vec<Vec<u8>>>;
+
     /// What a read may answer: entries with any fields, deleted ones among them.
-    fn streams() -> impl Strategy<Value = Vec<(usize, Vec<Option<Vec<Vec<u8>>>>)>> {
+    fn streams() -> impl Strategy<Value = Vec<(usize, Vec<Entry>)>> {
         let fields = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..9);
         let entries = prop::collection::vec(prop::option::weighted(0.9, fields), 0..5);
         prop::collection::vec((0..3_usize, entries), 0..3)
     }
 
-    fn reply(streams: &[(usize, Vec<Option<Vec<Vec<u8>>>>)]) -> Vec<u8> {
+    fn reply(streams: &[(usize, Vec<Entry>)]) -> Vec<u8> {
         let mut out = Vec::new();
         head(&mut out, b'*', streams.len());
         for (stream, entries) in streams {
