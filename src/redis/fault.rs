@@ -92,7 +92,8 @@ pub(super) fn fault_of(error: &FredError) -> Fault {
     }
 }
 
-/// Whether the server says that it is not, or not now, the one to ask. In the client library's table, `ReconnectError`, are the same.
+/// Whether the server says that it is not, or not now, the one to ask, or does not know us: what makes the client library connect anew
+/// on its own connections.
 pub(super) fn is_demoted(error: &FredError) -> bool {
     let text = error.details();
     let words = ["READONLY", "MASTERDOWN", "LOADING", "NOAUTH"];

@@ -139,7 +139,7 @@ fn length(text: &[u8]) -> io::Result<Option<usize>> {
         return Ok(None);
     }
     let length = parse(text).ok_or_else(no_reply)?;
-    // What Redis itself allows in a string or a list.
+    // Twice what Redis allows in a string by default; whatever is more is no reply.
     let length = usize::try_from(length)
         .ok()
         .filter(|length| *length < 1 << 30);
@@ -186,10 +186,9 @@ impl Frame {
         Cursor::of(self).value()
     }
 
-    /// How many entries of how many streams there are in such a reply, without a look at them.
+    /// How many entries of its first stream such a reply has, without a look at them.
     pub(in crate::redis) fn count_entries(&self) -> usize {
         let mut cursor = Cursor::of(self);
-        // One stream, as a rule.
         match cursor.list() {
             0 => 0,
             _ => {

@@ -42,7 +42,7 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    /// `None` where the client library has to do. Connects with the first call, and lives on the current runtime.
+    /// `None` where the client library has to do. Connects when it is first asked for, and lives on the current runtime.
     pub(super) fn to(address: &Address, counted: &Calls) -> Option<Self> {
         Some(Self {
             dial: Dial::to(address)?,
