@@ -195,10 +195,10 @@ local function store(name, payload, meta, options)
     end
     -- It comes at the end of this window, and with it another one begins.
     -- In moments and not in times from now: time goes on between two questions.
-    local now = math.ceil(us / 1000)
+    local now = next_moment(us)
     local due = math.max(redis.call('PEXPIRETIME', key), now + (options.delay_ms or 0))
     options.delay_ms = due - now
-    window_ends = due + options.unique_ms
+    window_ends = math.ceil(due) + options.unique_ms
   elseif holder then
     duplicates = duplicates + 1
     if options.conflict ~= 'replace' or not waits(holder) then return '=' .. holder.id end

@@ -49,7 +49,8 @@ use_groups({
 if not leads(lock, worker, lock_ms) then return { STANDBY } end
 
 local us = now_us()
-local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', ms_of(us), 'LIMIT', 0, limit)
+-- By eighths of a millisecond, as they are filed.
+local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', math.floor(us / 125) / 8, 'LIMIT', 0, limit)
 local promoted, expired, unlocked = 0, 0, {}
 local late_us = 0
 if due[1] then late_us = math.max(0, us - tonumber(redis.call('ZSCORE', scheduled, due[1])) * 1000) end

@@ -77,6 +77,6 @@ end
 park(jobs, payloads, job_id, record, job.payload)
 close_groups()
 
-answer = string.format('%.0f', schedule(scheduled, wake, job_id, us, delay_ms))
+answer = string.format('%.0f', math.ceil(schedule(scheduled, wake, job_id, us, delay_ms)))
 remember(producers, caller, number, ms_of(us), answer)
 return { OK, answer }

@@ -9,6 +9,7 @@ mod groups;
 mod limits;
 mod page;
 mod read;
+mod score;
 mod spot;
 mod view;
 mod walk;

@@ -5,6 +5,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Inspector;
 use super::filter::JobFilter;
 use super::read::{Record, list, of, parked_view, read_record, stream_view};
+use super::score::Score;
 use super::spot::{HELD_SEPARATOR, Spot};
 use super::view::{JobPage, JobView};
 use crate::broker::EntryId;
@@ -30,8 +31,8 @@ const LOOKED_MAX: usize = 5_000;
 /// Running jobs that are read at once.
 const READS_AT_ONCE: usize = 50;
 
-/// A member of a zset: its score (unix ms) and the job.
-pub(super) type Row = (u64, JobId);
+/// A member of a zset: its score and the job.
+pub(super) type Row = (Score, JobId);
 
 /// What one look found: jobs, each with the spot behind it, and where to go on in the same place (`None`: at its end).
 struct Look {
@@ -201,7 +202,7 @@ impl Inspector {
         let id = |member: &&str| member.rsplit(HELD_SEPARATOR).next().map(JobId::from);
         let rows: Vec<Row> = members
             .iter()
-            .filter_map(|member| Some((0, id(member)?)))
+            .filter_map(|member| Some((Score::FIRST, id(member)?)))
             .collect();
         let spot = |member: &str| Spot::Held {
             after: Some(member.to_owned()),
@@ -230,7 +231,9 @@ impl Inspector {
         count: usize,
     ) -> Result<Look> {
         let zset = self.parked_key(state);
-        let rows = self.rows_after(zset, (0, u64::MAX), after, count).await?;
+        let rows = self
+            .rows_after(zset, (Score::FIRST, Score::LAST), after, count)
+            .await?;
         let spot = |row: &Row| Spot::Parked {
             state,
             after: Some(row.clone()),
@@ -260,19 +263,15 @@ impl Inspector {
     pub(super) async fn rows_after(
         &self,
         zset: &Key,
-        (min, max): (u64, u64),
+        (min, max): (Score, Score),
         after: Option<&Row>,
         limit: usize,
     ) -> Result<Vec<Row>> {
         let limit = limit.min(PAGE);
-        let by_score = async |from: u64, offset: usize| {
-            let max = match max {
-                u64::MAX => "+inf".to_owned(),
-                max => max.to_string(),
-            };
+        let by_score = async |from: Score, offset: usize| {
             let args = [
                 from.to_string(),
-                max,
+                max.to_string(),
                 "BYSCORE".into(),
                 "LIMIT".into(),
                 offset.to_string(),
@@ -315,7 +314,7 @@ impl Inspector {
         let pairs = list(self.ask("ZRANGE", args).await?);
         let row = |pair: &[Value]| {
             let id = text_of(&pair[0])?.into();
-            Some((number_of(&pair[1])?.unsigned_abs(), id))
+            Some((Score::of(&pair[1])?, id))
         };
         Ok(pairs.chunks_exact(2).filter_map(row).collect())
     }
@@ -339,7 +338,7 @@ impl Inspector {
         for ((score, id), record) in rows.iter().zip(&records) {
             if let Some(record) = read_record(record).unwrap_or_else(|_| Some(Record::unreadable()))
             {
-                let view = parked_view(id.clone(), state, &record, *score);
+                let view = parked_view(id.clone(), state, &record, score.ms());
                 views.push(((*score, id.clone()), view));
             }
         }

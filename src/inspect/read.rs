@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::page::PAGE;
+use super::score::Score;
 use super::view::{CompletedView, ErrorView, JobView, KeyView, Pruned};
 use super::{Inspector, PATIENCE};
 use crate::broker::{Delivery, EntryId};
@@ -122,24 +123,19 @@ impl Inspector {
             && let Some(state) = parked_state(&record.state)
         {
             let at = match state {
-                State::Held => Some(0),
+                State::Held => Some(Score::FIRST),
                 _ => {
                     let zset = match state {
                         State::Dead => &self.broker.keys.dead,
                         _ => &self.broker.keys.scheduled,
                     };
                     let args = vec![of(zset), id.as_str().into()];
-                    number_of(&self.ask("ZSCORE", args).await?)
+                    Score::of(&self.ask("ZSCORE", args).await?)
                 }
             };
             let args = vec![of(&self.broker.keys.payloads), id.as_str().into()];
             let payload = bytes_of(self.ask("HGET", args).await?);
-            let mut view = parked_view(
-                id.clone(),
-                state,
-                record,
-                at.unwrap_or_default().unsigned_abs(),
-            );
+            let mut view = parked_view(id.clone(), state, record, at.map_or(0, Score::ms));
             let meta = record.meta();
             view.payload = payload.and_then(|payload| self.opened(&view.name, &meta, &payload));
             return Ok(Some((view, at.is_some())));

@@ -93,7 +93,7 @@ impl fmt::Display for Spot {
                 after.map_or(Ok(()), |entry| write!(f, ".{entry}"))
             }
             Self::Parked { after, .. } => match after {
-                Some((ms, id)) => write!(f, ".{ms}.{id}"),
+                Some((score, id)) => write!(f, ".{}.{id}", score.to_string().replace('.', "_")),
                 None => Ok(()),
             },
             Self::Held { after } => {
@@ -130,8 +130,8 @@ impl FromStr for Spot {
                 known.then_some(Self::Lane { state, lane, after }).ok_or(())
             }
             (Self::Parked { state, .. }, None, None) => Ok(Self::Parked { state, after: None }),
-            (Self::Parked { state, .. }, Some(ms), Some(id)) => {
-                let after = Some((ms.parse().map_err(drop)?, id.into()));
+            (Self::Parked { state, .. }, Some(score), Some(id)) => {
+                let after = Some((score.replace('_', ".").parse()?, id.into()));
                 Ok(Self::Parked { state, after })
             }
             (Self::Held { .. }, None, None) => Ok(Self::Held { after: None }),
@@ -159,10 +159,13 @@ mod tests {
             lane: 1,
             after: Some(entry),
         });
-        spots.push(Spot::Parked {
-            state: State::Dead,
-            after: Some((17, "0190.a-b".into())),
-        });
+        for (state, score) in [
+            (State::Dead, "1700000000017"),
+            (State::Scheduled, "1700000000017.125"),
+        ] {
+            let after = Some((score.parse().unwrap(), "0190.a-b".into()));
+            spots.push(Spot::Parked { state, after });
+        }
         spots.push(Spot::Held {
             after: Some("shop.example\u{1f}50000000000000017\u{1f}1764200000.17".into()),
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::filter::JobFilter;
 use super::page::{PAGE, Row};
 use super::read::of;
+use super::score::Score;
 use super::view::Pruned;
 use super::{Inspector, PATIENCE};
 use crate::config;
@@ -20,8 +21,8 @@ use crate::upkeep::STEP;
 pub struct DeadWalk {
     inspector: Inspector,
     filter: JobFilter,
-    /// When they died, unix ms on Redis's clock.
-    died: (u64, u64),
+    /// When they died, on Redis's clock.
+    died: (Score, Score),
     after: Option<Row>,
 }
 
@@ -60,8 +61,8 @@ impl Inspector {
             inspector: self.clone(),
             filter: filter.clone(),
             died: (
-                filter.newer_than.map_or(0, ago),
-                filter.older_than.map_or(now, ago),
+                Score::of_ms(filter.newer_than.map_or(0, ago)),
+                Score::of_ms(filter.older_than.map_or(now, ago)),
             ),
             after: None,
         })
@@ -90,7 +91,7 @@ impl Inspector {
             let mut args = vec![of(&self.broker.keys.dead)];
             args.extend(ids.iter().map(|id| Value::from(id.as_str())));
             let scores = super::read::list(self.ask("ZMSCORE", args).await?);
-            dead.extend(scores.iter().map(|score| number_of(score).is_some()));
+            dead.extend(scores.iter().map(|score| Score::of(score).is_some()));
         }
         Ok(dead)
     }

@@ -16,6 +16,8 @@ const POLL: Duration = Duration::from_millis(3_300);
 /// Jobs per step, so that no step holds Redis for more than a few milliseconds.
 const LIMIT: usize = 200;
 
+/// From one look at due jobs to the next: those that are due between the two go together, so many delayed jobs cost Redis little each.
+const PACE: Duration = Duration::from_millis(1);
 /// The end of a sleep that is left to a thread.
 const FINE: Duration = Duration::from_millis(2);
 
@@ -82,7 +84,12 @@ pub(crate) async fn run(
                     later => later,
                 };
                 let next = [next_due, rated].into_iter().flatten().min();
-                next.map_or(poll, |next| next.min(poll))
+                match next.map_or(poll, |next| next.min(poll)) {
+                    // More was due than a step takes.
+                    Duration::ZERO => Duration::ZERO,
+                    next if count > 0 => next.max(PACE),
+                    next => next,
+                }
             }
             Ok(Promotion::Standby) => {
                 pulse.beat();

@@ -557,6 +557,39 @@ async fn a_listing_goes_on_where_its_page_ended() {
 }
 
 #[tokio::test]
+async fn jobs_that_are_due_in_one_millisecond_are_listed_in_the_order_of_its_eighths() {
+    let t = Fixture::new().await;
+    let inspector = t.inspector().await;
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        ids.push(t.enqueue(plain().delay(LATER)).await);
+    }
+    // The job with the greatest id is due first.
+    ids.reverse();
+    for (eighth, id) in ids.iter().enumerate() {
+        let due = format!("{}", 1_600_000_000_000.0 + eighth as f64 / 8.0);
+        t.redis(&["ZADD", &t.key("scheduled"), &due, id.as_str()]);
+    }
+    let filter = JobFilter::new().state(State::Scheduled);
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = inspector.page(&filter, after.as_deref(), 2).await.unwrap();
+        let Some(last) = page.jobs.last() else { break };
+        // The cursor's own place is taken away, so the listing has to find where it was.
+        t.redis(&["ZREM", &t.key("scheduled"), last.id.as_str()]);
+        found.extend(page.jobs.into_iter().map(|job| (job.id, job.due_ms)));
+        after = page.next;
+    }
+    // Told in whole milliseconds, and never sooner than it is.
+    let due = |at: usize| Some(1_600_000_000_000 + u64::from(at > 0));
+    let expected = ids.into_iter().enumerate();
+    assert_eq!(
+        found,
+        expected.map(|(at, id)| (id, due(at))).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
 async fn jobs_that_died_in_the_same_millisecond_are_all_listed_whoever_leaves_meanwhile() {
     const JOBS: usize = 1_300;
     let t = Fixture::new().await;

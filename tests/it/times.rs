@@ -34,15 +34,24 @@ fn ms(wait: Duration) -> i64 {
     wait.as_nanos().div_ceil(1_000_000) as i64
 }
 
+/// How much later than asked a job is due at most: due times are eighths of a millisecond.
+const ROUNDED_UP_US: i64 = 125;
+
 impl Fixture {
     pub(crate) fn now_ms(&self) -> i64 {
         self.now_us() / 1000
     }
 
-    /// When a scheduled job is due, as it is written in Redis.
-    fn due_ms(&self, id: &JobId) -> i64 {
+    /// When a scheduled job is due, unix µs, as it is written in Redis.
+    fn due_us(&self, id: &JobId) -> i64 {
         let due = self.redis(&["ZSCORE", &self.key("scheduled"), id.as_str()]);
-        due.text().parse().expect("a whole number, with all digits")
+        let due_us = due.text().parse::<f64>().unwrap() * 1000.0;
+        assert_eq!(
+            due_us % 125.0,
+            0.0,
+            "{due:?}: eighths of a millisecond, with all digits"
+        );
+        due_us as i64
     }
 }
 
@@ -64,16 +73,16 @@ fn for_waits(check: impl AsyncFn(&Fixture, &[Duration])) {
 fn a_delay_of_any_length_is_stored_to_the_millisecond() {
     for_waits(async |t, waits| {
         let jobs: Vec<_> = waits.iter().map(|wait| plain().delay(*wait)).collect();
-        let before = t.now_ms();
+        let before = t.now_us();
         let enqueued = t.try_enqueue(&jobs).await.unwrap();
-        let after = t.now_ms();
+        let after = t.now_us();
         for (wait, job) in waits.iter().zip(enqueued) {
             if wait.is_zero() {
                 assert_eq!(t.state_of(&job.id), Some(State::Ready));
                 continue;
             }
-            let due = t.due_ms(&job.id);
-            let expected = before + ms(*wait)..=after + 1 + ms(*wait);
+            let due = t.due_us(&job.id) - ms(*wait) * 1000;
+            let expected = before..=after + ROUNDED_UP_US;
             assert!(expected.contains(&due), "{wait:?}: {due}, not {expected:?}");
         }
     });
@@ -86,14 +95,14 @@ fn a_backoff_or_snooze_of_any_length_is_stored_to_the_millisecond() {
         // Those that a short wait made due meanwhile are not promoted here.
         let claimed = t.claim(waits.len()).await;
         for (number, (wait, delivery)) in waits.iter().zip(&claimed).enumerate() {
-            let before = t.now_ms();
+            let before = t.now_us();
             match number % 2 {
                 0 => t.retry(delivery, *wait, "boom").await.unwrap(),
                 _ => t.snooze(delivery, *wait).await.unwrap(),
             }
-            let after = t.now_ms();
-            let due = t.due_ms(&delivery.id);
-            let expected = before + ms(*wait)..=after + 1 + ms(*wait);
+            let after = t.now_us();
+            let due = t.due_us(&delivery.id) - ms(*wait) * 1000;
+            let expected = before..=after + ROUNDED_UP_US;
             assert!(expected.contains(&due), "{wait:?}: {due}, not {expected:?}");
         }
     });
@@ -152,10 +161,10 @@ async fn a_wait_beyond_the_horizon_is_cut_to_it() {
     let t = Fixture::new().await;
     for wait in [HORIZON_MAX + Duration::from_secs(1), Duration::MAX] {
         let delivery = t.running(plain()).await;
-        let before = t.now_ms();
+        let before = t.now_us();
         t.retry(&delivery, wait, "boom").await.unwrap();
-        let waits = t.due_ms(&delivery.id) - before - ms(HORIZON_MAX);
-        assert!((0..60_000).contains(&waits), "{waits}");
+        let waits = t.due_us(&delivery.id) - before - ms(HORIZON_MAX) * 1000;
+        assert!((0..60_000_000).contains(&waits), "{waits}");
     }
 }
 

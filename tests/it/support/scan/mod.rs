@@ -247,7 +247,7 @@ impl Scan {
                 at: None,
                 consumer: None,
                 fields: Vec::new(),
-                score: text(&score).parse::<f64>().expect("a score") as i64,
+                score: text(&score).parse::<f64>().expect("a score").ceil() as i64,
             };
             self.settle_in(text(&id), home);
         }
