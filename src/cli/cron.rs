@@ -1,19 +1,18 @@
 //! `millstream cron`: schedules.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgGroup, Args, Subcommand};
 use comfy_table::{Cell, CellAlignment, Color};
 use millstream::schedule::{Change, Missed, Overlap, Schedule, ScheduleView, Schedules};
-use millstream::{Millstream, NewJob, Priority, QueueName, config};
+use millstream::{Millstream, QueueName, config};
 use serde_json::json;
 
 use super::args::Globals;
 use super::connect::{connect, connect_to_store};
 use super::consent::Consent;
-use super::enqueue::read_payload;
 use super::failure::usage;
+use super::job_args::JobArgs;
 use super::{output, parse};
 
 /// Schedules that a listing shows at most.
@@ -146,15 +145,8 @@ pub(crate) struct Set {
     /// The time zone whose clocks --cron means, as in Europe/Bucharest [default: UTC]
     #[arg(long, value_name = "ZONE", conflicts_with = "every")]
     zone: Option<String>,
-    /// The name of its jobs; workers choose the handler by it
-    #[arg(long)]
-    name: String,
-    /// The payload of its jobs as text [default: empty]
-    #[arg(long, value_name = "TEXT", conflicts_with = "payload_file")]
-    payload: Option<String>,
-    /// Read the payload from this file, or from stdin for -
-    #[arg(long, value_name = "FILE")]
-    payload_file: Option<PathBuf>,
+    #[command(flatten)]
+    job: JobArgs,
     /// What becomes of runs that were missed by more than 30s, as no worker was there: skip, once (one job for all of them),
     /// or all:N (the last N, at most 100)
     #[arg(long, value_parser = parse::missed, default_value = "once", value_name = "POLICY")]
@@ -165,30 +157,6 @@ pub(crate) struct Set {
     /// Pause it. Without this an older pause goes on: cron resume ends it
     #[arg(long)]
     paused: bool,
-    /// Which of the waiting jobs runs first: high, normal or low
-    #[arg(long, value_name = "PRIORITY", value_parser = parse::priority, default_value = "normal")]
-    priority: Priority,
-    /// Whom its jobs are for: a tenant, a shop
-    #[arg(long, value_name = "GROUP")]
-    group: Option<String>,
-    /// Points that each job takes from the bucket of its group, where that has a rate
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "group", value_parser = clap::value_parser!(u32).range(1..=i64::from(config::COST_MAX)))]
-    cost: u32,
-    /// Keep what the handler gives back for this long after a job is completed, for jobs wait
-    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
-    keep_result: Option<Duration>,
-    /// Attempts of each job, the first included [default: the worker's setting, 10]
-    #[arg(long, value_parser = |text: &str| parse::number(text, parse::max_attempts), value_name = "N")]
-    max_attempts: Option<u32>,
-    /// How long one attempt may run [default: the worker's setting, 30s]
-    #[arg(long, value_parser = parse::timeout, value_name = "DURATION")]
-    timeout: Option<Duration>,
-    /// Dead-letter a job if no worker has started it this long after it was queued
-    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
-    expires: Option<Duration>,
-    /// Dead-letter a job if it is not done this long after it was queued, retries included
-    #[arg(long, value_parser = parse::window, value_name = "DURATION")]
-    deadline: Option<Duration>,
     /// Only check it and show its next runs, by this machine's clock; asks no Redis
     #[arg(long)]
     dry_run: bool,
@@ -226,26 +194,7 @@ impl Set {
     }
 
     fn schedule(&self) -> anyhow::Result<Schedule> {
-        let payload = read_payload(self.payload.as_deref(), self.payload_file.as_deref())?;
-        let mut job = NewJob::raw(&self.name, payload).priority(self.priority);
-        if let Some(group) = &self.group {
-            job = job.group(group).cost(self.cost);
-        }
-        if let Some(ttl) = self.keep_result {
-            job = job.keep_result(ttl);
-        }
-        if let Some(attempts) = self.max_attempts {
-            job = job.max_attempts(attempts);
-        }
-        if let Some(timeout) = self.timeout {
-            job = job.timeout(timeout);
-        }
-        if let Some(expires) = self.expires {
-            job = job.expires(expires);
-        }
-        if let Some(deadline) = self.deadline {
-            job = job.deadline(deadline);
-        }
+        let job = self.job.job()?;
         let schedule = match (&self.cron, self.every) {
             (Some(cron), _) => {
                 Schedule::cron(cron, job).zone(self.zone.as_deref().unwrap_or("UTC"))

@@ -17,6 +17,7 @@ mod enqueue;
 mod events;
 mod failure;
 mod groups;
+mod job_args;
 mod jobs;
 mod keys;
 mod logging;

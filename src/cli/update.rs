@@ -13,8 +13,9 @@ use millstream::{JobId, JobUpdate, Priority, QueueName};
 
 use super::args::Globals;
 use super::connect::connect;
-use super::enqueue::{moment, read_payload, until};
+use super::enqueue::{moment, until};
 use super::failure::usage;
+use super::job_args::read_payload;
 use super::{output, parse};
 
 /// Change a job that waits. One that runs, is dead or is finished stays as it is, and the command says so and exits 1.
