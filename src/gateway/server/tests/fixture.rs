@@ -22,6 +22,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const BRIEF: Duration = Duration::from_millis(50);
 pub(super) const SECRET: &str = "hunter2";
 pub(super) const BODY: &[u8] = b"{\"id\":1}\x00\xff";
+/// A header that asks for no more than any, and makes a request none of the plain ones all the same.
+pub(super) const NOT_PLAIN: &str = "te: trailers\r\n";
 
 pub(super) struct Fixture {
     pub(super) address: SocketAddr,
