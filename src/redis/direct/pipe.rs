@@ -143,6 +143,11 @@ impl Shared {
             match self.write.try_write(&state.out[state.sent..]) {
                 Ok(taken) => state.sent += taken,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // There may always be more. What is moved is no more than what was sent.
+                    if state.sent > state.out.len() / 2 {
+                        state.out.drain(..state.sent);
+                        state.sent = 0;
+                    }
                     self.stuck.notify_one();
                     return;
                 }
@@ -402,6 +407,25 @@ mod tests {
             hear(&mut far, 9).await;
             far.write_all(b":3\r\n").await.unwrap();
             after.within(LONG).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_has_taken_is_not_kept_while_there_is_always_more() {
+        const CALLS: usize = 4;
+        const EACH: usize = 1 << 20;
+        let (pipe, mut far) = pipe();
+        let text = "x".repeat(EACH);
+        let mut asked: VecDeque<Answer> = (0..CALLS).map(|_| ask(&pipe, &text)).collect();
+        for _ in 0..8 * CALLS {
+            hear(&mut far, EACH).await;
+            far.write_all(b":1\r\n").await.unwrap();
+            let first = asked.pop_front().expect("several");
+            first.within(LONG).await.unwrap();
+            asked.push_back(ask(&pipe, &text));
+
+            let kept = pipe.shared.state().out.len();
+            assert!(kept <= 2 * CALLS * EACH, "{kept} bytes are kept");
         }
     }
 
