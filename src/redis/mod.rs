@@ -99,8 +99,9 @@ struct Inner {
     link: Link,
     /// For the scripts, where there is one.
     direct: Option<Direct>,
-    /// Commands in a row that were not answered in time.
-    unanswered: AtomicU32,
+    /// Commands in a row that were not answered in time, by the client library's connection and by the one for the scripts: that one
+    /// of them answers is no sign of life of the other.
+    unanswered: [AtomicU32; 2],
     reviving: AtomicBool,
     counted: Calls,
 }
@@ -143,7 +144,7 @@ impl Redis {
         let inner = Inner {
             link: link.await?,
             direct,
-            unanswered: AtomicU32::new(0),
+            unanswered: Default::default(),
             reviving: AtomicBool::new(false),
             counted,
         };
@@ -387,7 +388,7 @@ impl Redis {
                 Ok(value) => {
                     let counted = &self.inner.counted;
                     counted.answered(began.elapsed().saturating_sub(sent_after));
-                    self.inner.unanswered.store(0, Ordering::Relaxed);
+                    self.unanswered(request).store(0, Ordering::Relaxed);
                     return Ok(value);
                 }
                 Err(error) => error,
@@ -407,7 +408,7 @@ impl Redis {
                 Fault::Busy | Fault::NoScript => {}
                 Fault::Unknown => {
                     perhaps_done = true;
-                    self.note_unanswered(&error);
+                    self.note_unanswered(request, &error);
                 }
                 Fault::Full if patience.waits_for_room || perhaps_done => {}
                 Fault::Full => return Err(Error::Refused { operation, reason }),
@@ -450,12 +451,18 @@ impl Redis {
         }
     }
 
+    /// Of the connection that `request` goes through.
+    fn unanswered(&self, request: &Request) -> &AtomicU32 {
+        let is_direct = matches!(request, Request::Script(_)) && self.inner.direct.is_some();
+        &self.inner.unanswered[usize::from(is_direct)]
+    }
+
     /// A connection that swallows commands shows nothing else: after two in a row a new one is made.
-    fn note_unanswered(&self, error: &FredError) {
+    fn note_unanswered(&self, request: &Request, error: &FredError) {
         if *error.kind() != ErrorKind::Timeout {
             return;
         }
-        let unanswered = self.inner.unanswered.fetch_add(1, Ordering::Relaxed) + 1;
+        let unanswered = self.unanswered(request).fetch_add(1, Ordering::Relaxed) + 1;
         if unanswered >= 2 && self.renew() {
             tracing::warn!(
                 server = self.address().shown,
@@ -475,7 +482,8 @@ impl Redis {
         self.runtime().spawn(async move {
             inner.direct.iter().for_each(Direct::cut);
             inner.link.revive().await;
-            inner.unanswered.store(0, Ordering::Relaxed);
+            let counts = inner.unanswered.iter();
+            counts.for_each(|count| count.store(0, Ordering::Relaxed));
             inner.reviving.store(false, Ordering::Relaxed);
         });
         true

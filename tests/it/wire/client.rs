@@ -94,6 +94,27 @@ async fn a_connection_that_swallows_everything_is_replaced_under_steady_traffic(
     assert!(waited < RECOVERED + SLACK, "{waited:?}");
 }
 
+/// `unanswered`: scripts have a connection of their own, and it is no sign of life of that one when the other answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_swallows_scripts_is_replaced_while_the_other_is_asked_for_its_health() {
+    let scene = Scene::new().await;
+    scene.queue.enqueue(job()).await.unwrap();
+    let swallows = Rule::once("enqueue", Fault::SwallowRequests);
+    scene.proxy.arm(swallows);
+    let probes = async {
+        loop {
+            scene.client.check_writable(RECOVERED).await.unwrap();
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let replaced = async { while scene.queue.enqueue(job()).await.is_err() {} };
+    tokio::select! {
+        () = replaced => {}
+        () = probes => unreachable!(),
+        () = sleep(4 * RECOVERED) => panic!("never replaced"),
+    }
+}
+
 /// The blocked read's owner in `worker/claim.rs`: what a dropped read would bring is pending, unseen, until its lease ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_read_that_is_ended_two_hundred_times_strands_nothing() {
