@@ -81,6 +81,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Longest pause between two looks for a connection.
 const AWAY_LOOK: Duration = Duration::from_millis(100);
 
+/// Longest pause between two times that connections are made anew.
+const RENEW_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is sent, kept until it is answered.
 enum Request {
     Script(Call),
@@ -472,7 +475,7 @@ impl Redis {
         }
     }
 
-    /// Makes new connections. `false`: they are in the making.
+    /// Makes new connections. `false`: they are in the making, or were made just now.
     fn renew(&self) -> bool {
         if self.inner.reviving.swap(true, Ordering::Relaxed) {
             return false;
@@ -484,6 +487,8 @@ impl Redis {
             inner.link.revive().await;
             let counts = inner.unanswered.iter();
             counts.for_each(|count| count.store(0, Ordering::Relaxed));
+            // A server that refuses everything is not better off for a hundred new connections a second.
+            tokio::time::sleep(jittered(RENEW_PAUSE)).await;
             inner.reviving.store(false, Ordering::Relaxed);
         });
         true

@@ -115,6 +115,28 @@ async fn a_connection_that_swallows_scripts_is_replaced_while_the_other_is_asked
     }
 }
 
+/// `RENEW_PAUSE`: a server that says it is the wrong one, or not there yet, is looked for anew, and not all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_everything_for_long_is_connected_to_a_few_times() {
+    let scene = Scene::new().await;
+    let worker = scene.client.worker(&scene.t.queue).unwrap();
+    let worker = worker.handle_raw("a", |_| async { Ok::<(), JobError>(()) });
+    let worker = worker.start().await.unwrap();
+    let loading = Fault::Refuse("LOADING Redis is loading the dataset in memory");
+    for command in ["EVALSHA", "XREADGROUP"] {
+        scene.proxy.arm(Rule::always(command, loading.clone()));
+    }
+    let before = scene.proxy.attempts();
+    sleep(Duration::from_secs(6)).await;
+
+    let attempts = scene.proxy.attempts() - before;
+
+    assert!((2..=40).contains(&attempts), "{attempts} attempts");
+    scene.proxy.heal();
+    scene.works_again().await;
+    worker.stop().await;
+}
+
 /// The blocked read's owner in `worker/claim.rs`: what a dropped read would bring is pending, unseen, until its lease ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_read_that_is_ended_two_hundred_times_strands_nothing() {
