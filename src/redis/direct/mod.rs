@@ -20,15 +20,17 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::link::Link;
-use super::{Address, away};
+use super::{Address, away, jittered};
 use crate::config;
 use crate::metrics::handles::Calls;
 use dial::{Dial, Place};
 pub(super) use frame::{Frame, Lying, encode};
 pub(super) use pipe::{Answer, Pipe};
 
-/// Least time between two tries to connect: whoever calls meanwhile is told that there is no connection.
-const DIAL_PAUSE: Duration = Duration::from_millis(50);
+/// Least time between two tries to connect, twice as long after each that fails: whoever calls meanwhile is told that there is no
+/// connection.
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The connection as it is, and a new one in its place when it broke.
 pub(super) struct Direct {
@@ -36,9 +38,16 @@ pub(super) struct Direct {
     /// Where the connection lives.
     runtime: Handle,
     live: ArcSwapOption<Pipe>,
-    /// One connects at a time, and when it failed last.
-    failed: Mutex<Option<Instant>>,
+    /// One connects at a time; and when the next may, after one that failed.
+    failed: Mutex<Option<Failed>>,
     counted: Calls,
+}
+
+/// The last try to connect failed.
+struct Failed {
+    /// Until when there is no other.
+    until: Instant,
+    pause: Duration,
 }
 
 impl Direct {
@@ -74,7 +83,10 @@ impl Direct {
             return Ok(pipe);
         }
         let client = link.client();
-        if !client.is_connected() || failed.is_some_and(|at| at.elapsed() < DIAL_PAUSE) {
+        let is_early = failed
+            .as_ref()
+            .is_some_and(|failed| Instant::now() < failed.until);
+        if !client.is_connected() || is_early {
             return Err(away());
         }
         let place = match &self.dial.place {
@@ -89,6 +101,7 @@ impl Direct {
         let dialled = self.runtime.spawn(dialled).await.map_err(|_| away())?;
         match dialled.unwrap_or_else(|_| Err(away())) {
             Ok(pipe) => {
+                *failed = None;
                 let pipe = Arc::new(pipe);
                 if self.live.swap(Some(Arc::clone(&pipe))).is_some() {
                     self.counted.reconnected();
@@ -96,7 +109,10 @@ impl Direct {
                 Ok(pipe)
             }
             Err(error) => {
-                *failed = Some(Instant::now());
+                let longer = failed.as_ref().map(|failed| failed.pause * 2);
+                let pause = longer.map_or(DIAL_PAUSE_MIN, |pause| pause.min(DIAL_PAUSE_MAX));
+                let until = Instant::now() + jittered(pause);
+                *failed = Some(Failed { until, pause });
                 Err(error)
             }
         }

@@ -115,6 +115,26 @@ async fn a_connection_that_swallows_scripts_is_replaced_while_the_other_is_asked
     }
 }
 
+/// `DIAL_PAUSE_MAX`: as long as a server takes no new connections, those that there are go on, and nobody else stops asking.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_cannot_be_made_anew_is_tried_a_few_times() {
+    let scene = Scene::new().await;
+    scene.queue.enqueue(job()).await.unwrap();
+    // Only the one that scripts go through.
+    scene.proxy.arm(Rule::once("enqueue", Fault::Reset));
+    scene.proxy.refuse(true);
+    let before = scene.proxy.attempts();
+
+    let callers = (0..8).map(|_| scene.queue.enqueue(job()));
+    let _ = timeout(Duration::from_secs(3), join_all(callers)).await;
+
+    let attempts = scene.proxy.attempts() - before;
+    assert!(attempts > 0, "nobody tried");
+    assert!(attempts <= 10, "{attempts} attempts");
+    scene.proxy.refuse(false);
+    scene.works_again().await;
+}
+
 /// `RENEW_PAUSE`: a server that says it is the wrong one, or not there yet, is looked for anew, and not all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_everything_for_long_is_connected_to_a_few_times() {
