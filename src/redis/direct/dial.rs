@@ -108,7 +108,8 @@ impl Dial {
                 Ok((Box::new(read), WriteHalf::Unix(write)))
             }
             Place::Host(server) => {
-                let stream = TcpStream::connect((&*server.host, server.port)).await?;
+                let host = unbracketed(&server.host);
+                let stream = TcpStream::connect((host, server.port)).await?;
                 stream.set_nodelay(true)?;
                 let socket = SockRef::from(&stream);
                 let keepalive = socket2::TcpKeepalive::new()
@@ -120,8 +121,8 @@ impl Dial {
                 #[cfg(feature = "tls")]
                 if let Some(tls) = &self.tls {
                     let socket = socket.try_clone()?;
-                    let name = server.tls_server_name.as_ref().unwrap_or(&server.host);
-                    let name = ServerName::try_from(name.to_string());
+                    let name = server.tls_server_name.as_deref().unwrap_or(host);
+                    let name = ServerName::try_from(name.to_owned());
                     let name = name.map_err(io::Error::other)?;
                     let (read, write) = tokio::io::split(tls.connect(name, stream).await?);
                     return Ok((Box::new(read), WriteHalf::over(write, socket)));
@@ -132,4 +133,12 @@ impl Dial {
             Place::Primary => Err(io::ErrorKind::NotFound.into()),
         }
     }
+}
+
+/// The host of a URL, in which an IPv6 address is in brackets, as it is looked up.
+fn unbracketed(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(host)
 }

@@ -157,6 +157,22 @@ async fn a_server_that_refuses_everything_for_long_is_connected_to_a_few_times()
     worker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_reached_at_its_ipv6_address() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let options = millstream::private_redis::Options {
+        tcp: true,
+        args: ["--bind", "127.0.0.1", "::1"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    let redis = millstream::private_redis::PrivateRedis::start(options).unwrap();
+    let url = redis.url().replace("127.0.0.1", "[::1]");
+    let client = Millstream::connect(&url).await.unwrap();
+    client.queue("q").unwrap().enqueue(job()).await.unwrap();
+}
+
 /// The blocked read's owner in `worker/claim.rs`: what a dropped read would bring is pending, unseen, until its lease ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_read_that_is_ended_two_hundred_times_strands_nothing() {
