@@ -411,7 +411,7 @@ impl Reader {
     /// Ends a read that is blocked, so that it returns what it has; `by` sends the order. Returns quickly in every case.
     pub(crate) async fn unblock(&self, by: &Redis, read: &Key) {
         let ids: Vec<i64> = match &self.way {
-            Way::Direct(direct, _) => direct.live().map(|pipe| pipe.id).into_iter().collect(),
+            Way::Direct(direct, _) => direct.live().and_then(|pipe| pipe.id).into_iter().collect(),
             Way::Library(link) => link.client().connection_ids().into_values().collect(),
         };
         let orders = async {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::BytesMut;
-use fred::error::{Error as FredError, ErrorKind};
+use fred::error::Error as FredError;
 use fred::types::Value;
 #[cfg(feature = "tls")]
 use fred::types::config::TlsConnector;
@@ -86,18 +86,20 @@ impl Dial {
         write.write_all(&greeting).await.map_err(unreachable)?;
 
         let (mut buffer, mut scan) = (BytesMut::with_capacity(512), Scan::default());
-        let mut last = None;
+        let mut id = None;
         while answers > 0 {
             if let Some(length) = scan.complete(&buffer).map_err(unreachable)? {
-                last = Some(Frame::new(buffer.split_to(length).freeze()).unless_refused()?);
+                let answer = Frame::new(buffer.split_to(length).freeze()).unless_refused();
                 answers -= 1;
+                id = match answer {
+                    // The last of them is only needed to end a blocked read at once.
+                    Err(error) if answers == 0 && may_not(&error) => None,
+                    answer => answer?.number(),
+                };
             } else if read.read_buf(&mut buffer).await.map_err(unreachable)? == 0 {
                 return Err(away());
             }
         }
-        let id = last.and_then(|frame| frame.number());
-        let id =
-            id.ok_or_else(|| FredError::new(ErrorKind::Protocol, "no number for CLIENT ID"))?;
         Ok(Pipe::new(read, write, id))
     }
 
@@ -133,6 +135,12 @@ impl Dial {
             Place::Primary => Err(io::ErrorKind::NotFound.into()),
         }
     }
+}
+
+/// Whether a command is not allowed to us, or not known to whatever stands in for Redis.
+fn may_not(error: &FredError) -> bool {
+    let text = error.details();
+    text.starts_with("NOPERM") || text.contains("unknown")
 }
 
 /// The host of a URL, in which an IPv6 address is in brackets, as it is looked up.

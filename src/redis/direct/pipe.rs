@@ -106,8 +106,8 @@ impl WriteHalf {
 /// An open connection. It is closed when nobody holds it any more.
 pub(in crate::redis) struct Pipe {
     shared: Arc<Shared>,
-    /// The number by which Redis knows the connection.
-    pub(in crate::redis) id: i64,
+    /// The number by which Redis knows the connection, where it may be asked.
+    pub(in crate::redis) id: Option<i64>,
     tasks: [AbortHandle; 2],
 }
 
@@ -231,7 +231,7 @@ impl Drop for Writing<'_> {
 
 impl Pipe {
     /// Takes a connection over that is logged in and waits for nothing. Lives on the current runtime.
-    pub(super) fn new(read: ReadHalf, write: WriteHalf, id: i64) -> Self {
+    pub(super) fn new(read: ReadHalf, write: WriteHalf, id: Option<i64>) -> Self {
         let shared = Arc::new(Shared {
             write,
             state: Mutex::default(),
@@ -348,7 +348,7 @@ mod tests {
     fn pipe() -> (Pipe, UnixStream) {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         let (read, write) = near.into_split();
-        (Pipe::new(Box::new(read), WriteHalf::Unix(write), 1), far)
+        (Pipe::new(Box::new(read), WriteHalf::Unix(write), None), far)
     }
 
     /// The same, with something between that only a task can write to.
@@ -357,7 +357,7 @@ mod tests {
         let socket = SockRef::from(&near).try_clone().expect("a second handle");
         let (read, write) = tokio::io::split(near);
         let write = WriteHalf::over(write, socket);
-        (Pipe::new(Box::new(read), write, 1), far)
+        (Pipe::new(Box::new(read), write, None), far)
     }
 
     fn ask(pipe: &Pipe, text: &str) -> Answer {

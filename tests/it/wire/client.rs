@@ -157,6 +157,33 @@ async fn a_server_that_refuses_everything_for_long_is_connected_to_a_few_times()
     worker.stop().await;
 }
 
+/// A user who may run everything but what tells of connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_ask_for_the_number_of_his_connection_works_all_the_same() {
+    let t = Fixture::on(server()).await;
+    t.redis(&[
+        "ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all", "-client",
+    ]);
+    let url = server().url().replace("redis://", "redis://worker:secret@");
+    let client = Millstream::connect(&url).await.unwrap();
+    let queue = client.queue(&t.queue).unwrap();
+    let (tell, mut ran) = unbounded_channel();
+    let handler = move |_: Context| {
+        let _ = tell.send(());
+        async { Ok::<(), JobError>(()) }
+    };
+    let worker = client.worker(&t.queue).unwrap().handle_raw("a", handler);
+    let worker = worker.start().await.unwrap();
+
+    queue.enqueue(job()).await.unwrap();
+
+    timeout(RECOVERED + SLACK, ran.recv())
+        .await
+        .expect("it runs");
+    worker.stop().await;
+    t.assert_every_job_has_one_home();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_reached_at_its_ipv6_address() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
