@@ -79,7 +79,7 @@ else
   local job = found and job_of(found[2])
   if job and id_of(job.meta, entry) == job_id then
     before = redis.call('XACK', lane, group, entry) == 1 and 'running' or 'ready'
-    redis.call('XDEL', lane, entry)
+    withdraw(lane, group, entry)
     vacate(job)
     -- Only a hint: without the right to publish, the renewal tells it.
     redis.pcall('PUBLISH', wake, 'lost ' .. entry .. ' ' .. lane)

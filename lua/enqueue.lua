@@ -166,7 +166,7 @@ local function file(id, name, payload, meta, options, since)
     if since then redis.call('ZREM', scheduled, id) end
   end
   if since and since.state == 'held' then let_go(id, since.record) end
-  if since and since.lane then redis.call('XDEL', since.lane, since.entry) end
+  if since and since.lane then withdraw(since.lane, group, since.entry) end
 end
 
 local function add(name, payload, meta)

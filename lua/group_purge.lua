@@ -65,7 +65,7 @@ local function purge(job_id)
   if not fields or fields.group ~= of_group then return end
   if job.lane then
     redis.pcall('XACK', job.lane, group, job.entry)
-    redis.call('XDEL', job.lane, job.entry)
+    withdraw(job.lane, group, job.entry)
     -- Only a hint: without the right to publish, the renewal tells it.
     if job.state == 'running' then redis.pcall('PUBLISH', wake, 'lost ' .. job.entry .. ' ' .. job.lane) end
   elseif job.state == 'scheduled' then

@@ -137,7 +137,7 @@ local entry_remedies = {
     if is_pending(lane, group, entry[1]) then return false end
     local job = job_of(entry[2])
     bury(entry[1], { name = job.name, attempt = 1, meta = cjson.encode({ id = entry[1] }) }, job.payload)
-    redis.call('XDEL', lane, entry[1])
+    withdraw(lane, group, entry[1])
     return true
   end,
   ['lost-delivery'] = function(entry)
@@ -159,7 +159,7 @@ local entry_remedies = {
     local job = job_of(entry[2])
     local job_id = id_of(job.meta, entry[1])
     -- The home that the record names is the one, if there is a job in it.
-    if not examine(keys, lanes, job_id) then return redis.call('XDEL', lane, entry[1]) == 1 end
+    if not examine(keys, lanes, job_id) then return withdraw(lane, group, entry[1]) == 1 end
     local record = record_of(keys.jobs, job_id, job, 'ready')
     record.lane, record.entry, record.reason = lane, entry[1], nil
     write_record(keys.jobs, job_id, record)

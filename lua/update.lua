@@ -86,7 +86,7 @@ elseif is_changed then
   local lane = job.lane == next_lane and next_lane or lane_of(turns, wake, record.meta)
   place(lane, suspects, wake, jobs, job_id, record, payload)
 end
-if on_lane and (record.state == 'scheduled' or is_changed) then redis.call('XDEL', job.lane, job.entry) end
+if on_lane and (record.state == 'scheduled' or is_changed) then withdraw(job.lane, group, job.entry) end
 
 close_groups()
 

@@ -10,7 +10,7 @@ local CUT_MIN = 20
 -- acknowledged can be there: a whole node of the stream goes for less than what one entry in the middle of it costs. True when they are all
 -- gone. What somebody has stranded by hand, delivered to nobody and read by nobody again, is no reason to lose it: then there is more in
 -- the stream than has yet to be delivered, is delivered and was acknowledged just now, and nothing is cut. (Unless as many entries were
--- deleted by hand while they were delivered, and the books come out even.)
+-- deleted by hand, while they were delivered or before, and the books come out even. What scripts take out is in the books: `withdraw`.)
 local function cut(lane, group, count)
   -- With pcall: who may not ask, or cut, takes them out one by one.
   for _, row in ipairs(redis.pcall('XINFO', 'GROUPS', lane)) do

@@ -10,15 +10,6 @@ local function examined_record(jobs, job_id)
   return read_record(jobs, job_id)
 end
 
--- Entry ids compare by time and then by number.
-local function is_after(entry, other)
-  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
-  ms, other_ms = tonumber(ms), tonumber(other_ms)
-  if ms ~= other_ms then return ms > other_ms end
-  return tonumber(seq) > tonumber(other_seq)
-end
-
 -- Whether the job is on the lane that its record names, under the entry that it names. A lane that is none of `lanes` is not
 -- looked into: another version may know it.
 local function is_on_its_lane(lanes, job_id, record)

@@ -1,10 +1,11 @@
 //! running -> completed
 
+use millstream::JobUpdate;
 use millstream::broker::{Caller, Delivery, Done, Lane};
 use std::time::Duration;
 
 use crate::support::verbs::plain;
-use crate::support::{Fixture, PATIENCE};
+use crate::support::{Fixture, LATER, PATIENCE};
 
 fn done(deliveries: &[Delivery]) -> Vec<Done<'_>> {
     let took = Duration::from_millis(7);
@@ -240,4 +241,36 @@ async fn what_was_stranded_by_hand_is_not_cut_off_with_what_is_completed() {
     let entry = stranded[0].entry.to_string();
     let found = t.redis(&["XRANGE", &lane, &entry, &entry]);
     assert_eq!(found.list().len(), 1, "the stranded entry is gone");
+}
+
+/// Redis 7.0 counts the job that is delivered behind a cancelled one as the next: of itself its lag is one too many for ever.
+#[tokio::test]
+async fn what_was_stranded_is_not_cut_off_after_as_many_waiting_jobs_were_called_off() {
+    let t = Fixture::new().await;
+    let stranded = t.enqueue_many(3).await;
+    let called_off = t.enqueue_many(2).await;
+    let purged = t.enqueue(plain().group("a")).await;
+    t.enqueue_many(94).await;
+    t.broker.claim("gone", 3, PATIENCE).await.unwrap();
+    let lane = t.lane_key(Lane::Ready);
+    t.redis(&["XGROUP", "DELCONSUMER", &lane, "workers", "gone"]);
+    let (broker, mut caller) = (&t.broker, t.caller());
+    let cancelled = broker.cancel(&mut caller, &called_off[0], None, PATIENCE);
+    cancelled.await.unwrap();
+    let later = JobUpdate::new().delay(LATER);
+    let delayed = broker.update(&mut caller, &called_off[1], "job", &later, PATIENCE);
+    delayed.await.unwrap();
+    let ids = [purged];
+    let purged = broker.group_purge(&mut caller, "a", &ids, 0, PATIENCE);
+    assert_eq!(purged.await.unwrap().purged, 1);
+    let claimed = t.claim(80).await;
+
+    let done: Vec<&Delivery> = claimed[..60].iter().collect();
+    assert_eq!(t.complete(&done).await, []);
+
+    assert_eq!(entries(&t), 3 + 20 + 14);
+    for id in stranded {
+        let found = t.redis(&["XRANGE", &lane, id.as_str(), id.as_str()]);
+        assert_eq!(found.list().len(), 1, "a stranded entry is gone");
+    }
 }

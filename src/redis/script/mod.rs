@@ -74,7 +74,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ENQUEUE = enqueue: clock replay tally room meta record settle place rate groups schedule waiting;
+    ENQUEUE = enqueue: clock replay tally room meta record settle entry place rate groups schedule waiting;
     ENQUEUE_PLAIN = enqueue_plain as enqueue: replay;
     CLAIM = claim: clock rate;
     EXTEND = extend;
@@ -85,11 +85,11 @@ scripts! {
     RECLAIM = reclaim: clock meta record place rate groups settle event upkeep tally;
     PROMOTE = promote: clock meta record place rate groups event upkeep tally expiry orphan;
     RUN_NOW = run_now: clock replay meta record place rate groups;
-    CANCEL = cancel: clock replay meta record place rate groups settle unique event tally;
-    UPDATE = update: clock replay meta record settle place rate groups schedule waiting event;
+    CANCEL = cancel: clock replay meta record place rate groups settle entry unique event tally;
+    UPDATE = update: clock replay meta record settle entry place rate groups schedule waiting event;
     REDRIVE = redrive: clock replay meta record place rate groups event tally;
     PURGE = purge: clock replay event tally;
-    GROUP_PURGE = group_purge: clock replay meta record settle place rate groups waiting event tally;
+    GROUP_PURGE = group_purge: clock replay meta record settle entry place rate groups waiting event tally;
     PRUNE = prune: clock;
     RETIRE = retire;
     UNLOCK = unlock: unique;
@@ -106,7 +106,7 @@ scripts! {
     CRON_PAUSE = cron_pause: cron;
     CRON_DUE = cron_due: clock cron;
     CRON_FIRE = cron_fire: clock meta record place rate groups unfinished event tally cron;
-    AUDIT = audit: clock meta record settle place rate groups examine;
-    MEND = mend: clock meta record schedule place rate groups settle event tally examine;
+    AUDIT = audit: clock meta record settle entry place rate groups examine;
+    MEND = mend: clock meta record schedule place rate groups settle entry event tally examine;
     RECOUNT = recount: clock meta record place rate groups event;
 }
