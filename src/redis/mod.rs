@@ -15,8 +15,8 @@ pub(crate) mod reply;
 pub(crate) mod script;
 pub(crate) mod server;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fred::clients::{Client, SubscriberClient};
@@ -102,11 +102,43 @@ struct Inner {
     link: Link,
     /// For the scripts, where there is one.
     direct: Option<Direct>,
-    /// Commands in a row that were not answered in time, by the client library's connection and by the one for the scripts: that one
-    /// of them answers is no sign of life of the other.
-    unanswered: [AtomicU32; 2],
+    /// Of the client library's connection, and of the one for the scripts: that one of them answers is no sign of life of the other.
+    silences: [Silence; 2],
     reviving: AtomicBool,
     counted: Calls,
+}
+
+/// What a connection has not answered since its last answer.
+#[derive(Default)]
+struct Silence {
+    /// Commands that were waited for as long as any.
+    calls: AtomicU32,
+    /// When the first command was sent.
+    first: Mutex<Option<Instant>>,
+    /// Whether there is a first, so that an answer hardly ever has to lock.
+    any: AtomicBool,
+}
+
+impl Silence {
+    fn first(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when; since `sent`, if this is the first command.
+    fn since(&self, sent: Instant) -> Instant {
+        let mut first = self.first();
+        self.any.store(true, Ordering::Relaxed);
+        *first.get_or_insert(sent)
+    }
+
+    fn end(&self) {
+        self.calls.store(0, Ordering::Relaxed);
+        if self.any.load(Ordering::Relaxed) {
+            let mut first = self.first();
+            self.any.store(false, Ordering::Relaxed);
+            *first = None;
+        }
+    }
 }
 
 impl std::fmt::Debug for Redis {
@@ -147,7 +179,7 @@ impl Redis {
         let inner = Inner {
             link: link.await?,
             direct,
-            unanswered: Default::default(),
+            silences: Default::default(),
             reviving: AtomicBool::new(false),
             counted,
         };
@@ -368,7 +400,7 @@ impl Redis {
         }
         match tokio::time::timeout(left.max(ANSWER_MIN), sent).await {
             Ok(answer) => answer,
-            // Not of the kind that counts towards a new connection: it was the caller who had little time.
+            // Not of the kind that is counted: it was the caller who had little time. How long this goes on counts.
             Err(_) => Err(FredError::new(ErrorKind::Canceled, "no answer in time")),
         }
     }
@@ -391,7 +423,7 @@ impl Redis {
                 Ok(value) => {
                     let counted = &self.inner.counted;
                     counted.answered(began.elapsed().saturating_sub(sent_after));
-                    self.unanswered(request).store(0, Ordering::Relaxed);
+                    self.silence_of(request).end();
                     return Ok(value);
                 }
                 Err(error) => error,
@@ -411,7 +443,7 @@ impl Redis {
                 Fault::Busy | Fault::NoScript => {}
                 Fault::Unknown => {
                     perhaps_done = true;
-                    self.note_unanswered(request, &error);
+                    self.note_unanswered(request, &error, began + sent_after);
                 }
                 Fault::Full if patience.waits_for_room || perhaps_done => {}
                 Fault::Full => return Err(Error::Refused { operation, reason }),
@@ -455,18 +487,23 @@ impl Redis {
     }
 
     /// Of the connection that `request` goes through.
-    fn unanswered(&self, request: &Request) -> &AtomicU32 {
+    fn silence_of(&self, request: &Request) -> &Silence {
         let is_direct = matches!(request, Request::Script(_)) && self.inner.direct.is_some();
-        &self.inner.unanswered[usize::from(is_direct)]
+        &self.inner.silences[usize::from(is_direct)]
     }
 
-    /// A connection that swallows commands shows nothing else: after two in a row a new one is made.
-    fn note_unanswered(&self, request: &Request, error: &FredError) {
-        if *error.kind() != ErrorKind::Timeout {
-            return;
-        }
-        let unanswered = self.unanswered(request).fetch_add(1, Ordering::Relaxed) + 1;
-        if unanswered >= 2 && self.renew() {
+    /// A connection that swallows commands shows nothing else: after two in a row a new one is made, or when none was answered for as
+    /// long, whatever patience their callers had.
+    fn note_unanswered(&self, request: &Request, error: &FredError, sent: Instant) {
+        let calls = match error.kind() {
+            ErrorKind::Timeout => 1,
+            ErrorKind::Canceled => 0,
+            _ => return,
+        };
+        let silence = self.silence_of(request);
+        let unanswered = silence.calls.fetch_add(calls, Ordering::Relaxed) + calls;
+        let is_long = silence.since(sent).elapsed() >= 2 * config::COMMAND_TIMEOUT;
+        if (unanswered >= 2 || is_long) && self.renew() {
             tracing::warn!(
                 server = self.address().shown,
                 unanswered,
@@ -485,8 +522,7 @@ impl Redis {
         self.runtime().spawn(async move {
             inner.direct.iter().for_each(Direct::cut);
             inner.link.revive().await;
-            let counts = inner.unanswered.iter();
-            counts.for_each(|count| count.store(0, Ordering::Relaxed));
+            inner.silences.iter().for_each(Silence::end);
             // A server that refuses everything is not better off for a hundred new connections a second.
             tokio::time::sleep(jittered(RENEW_PAUSE)).await;
             inner.reviving.store(false, Ordering::Relaxed);

@@ -94,7 +94,7 @@ async fn a_connection_that_swallows_everything_is_replaced_under_steady_traffic(
     assert!(waited < RECOVERED + SLACK, "{waited:?}");
 }
 
-/// `unanswered`: scripts have a connection of their own, and it is no sign of life of that one when the other answers.
+/// `silences`: scripts have a connection of their own, and it is no sign of life of that one when the other answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_swallows_scripts_is_replaced_while_the_other_is_asked_for_its_health() {
     let scene = Scene::new().await;
@@ -133,6 +133,24 @@ async fn a_connection_that_cannot_be_made_anew_is_tried_a_few_times() {
     assert!(attempts <= 10, "{attempts} attempts");
     scene.proxy.refuse(false);
     scene.works_again().await;
+}
+
+/// `Silence`: no call of such callers is waited for as long as one that counts, and together they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_swallows_the_calls_of_impatient_callers_is_replaced_too() {
+    let scene = Scene::new().await;
+    let impatient = Millstream::builder(&scene.proxy.url()).enqueue_timeout(Duration::from_secs(1));
+    let queue = impatient.connect().await.unwrap();
+    let queue = queue.queue(&scene.t.queue).unwrap();
+    queue.enqueue(job()).await.unwrap();
+    let swallows = Rule::once("enqueue", Fault::SwallowRequests);
+    scene.proxy.arm(swallows);
+
+    let began = Instant::now();
+    while let Err(error) = queue.enqueue(job()).await {
+        let waited = began.elapsed();
+        assert!(waited < RECOVERED + SLACK, "{error} after {waited:?}");
+    }
 }
 
 /// `RENEW_PAUSE`: a server that says it is the wrong one, or not there yet, is looked for anew, and not all the time.
