@@ -1,5 +1,7 @@
 //! One connection, and a new one in its place when it cannot be revived.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,7 +28,21 @@ pub(super) struct Link {
     address: Address,
     /// Zero: none, for blocking reads.
     command_timeout: Duration,
-    counted: Calls,
+    counted: Counted,
+}
+
+/// Counts the connections that were made anew.
+#[derive(Clone)]
+struct Counted {
+    calls: Calls,
+    here: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn reconnected(&self) {
+        self.calls.reconnected();
+        self.here.fetch_add(1, Ordering::Release);
+    }
 }
 
 struct Live {
@@ -55,7 +71,7 @@ impl Live {
         address: &Address,
         command_timeout: Duration,
         timeout: Duration,
-        counted: &Calls,
+        counted: &Counted,
     ) -> Result<Self> {
         let client = address
             .builder(command_timeout)
@@ -89,18 +105,27 @@ impl Link {
         timeout: Duration,
         counted: &Calls,
     ) -> Result<Self> {
-        let live = Live::connect(address, command_timeout, timeout, counted).await?;
+        let counted = Counted {
+            calls: counted.clone(),
+            here: Arc::default(),
+        };
+        let live = Live::connect(address, command_timeout, timeout, &counted).await?;
         Ok(Self {
             live: ArcSwap::from_pointee(live),
             address: address.clone(),
             command_timeout,
-            counted: counted.clone(),
+            counted,
         })
     }
 
     /// The connection as it is now.
     pub(super) fn client(&self) -> Client {
         self.live.load().client.clone()
+    }
+
+    /// How often it was made anew. What it led to before may be another server.
+    pub(super) fn generation(&self) -> u64 {
+        self.counted.here.load(Ordering::Acquire)
     }
 
     /// The runtime on which the connection lives; what must outlive its caller runs there.
@@ -126,12 +151,12 @@ impl Link {
         let counted = &self.counted;
         match Live::connect(&self.address, self.command_timeout, timeout, counted).await {
             Ok(live) => {
-                counted.reconnected();
                 tracing::warn!(
                     server = self.address.shown(),
                     "a connection that could not be revived was replaced"
                 );
                 self.live.store(live.into());
+                counted.reconnected();
             }
             Err(error) => tracing::debug!(%error, "no new connection yet"),
         }

@@ -246,10 +246,10 @@ impl Reader {
     /// [`Reader::read_now`] in two steps: the commands go out now, and [`Reader::sent`] takes the answers. Whoever begins has to go on, for
     /// what the answers bring is delivered. `None`: there is no connection for that at the moment.
     pub(crate) fn send_now(&self, lanes: &[(&Key, usize)], consumer: &str) -> Option<Sent> {
-        let Way::Direct(direct, _) = &self.way else {
+        let Way::Direct(direct, redis) = &self.way else {
             return None;
         };
-        let pipe = direct.live()?;
+        let pipe = direct.live(&redis.inner.link)?;
         let asks = asks_of(lanes, consumer);
         // What went out before one failed is answered with an error, as the connection is closed.
         let answers = self.write(&pipe, &asks).ok()?;
@@ -411,7 +411,7 @@ impl Reader {
     /// Ends a read that is blocked, so that it returns what it has; `by` sends the order. Returns quickly in every case.
     pub(crate) async fn unblock(&self, by: &Redis, read: &Key) {
         let ids: Vec<i64> = match &self.way {
-            Way::Direct(direct, _) => direct.live().and_then(|pipe| pipe.id).into_iter().collect(),
+            Way::Direct(direct, _) => direct.open().and_then(|pipe| pipe.id).into_iter().collect(),
             Way::Library(link) => link.client().connection_ids().into_values().collect(),
         };
         let orders = async {

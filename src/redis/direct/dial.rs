@@ -23,7 +23,8 @@ use crate::redis::{Address, away};
 /// How to open a connection.
 #[derive(Clone)]
 pub(super) struct Dial {
-    pub(super) place: Place,
+    /// `None`: to wherever the client library found the primary.
+    pub(super) place: Option<Place>,
     /// User, if named, and password.
     credentials: Vec<String>,
     database: Option<u8>,
@@ -36,17 +37,15 @@ pub(super) struct Dial {
 pub(super) enum Place {
     Host(Server),
     Path(PathBuf),
-    /// Wherever the client library found the primary.
-    Primary,
 }
 
 impl Dial {
     pub(super) fn to(address: &Address) -> Option<Self> {
         let config = address.config();
         let place = match &config.server {
-            ServerConfig::Centralized { server } => Place::Host(server.clone()),
-            ServerConfig::Unix { path } => Place::Path(path.clone()),
-            ServerConfig::Sentinel { .. } => Place::Primary,
+            ServerConfig::Centralized { server } => Some(Place::Host(server.clone())),
+            ServerConfig::Unix { path } => Some(Place::Path(path.clone())),
+            ServerConfig::Sentinel { .. } => None,
             _ => return None,
         };
         let password = config.password.clone();
@@ -132,7 +131,6 @@ impl Dial {
                 let (read, write) = stream.into_split();
                 Ok((Box::new(read), WriteHalf::Tcp(write)))
             }
-            Place::Primary => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod frame;
 mod pipe;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -38,6 +39,9 @@ pub(super) struct Direct {
     /// Where the connection lives.
     runtime: Handle,
     live: ArcSwapOption<Pipe>,
+    /// That of the client library's connection with which it was made: where that one was made anew, this one has to be, for it may
+    /// lead to another server now.
+    generation: AtomicU64,
     /// One connects at a time; and when the next may, after one that failed.
     failed: Mutex<Option<Failed>>,
     counted: Calls,
@@ -57,6 +61,7 @@ impl Direct {
             dial: Dial::to(address)?,
             runtime: Handle::current(),
             live: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
             failed: Mutex::new(None),
             counted: counted.clone(),
         })
@@ -64,25 +69,31 @@ impl Direct {
 
     /// The connection; a new one if need be, to the server that `link` leads to.
     pub(super) async fn pipe(&self, link: &Link) -> Result<Arc<Pipe>, FredError> {
-        match self.live() {
+        match self.live(link) {
             Some(pipe) => Ok(pipe),
             // On the heap: hardly a call comes here, and each would carry it about.
             None => Box::pin(self.connect(link)).await,
         }
     }
 
+    /// The connection, if there is one to the server that `link` leads to.
+    pub(super) fn live(&self, link: &Link) -> Option<Arc<Pipe>> {
+        let is_of_now = self.generation.load(Ordering::Acquire) == link.generation();
+        self.open().filter(|_| is_of_now)
+    }
+
     /// The connection, if there is one.
-    pub(super) fn live(&self) -> Option<Arc<Pipe>> {
+    pub(super) fn open(&self) -> Option<Arc<Pipe>> {
         self.live.load_full().filter(|pipe| pipe.is_open())
     }
 
     async fn connect(&self, link: &Link) -> Result<Arc<Pipe>, FredError> {
         let mut failed = self.failed.lock().await;
         // Another caller may have come first.
-        if let Some(pipe) = self.live() {
+        if let Some(pipe) = self.live(link) {
             return Ok(pipe);
         }
-        let client = link.client();
+        let (generation, client) = (link.generation(), link.client());
         let is_early = failed
             .as_ref()
             .is_some_and(|failed| Instant::now() < failed.until);
@@ -90,11 +101,8 @@ impl Direct {
             return Err(away());
         }
         let place = match &self.dial.place {
-            Place::Primary => {
-                let server = client.active_connections().pop().ok_or_else(away)?;
-                Place::Host(server)
-            }
-            known => known.clone(),
+            Some(known) => known.clone(),
+            None => Place::Host(client.active_connections().pop().ok_or_else(away)?),
         };
         let dialled = tokio::time::timeout(config::COMMAND_TIMEOUT, self.dial.clone().open(place));
         // Where the connection is to live, whoever calls.
@@ -103,6 +111,8 @@ impl Direct {
             Ok(pipe) => {
                 *failed = None;
                 let pipe = Arc::new(pipe);
+                self.generation.store(generation, Ordering::Release);
+                // Whoever waits for an answer of the one before still gets it, if it comes.
                 if self.live.swap(Some(Arc::clone(&pipe))).is_some() {
                     self.counted.reconnected();
                 }
@@ -120,7 +130,7 @@ impl Direct {
 
     /// Gives the connection up; what waits for an answer learns that there will be none. The next call makes a new one.
     pub(super) fn cut(&self) {
-        if let Some(pipe) = self.live() {
+        if let Some(pipe) = self.open() {
             pipe.close("the connection was given up");
         }
     }

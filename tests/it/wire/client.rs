@@ -175,6 +175,32 @@ async fn a_server_that_refuses_everything_for_long_is_connected_to_a_few_times()
     worker.stop().await;
 }
 
+/// `Direct::generation`: the client library knows the server, and leads to another one when its connection is made anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_for_scripts_follows_the_one_that_knows_the_server() {
+    let scene = Scene::new().await;
+    scene.queue.enqueue(job()).await.unwrap();
+    let before = scene.proxy.attempts();
+    // What asks whether Redis can be written goes over the library's.
+    scene.proxy.arm(Rule::once("SET", Fault::Reset));
+    let writable = async || scene.client.check_writable(RECOVERED).await;
+    writable().await.unwrap_err();
+    timeout(RECOVERED + SLACK, async {
+        while writable().await.is_err() {}
+    })
+    .await
+    .expect("the library's is there again");
+
+    let both = async {
+        while scene.proxy.attempts() - before < 2 {
+            scene.queue.enqueue(job()).await.unwrap();
+        }
+    };
+    timeout(RECOVERED + SLACK, both)
+        .await
+        .expect("the other follows");
+}
+
 /// A user who may run everything but what tells of connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_ask_for_the_number_of_his_connection_works_all_the_same() {
@@ -205,6 +231,7 @@ async fn who_may_not_ask_for_the_number_of_his_connection_works_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_reached_at_its_ipv6_address() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
         return;
     }
     let options = millstream::private_redis::Options {
