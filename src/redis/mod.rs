@@ -11,17 +11,19 @@ mod link;
 mod listener;
 mod nodes;
 pub(crate) mod reader;
+mod renew;
 pub(crate) mod reply;
 pub(crate) mod script;
+mod send;
 pub(crate) mod server;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use fred::clients::{Client, SubscriberClient};
-use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface};
+use fred::clients::SubscriberClient;
+use fred::error::Error as FredError;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::runtime::Handle;
 
@@ -33,14 +35,16 @@ use crate::metrics::handles::Calls;
 pub(crate) use address::Address;
 use direct::{Direct, Pipe};
 pub(crate) use fault::is_no_group;
-use fault::{Fault, away, fault_of, is_demoted};
+use fault::{Fault, away, fault_of};
 use link::Link;
 pub(crate) use listener::Listener;
 use nodes::slot_of;
 pub(crate) use nodes::{Node, Scan};
 use reader::{RawEntry, entries_of};
+use renew::Silence;
 use reply::{Reply, bytes_of, number_of};
 use script::Call;
+use send::{ANSWER_MIN, Request};
 
 /// How long replicas or the disk are waited for, ms. Below [`config::COMMAND_TIMEOUT`], so that it is Redis who gives up.
 const WAIT_MS: i64 = 1_000;
@@ -73,25 +77,6 @@ impl Patience {
     };
 }
 
-/// Least time that an answer is waited for: below it nothing but luck would bring one.
-const ANSWER_MIN: Duration = Duration::from_millis(100);
-
-/// Longest pause between two tries of a call.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Longest pause between two looks for a connection.
-const AWAY_LOOK: Duration = Duration::from_millis(100);
-
-/// Longest pause between two times that connections are made anew.
-const RENEW_PAUSE: Duration = Duration::from_secs(1);
-
-/// What is sent, kept until it is answered.
-enum Request {
-    Script(Call),
-    /// A script, and a command that waits for what it wrote.
-    Durable(Call, &'static str, Vec<Value>),
-    Command(CustomCommand, Vec<Value>),
-}
-
 /// A connection for commands. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Redis {
@@ -106,39 +91,6 @@ struct Inner {
     silences: [Silence; 2],
     reviving: AtomicBool,
     counted: Calls,
-}
-
-/// What a connection has not answered since its last answer.
-#[derive(Default)]
-struct Silence {
-    /// Commands that were waited for as long as any.
-    calls: AtomicU32,
-    /// When the first command was sent.
-    first: Mutex<Option<Instant>>,
-    /// Whether there is a first, so that an answer hardly ever has to lock.
-    any: AtomicBool,
-}
-
-impl Silence {
-    fn first(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Since when; since `sent`, if this is the first command.
-    fn since(&self, sent: Instant) -> Instant {
-        let mut first = self.first();
-        self.any.store(true, Ordering::Relaxed);
-        *first.get_or_insert(sent)
-    }
-
-    fn end(&self) {
-        self.calls.store(0, Ordering::Relaxed);
-        if self.any.load(Ordering::Relaxed) {
-            let mut first = self.first();
-            self.any.store(false, Ordering::Relaxed);
-            *first = None;
-        }
-    }
 }
 
 impl std::fmt::Debug for Redis {
@@ -350,184 +302,9 @@ impl Redis {
         }
     }
 
-    /// Sends once. `by_text`: the server does not know the script.
-    async fn send(
-        &self,
-        request: &Request,
-        by_text: bool,
-    ) -> std::result::Result<Value, FredError> {
-        if let (Request::Script(call), Some(direct)) = (request, &self.inner.direct) {
-            let pipe = self.pipe_of(direct).await?;
-            let answer = pipe.write().command(|out| call.encode(by_text, out))?;
-            let frame = answer.within(config::COMMAND_TIMEOUT).await;
-            return frame.map(|frame| frame.value());
-        }
-        let client = self.inner.link.client();
-        if !client.is_connected() {
-            return Err(away());
-        }
-        match request {
-            Request::Script(Call { script, keys, args }) if by_text => {
-                Box::pin(client.eval(script.source, keys.clone(), args.clone())).await
-            }
-            Request::Script(Call { script, keys, args }) => {
-                client
-                    .evalsha(script.sha(), keys.clone(), args.clone())
-                    .await
-            }
-            // In boxes, for these are rare and their futures large: every call would carry them about.
-            Request::Durable(call, wait, numbers) => {
-                Box::pin(send_durably(&client, call, by_text, wait, numbers)).await
-            }
-            Request::Command(command, args) => client.custom(command.clone(), args.clone()).await,
-        }
-    }
-
-    /// Sends once and waits no longer than `left`, unless that is nothing: whoever has no patience asks once, with a
-    /// command's time.
-    async fn send_within(
-        &self,
-        left: Duration,
-        request: &Request,
-        by_text: bool,
-    ) -> std::result::Result<Value, FredError> {
-        let sent = self.send(request, by_text);
-        // In one place: it is large, and would else be there once for each of the two ways to wait.
-        tokio::pin!(sent);
-        // A whole command's time, give or take what has passed since: the client's own clock tells of a dead connection.
-        if left.is_zero() || left + ANSWER_MIN >= config::COMMAND_TIMEOUT {
-            return sent.await;
-        }
-        match tokio::time::timeout(left.max(ANSWER_MIN), sent).await {
-            Ok(answer) => answer,
-            // Not of the kind that is counted: it was the caller who had little time. How long this goes on counts.
-            Err(_) => Err(FredError::new(ErrorKind::Canceled, "no answer in time")),
-        }
-    }
-
-    async fn repeat(
-        &self,
-        operation: &'static str,
-        request: &Request,
-        patience: Patience,
-    ) -> Result<Value> {
-        let began = Instant::now();
-        let (mut by_text, mut perhaps_done, mut pause) = (false, false, Duration::from_millis(10));
-        loop {
-            let sent_after = began.elapsed();
-            let left = patience.total.saturating_sub(sent_after);
-            self.inner.counted.sent();
-            // On the heap: what the client keeps during a call is large, and would be in everyone who calls.
-            let sent = Box::pin(self.send_within(left, request, by_text));
-            let error = match sent.await {
-                Ok(value) => {
-                    let counted = &self.inner.counted;
-                    counted.answered(began.elapsed().saturating_sub(sent_after));
-                    self.silence_of(request).end();
-                    return Ok(value);
-                }
-                Err(error) => error,
-            };
-            let reason = error.details().to_owned();
-            let fault = fault_of(&error);
-            self.inner.counted.failed(fault.name());
-            let mut is_away = false;
-            tracing::debug!(operation, ?fault, reason, "redis call failed");
-            self.heed(&error);
-            match fault {
-                Fault::NoScript if !by_text => {
-                    by_text = true;
-                    continue;
-                }
-                Fault::Away => is_away = true,
-                Fault::Busy | Fault::NoScript => {}
-                Fault::Unknown => {
-                    perhaps_done = true;
-                    self.note_unanswered(request, &error, began + sent_after);
-                }
-                Fault::Full if patience.waits_for_room || perhaps_done => {}
-                Fault::Full => return Err(Error::Refused { operation, reason }),
-                Fault::NoGroup | Fault::Broken => {
-                    return Err(Error::Protocol { operation, reason });
-                }
-            }
-            if began.elapsed() + pause >= patience.total {
-                let waited = began.elapsed();
-                return Err(match perhaps_done {
-                    true => Error::Ambiguous {
-                        operation,
-                        waited,
-                        reason,
-                    },
-                    false if is_away => Error::Unreachable {
-                        server: self.address().shown.clone(),
-                        reason,
-                    },
-                    false => Error::Refused { operation, reason },
-                });
-            }
-            tokio::time::sleep(jittered(pause)).await;
-            // To see whether there is a connection again costs nothing.
-            let longest = if is_away { AWAY_LOOK } else { PAUSE_MAX };
-            pause = (pause * 2).min(longest);
-        }
-    }
-
     /// `direct`'s connection to the server that this one leads to.
     async fn pipe_of(&self, direct: &Direct) -> std::result::Result<Arc<Pipe>, FredError> {
         direct.pipe(&self.inner.link).await
-    }
-
-    /// A server that was demoted, or that no longer knows us, says so to every call: then it is looked for anew. The client library does
-    /// the same for what goes through it.
-    fn heed(&self, error: &FredError) {
-        if self.inner.direct.is_some() && is_demoted(error) {
-            self.renew();
-        }
-    }
-
-    /// Of the connection that `request` goes through.
-    fn silence_of(&self, request: &Request) -> &Silence {
-        let is_direct = matches!(request, Request::Script(_)) && self.inner.direct.is_some();
-        &self.inner.silences[usize::from(is_direct)]
-    }
-
-    /// A connection that swallows commands shows nothing else: after two in a row a new one is made, or when none was answered for as
-    /// long, whatever patience their callers had.
-    fn note_unanswered(&self, request: &Request, error: &FredError, sent: Instant) {
-        let calls = match error.kind() {
-            ErrorKind::Timeout => 1,
-            ErrorKind::Canceled => 0,
-            _ => return,
-        };
-        let silence = self.silence_of(request);
-        let unanswered = silence.calls.fetch_add(calls, Ordering::Relaxed) + calls;
-        let is_long = silence.since(sent).elapsed() >= 2 * config::COMMAND_TIMEOUT;
-        if (unanswered >= 2 || is_long) && self.renew() {
-            tracing::warn!(
-                server = self.address().shown,
-                unanswered,
-                "redis does not answer; connecting anew"
-            );
-        }
-    }
-
-    /// Makes new connections. `false`: they are in the making, or were made just now.
-    fn renew(&self) -> bool {
-        if self.inner.reviving.swap(true, Ordering::Relaxed) {
-            return false;
-        }
-        let inner = Arc::clone(&self.inner);
-        // Where the connection lives: the caller's runtime may end before.
-        self.runtime().spawn(async move {
-            inner.direct.iter().for_each(Direct::cut);
-            inner.link.revive().await;
-            inner.silences.iter().for_each(Silence::end);
-            // A server that refuses everything is not better off for a hundred new connections a second.
-            tokio::time::sleep(jittered(RENEW_PAUSE)).await;
-            inner.reviving.store(false, Ordering::Relaxed);
-        });
-        true
     }
 
     /// Gives the server, or each node of a cluster, every script, so that the first calls need not send their texts. A server that was not reached or
@@ -573,51 +350,6 @@ impl Redis {
             manager,
         })
     }
-}
-
-/// Sends a script, and the command that waits for what it wrote, as one piece.
-async fn send_durably(
-    client: &Client,
-    call: &Call,
-    by_text: bool,
-    wait: &'static str,
-    numbers: &[Value],
-) -> std::result::Result<Value, FredError> {
-    let Call { script, keys, args } = call;
-    let pipeline = client.pipeline();
-    let (verb, body) = if by_text {
-        ("EVAL", script.source)
-    } else {
-        ("EVALSHA", script.sha())
-    };
-    let mut whole = vec![Value::from(body), Value::from(keys.len().to_string())];
-    whole.extend(keys.iter().cloned().map(Value::from));
-    whole.extend(args.iter().cloned());
-    let hash = ClusterHash::Offset(2);
-    let _: () = pipeline
-        .custom(CustomCommand::new(verb, hash.clone(), false), whole)
-        .await?;
-    let hash = keys.first().map_or(ClusterHash::Random, |key| {
-        ClusterHash::Custom(key.cluster_hash())
-    });
-    let _: () = pipeline
-        .custom(CustomCommand::new(wait, hash, false), numbers.to_vec())
-        .await?;
-    let mut answers = pipeline.try_all::<Value>().await;
-    // The job is stored: a server that refuses to wait has confirmed nothing, and that is no failure.
-    if let [Ok(_), Err(error)] = answers.as_slice()
-        && matches!(fault_of(error), Fault::Broken | Fault::Full)
-    {
-        tracing::warn!(
-            reason = error.details(),
-            "redis refuses {wait}; the job is in memory"
-        );
-        answers[1] = Ok(Value::Integer(0));
-    }
-    answers
-        .into_iter()
-        .collect::<std::result::Result<_, _>>()
-        .map(Value::Array)
 }
 
 /// Connects for the first time.
