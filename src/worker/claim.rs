@@ -29,7 +29,7 @@ const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
 /// Orders after which the connection is cut.
 const UNBLOCK_TRIES: u32 = 10;
 
-/// Own deliveries per look for unseen ones.
+/// Own deliveries per look for unseen ones; half as many after each look that fails, for they may be large and the line slow.
 const OWN_PAGE: usize = 100;
 
 /// When a worker looks again whether others have finished what they run, where the queue's concurrency is limited.
@@ -98,6 +98,7 @@ impl Claimer {
         let mut pause = Duration::from_millis(50);
         // A read or a claim failed: it may have delivered what nobody saw. That comes first, before anything new.
         let mut unseen = false;
+        let mut own_page = OWN_PAGE;
         // And once more in time before the lease of what came later ends.
         let mut doubt: Option<Doubt> = None;
         let again = self.lease / 3;
@@ -110,7 +111,7 @@ impl Claimer {
             // In doubt, one read at a time: nothing may be on its way while the own deliveries are looked at.
             self.reads_ahead = !unseen && doubt.is_none();
             let read = match looks {
-                true => self.read_unseen().await.map(Some),
+                true => self.read_unseen(own_page).await.map(Some),
                 false => {
                     let block = doubt.map_or(self.block, |_| self.block.min(again));
                     self.read(block).await
@@ -120,6 +121,7 @@ impl Claimer {
                 Ok(entries) => {
                     unseen = false;
                     if looks {
+                        own_page = OWN_PAGE;
                         doubt = doubt.filter(|doubt| asked < doubt.ends);
                         doubt = doubt.map(|doubt| Doubt {
                             look: asked + again,
@@ -140,6 +142,9 @@ impl Claimer {
                     }
                 }
                 Err(failure) => {
+                    if looks {
+                        own_page = (own_page / 2).max(1);
+                    }
                     tracing::warn!(queue = %self.broker.queue, %failure, "cannot claim; trying again");
                     self.pulse.failed(failure.to_string());
                     let stop = self.stop.clone();
@@ -563,8 +568,8 @@ impl Claimer {
         }
     }
 
-    /// What was delivered to this consumer and never seen, because the connection broke on the way.
-    async fn read_unseen(&self) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
+    /// What was delivered to this consumer and never seen, because the connection broke on the way; in pages of so many.
+    async fn read_unseen(&self, page: usize) -> std::result::Result<Vec<RawEntry>, ReadFailure> {
         // What is known before Redis answers is ours already, even if it is settled by the time the answer is read.
         let known: HashSet<Place> = self.leases.places().into_iter().collect();
         let mut unseen = Vec::new();
@@ -573,12 +578,7 @@ impl Claimer {
             loop {
                 let page = self
                     .reader
-                    .read_own(
-                        self.broker.keys.lane(lane),
-                        &self.consumer,
-                        OWN_PAGE,
-                        &after,
-                    )
+                    .read_own(self.broker.keys.lane(lane), &self.consumer, page, &after)
                     .await?;
                 let Some(last) = page.last() else { break };
                 after = last.id.to_string();

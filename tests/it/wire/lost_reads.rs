@@ -158,3 +158,19 @@ async fn a_job_delivered_into_a_dead_connection_runs_before_later_ones_without_a
     assert_eq!(scene.next().await, ("first".to_owned(), 0));
     assert_eq!(scene.next().await, ("second".to_owned(), 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_jobs_that_were_never_seen_are_found_again_over_a_slow_line() {
+    const JOBS: usize = 20;
+    let mut scene = Scene::new(|worker| worker).await;
+    let job = NewJob::raw("a", vec![b'x'; 256 << 10]);
+    scene.proxy.arm(Rule::once("read", Fault::DropAfter));
+    // All of them together take longer than an answer is waited for.
+    scene.proxy.arm(Rule::always("own", Fault::Slow(1 << 20)));
+
+    scene.queue.enqueue_all(vec![job; JOBS]).await.unwrap();
+
+    for _ in 0..JOBS {
+        assert_eq!(scene.next().await.1, 0);
+    }
+}

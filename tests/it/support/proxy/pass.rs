@@ -158,6 +158,9 @@ impl Line {
                 }
                 Some(Fault::Eat) => continue,
                 Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
+                Some(Fault::Slow(rate)) => {
+                    tokio::time::sleep(Duration::from_secs_f64(length as f64 / rate as f64)).await;
+                }
                 _ => {}
             }
             client.write_all(&whole).await?;

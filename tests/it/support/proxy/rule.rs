@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     Late(Duration),
     /// The answer, and what follows it on this connection, comes later.
     Delay(Duration),
+    /// The answer comes as on a slow line, at so many bytes a second, and what follows it later.
+    Slow(usize),
     /// Half of the answer comes, then the connection is cut.
     Truncate,
     /// From this request on the connection takes everything and passes nothing on to the server.
