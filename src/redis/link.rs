@@ -137,15 +137,29 @@ impl Link {
         &self.address
     }
 
+    /// Whether there is a connection to send by.
+    pub(super) fn is_connected(&self) -> bool {
+        let live = self.live.load();
+        !live.task.is_finished() && live.client.is_connected()
+    }
+
+    /// Whether the client has given up, which it does when a node of a cluster, whose slot moves, sends a command on to another node. It
+    /// goes on to say that it is connected, and whatever is sent by it waits for ever.
+    pub(super) fn has_ended(&self) -> bool {
+        self.live.load().task.is_finished()
+    }
+
     /// Makes a new connection, for one that no longer answers: within the client if it still listens, else with a new one.
     /// Bounded. Where there is no connection, the client is making one already, in its own time.
     pub(super) async fn revive(&self) {
-        if !self.client().is_connected() {
-            return;
-        }
-        let begun = tokio::time::timeout(REVIVE, self.client().force_reconnection()).await;
-        if matches!(begun, Ok(Ok(()))) {
-            return;
+        if !self.has_ended() {
+            if !self.client().is_connected() {
+                return;
+            }
+            let begun = tokio::time::timeout(REVIVE, self.client().force_reconnection()).await;
+            if matches!(begun, Ok(Ok(()))) {
+                return;
+            }
         }
         let timeout = config::CONNECT_TIMEOUT_DEFAULT;
         let counted = &self.counted;

@@ -51,9 +51,10 @@ impl Silence {
 
 impl Redis {
     /// A server that was demoted, or that no longer knows us, says so to every call: then it is looked for anew. The client library does
-    /// the same for what goes through it.
+    /// the same for what goes through it, unless it has ended.
     pub(super) fn heed(&self, error: &FredError) {
-        if self.inner.direct.is_some() && is_demoted(error) {
+        let is_demoted = self.inner.direct.is_some() && is_demoted(error);
+        if is_demoted || self.inner.link.has_ended() {
             self.renew();
         }
     }

@@ -42,10 +42,10 @@ impl Redis {
             let frame = answer.within(config::COMMAND_TIMEOUT).await;
             return frame.map(|frame| frame.value());
         }
-        let client = self.inner.link.client();
-        if !client.is_connected() {
+        if !self.inner.link.is_connected() {
             return Err(away());
         }
+        let client = self.inner.link.client();
         match request {
             Request::Script(Call { script, keys, args }) if by_text => {
                 Box::pin(client.eval(script.source, keys.clone(), args.clone())).await

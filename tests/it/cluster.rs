@@ -303,6 +303,36 @@ async fn a_slot_that_moves_takes_its_queue_along_while_jobs_come_and_go() {
     assert_eq!((stats.ready, stats.running), (0, 0));
 }
 
+/// A node that no longer has the keys of a slot on the move sends a command on to the other one, which the client library does not
+/// survive where it must not send a command twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_sent_on_while_a_slot_moved_is_served_as_soon_as_it_is_there() {
+    let cluster = Cluster::of(2).await;
+    let client = Millstream::connect(&cluster.url()).await.unwrap();
+    let name = &cluster.queues()[0];
+    let queue = client.queue(name).unwrap();
+    let (from, to) = (&cluster.0[0], &cluster.0[1]);
+    let slot = cluster.slot_of(name);
+    for (node, state, other) in [(to, "IMPORTING", from), (from, "MIGRATING", to)] {
+        said(node, &["CLUSTER", "SETSLOT", &slot, state, &id_of(other)]);
+    }
+    let enqueued = tokio::spawn(async move { queue.enqueue(NewJob::raw("once", "")).await });
+    until("it was sent on", || {
+        let stats = said(from, &["INFO", "errorstats"]);
+        stats.text().contains("errorstat_ASK")
+    })
+    .await;
+
+    for node in [to, from] {
+        said(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &id_of(to)]);
+    }
+
+    // Less than what a command is waited for, for nothing is: the connection is known to be gone.
+    let enqueued = timeout(Duration::from_millis(1_500), enqueued).await;
+    enqueued.expect("soon").unwrap().unwrap();
+    assert!(said(to, &["CLUSTER", "COUNTKEYSINSLOT", &slot]).int() > 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_node_died_all_queues_go_on_when_its_replica_has_taken_over() {
     let mut cluster = Cluster::of(3).await;

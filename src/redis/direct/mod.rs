@@ -93,16 +93,16 @@ impl Direct {
         if let Some(pipe) = self.live(link) {
             return Ok(pipe);
         }
-        let (generation, client) = (link.generation(), link.client());
+        let generation = link.generation();
         let is_early = failed
             .as_ref()
             .is_some_and(|failed| Instant::now() < failed.until);
-        if !client.is_connected() || is_early {
+        if !link.is_connected() || is_early {
             return Err(away());
         }
         let place = match &self.dial.place {
             Some(known) => known.clone(),
-            None => Place::Host(client.active_connections().pop().ok_or_else(away)?),
+            None => Place::Host(link.client().active_connections().pop().ok_or_else(away)?),
         };
         let dialled = tokio::time::timeout(config::COMMAND_TIMEOUT, self.dial.clone().open(place));
         // Where the connection is to live, whoever calls.
