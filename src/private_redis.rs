@@ -80,7 +80,8 @@ pub enum Persistence {
     /// Nothing: the server comes back empty.
     #[default]
     None,
-    /// An append-only file, synced once a second. Survives a killed server, for the file is in the page cache by then.
+    /// An append-only file, synced once a second. Survives a killed server, for the file is in the page cache by then; but for what was
+    /// written while a sync took long, two seconds at most.
     AofEverysec,
     /// An append-only file, synced before each answer.
     AofAlways,

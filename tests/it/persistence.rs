@@ -71,33 +71,40 @@ async fn kill_under_load(redis: &PrivateRedis, queue: &str) -> BTreeSet<String> 
     acknowledged
 }
 
+/// Kills a server under load and starts it anew: what is there then is whole, and the books agree. Returns how many of the jobs that
+/// were acknowledged are neither there nor counted as completed.
+async fn lost_by_a_kill(persistence: Persistence) -> i64 {
+    let redis = PrivateRedis::start(Options {
+        persistence,
+        ..Options::default()
+    })
+    .unwrap();
+    let acknowledged = kill_under_load(&redis, "q").await;
+    redis.restart().unwrap();
+
+    let t = Fixture::over(&redis, "q").await;
+    t.assert_every_job_has_one_home();
+    t.assert_stats_agree().await;
+    let kept: BTreeSet<String> = t.scan().homes.into_keys().collect();
+    let completed = t.counter("completed");
+    let gone = acknowledged.difference(&kept).count() as i64;
+    assert!(acknowledged.len() > 50);
+    assert_eq!(t.counter("enqueued"), kept.len() as i64 + completed);
+    // What is not there any more was completed, and the server remembers that.
+    gone - completed
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_with_an_append_only_file_has_every_acknowledged_job_and_none_of_them_half()
 {
-    for persistence in [Persistence::AofAlways, Persistence::AofEverysec] {
-        let redis = PrivateRedis::start(Options {
-            persistence,
-            ..Options::default()
-        })
-        .unwrap();
-        let acknowledged = kill_under_load(&redis, "q").await;
-        redis.restart().unwrap();
+    assert!(lost_by_a_kill(Persistence::AofAlways).await <= 0);
+}
 
-        let t = Fixture::over(&redis, "q").await;
-        t.assert_every_job_has_one_home();
-        t.assert_stats_agree().await;
-        let kept: BTreeSet<String> = t.scan().homes.into_keys().collect();
-        let completed = t.counter("completed");
-        let gone = acknowledged.difference(&kept).count() as i64;
-        assert!(acknowledged.len() > 50, "{persistence:?}");
-        // What is not there any more was completed, and the server remembers that.
-        assert!(
-            gone <= completed,
-            "{persistence:?}: {gone} gone, {completed} completed"
-        );
-        let all = t.counter("enqueued");
-        assert_eq!(all, kept.len() as i64 + completed, "{persistence:?}");
-    }
+/// While the disk is busy with a sync, such a server answers and keeps what it has to write to itself, for two seconds at most. So there
+/// is no telling how much is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_that_syncs_once_a_second_has_no_half_of_a_job() {
+    lost_by_a_kill(Persistence::AofEverysec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
