@@ -2,6 +2,7 @@
 
 use millstream::JobUpdate;
 use millstream::broker::{Caller, Delivery, Done, Lane};
+use millstream::private_redis::{Options, PrivateRedis};
 use std::time::Duration;
 
 use crate::support::verbs::plain;
@@ -222,6 +223,25 @@ async fn a_batch_is_cut_off_as_far_as_nothing_else_is_in_front_of_it() {
     complete(&rest.iter().collect::<Vec<_>>()).await;
     assert_eq!((entries(&t), t.counter("completed")), (0, 200));
     assert!(t.scan().homes.is_empty());
+}
+
+/// That the stream can be cut is told by what the server says of the group, and by each kind of server in its own way: where it cannot
+/// be, all is the same but the price.
+#[tokio::test]
+async fn a_batch_goes_in_one_piece_whatever_server_it_is() {
+    // Of its own, for its counts.
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let t = Fixture::on(&redis).await;
+    t.enqueue_many(200).await;
+    let claimed = t.claim(180).await;
+    t.redis(&["CONFIG", "RESETSTAT"]);
+
+    for done in claimed.chunks(60).take(2) {
+        assert_eq!(t.complete(&done.iter().collect::<Vec<_>>()).await, []);
+    }
+
+    assert_eq!((t.commands("xtrim"), t.commands("xdel")), (2, 0));
+    assert_eq!(entries(&t), 80);
 }
 
 /// A consumer that is deleted takes what it has out of the pending entries: nobody gets it any more, and `doctor` finds it.
