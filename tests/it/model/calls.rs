@@ -284,7 +284,11 @@ impl Model {
         keep: bool,
     ) -> (Reply, Option<Answer>) {
         let (mut lost, mut left) = (Vec::new(), Vec::new());
-        for &delivery in deliveries {
+        // Those of one kind are in front, and so in the answer.
+        let (slots, others): (Vec<usize>, Vec<_>) = deliveries
+            .iter()
+            .partition(|delivery| !keep && self.leaves_only_a_slot(**delivery));
+        for delivery in slots.into_iter().chain(others) {
             let held = self.deliveries[delivery].clone();
             assert_eq!(held.lane, lane, "one call settles one lane");
             let Some(job) = self.take(delivery) else {
@@ -309,6 +313,12 @@ impl Model {
         self.count("lease_lost", lost.len());
         let answer = Answer::Text(joined(&lost));
         (Reply::Lost(lost), Some(answer))
+    }
+
+    fn leaves_only_a_slot(&self, delivery: usize) -> bool {
+        let held = &self.deliveries[delivery];
+        let has_told = self.progress.values().any(|(by, _)| *by == delivery);
+        held.slot && held.unique.is_none() && !has_told
     }
 
     fn retry(&mut self, delivery: usize, error: Option<&str>) -> (Reply, Option<Answer>) {

@@ -30,6 +30,7 @@ impl Model {
                 entry: entries.next().unwrap_or(EntryId { ms: 0, seq: 0 }),
                 worker: worker.to_owned(),
                 unique: self.jobs[job].unique.clone(),
+                slot: self.jobs[job].slot,
             });
             given.push(self.given(delivery));
         }

@@ -102,6 +102,8 @@ pub(super) struct Held {
     pub(super) worker: String,
     /// The unique key that it carried.
     pub(super) unique: Option<String>,
+    /// Whether it had a slot of its group.
+    pub(super) slot: bool,
 }
 
 /// What a call was answered, as far as both sides know it.
