@@ -77,6 +77,10 @@ fn decimal(text: &mut [u8; 20], mut number: u64) -> usize {
     }
 }
 
+/// Lists within lists of a reply that are read. What a script answers has five at most; a reply with thousands is none of Redis's, and
+/// reading it is no reason to run out of stack.
+const LEVELS_MAX: usize = 32;
+
 /// Looks for the end of a reply, and goes on where it stood when more has come.
 pub(super) struct Scan {
     /// Everything before it has been looked at. May lie behind the end of what has come.
@@ -183,7 +187,7 @@ impl Frame {
 
     /// The reply as one of the client library's values.
     pub(in crate::redis) fn value(&self) -> Value {
-        Cursor::of(self).value()
+        Cursor::of(self).value(LEVELS_MAX)
     }
 
     /// How many entries of its first stream such a reply has, without a look at them.
@@ -320,7 +324,11 @@ impl<'a> Cursor<'a> {
         Lying(self.frame.slice(begin..self.at))
     }
 
-    fn value(&mut self) -> Value {
+    /// The value that comes next, of so many levels; nothing below them.
+    fn value(&mut self, levels: usize) -> Value {
+        if levels == 0 {
+            return Value::Null;
+        }
         let (kind, text) = self.line();
         match kind {
             b':' => parse(&self.frame[text]).map_or(Value::Null, Value::Integer),
@@ -328,7 +336,7 @@ impl<'a> Cursor<'a> {
                 .string_of(text)
                 .map_or(Value::Null, |range| Value::Bytes(self.frame.slice(range))),
             b'*' => match self.length(text) {
-                Some(length) => Value::Array((0..length).map(|_| self.value()).collect()),
+                Some(length) => Value::Array((0..length).map(|_| self.value(levels - 1)).collect()),
                 None => Value::Null,
             },
             _ => Value::Bytes(self.frame.slice(text)),
@@ -338,6 +346,8 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Add as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -399,6 +409,17 @@ mod tests {
             let told = Scan::default().complete(bytes.as_bytes());
             assert!(told.is_err(), "{bytes:?}: {told:?}");
         }
+    }
+
+    #[test]
+    fn lists_without_end_within_lists_are_no_way_to_end_the_process() {
+        let mut value = whole("*1\r\n".repeat(100_000).add(":1\r\n").as_bytes()).value();
+        let mut levels = 0;
+        while let Value::Array(mut inner) = value {
+            value = inner.pop().expect("one");
+            levels += 1;
+        }
+        assert_eq!((levels, value), (LEVELS_MAX, Value::Null));
     }
 
     #[test]
