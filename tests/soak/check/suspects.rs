@@ -70,6 +70,11 @@ impl Check<'_> {
             let Some(last) = starts.max_by_key(|start| start.at_us) else {
                 continue;
             };
+            // Where it was taken from there, it died with a worker that was silent before its handler began: that one was frozen.
+            let taken = |at: &u64| (last.at_us..died_us).contains(at);
+            if job.stalled_us.iter().any(taken) {
+                continue;
+            }
             let process = self.history.processes.get(&last.process);
             let aborted = process.is_some_and(|process| {
                 process.aborted && process.ended_us.is_some_and(|ended| ended < died_us)

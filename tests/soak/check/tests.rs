@@ -268,6 +268,14 @@ fn a_suspect_that_takes_an_innocent_with_it_is_noticed() {
     };
     story(&[ENQUEUED, &dead(2)]).offends(&["innocent", "suspects"]);
     story(&[ENQUEUED, &dead(1)]).offends(&[]);
+    // It survived that, and died with another worker, which was frozen before its handler began.
+    let survived = dead(2).replace(
+        "1-0 quick:producer-0.1:0:0 1 2",
+        "1-0 quick:producer-0.1:0:0 1 1",
+    );
+    let stalled = "audit: 1000014 stalled 1000014 1-0 stall 2";
+    story(&[ENQUEUED, &survived]).offends(&["innocent"]);
+    story(&[ENQUEUED, &survived, stalled]).offends(&[]);
 }
 
 #[test]
