@@ -1,4 +1,4 @@
--- entry: entries of a lane by their ids, and how one is taken out that nobody was given.
+-- entry: the order of entry ids, and how an entry is taken out of its lane before its turn has come.
 
 -- Entry ids compare by time and then by number.
 local function is_after(entry, other)
@@ -20,8 +20,8 @@ local function withdraw(lane, group, entry)
   local of = groups_of_lanes[lane]
   if not of then
     of = {}
-    local groups = redis.pcall('XINFO', 'GROUPS', lane)
-    for _, row in ipairs(groups.err and {} or groups) do
+    -- With pcall: who may not ask is told nothing.
+    for _, row in ipairs(redis.pcall('XINFO', 'GROUPS', lane)) do
       local info = {}
       for i = 1, #row, 2 do info[row[i]] = row[i + 1] end
       if info.name == group then of = info end

@@ -83,7 +83,7 @@ impl Spot {
     }
 }
 
-/// `ready.1.1700000000000-0`, `dead.1700000000000.<job id>`, `held.<turn>.<job id>.<group>`; without the last parts, the beginning of the place.
+/// `ready.1.1700000000000-0`, `dead.1700000000000.<job id>`, `scheduled.1700000000000_125.<job id>`, `held.<turn>.<job id>.<group>`; without the last parts, the beginning of the place.
 impl fmt::Display for Spot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.state())?;
