@@ -158,9 +158,9 @@ local function file(id, name, payload, meta, options, since)
   if was then vacate(was) end
   if options.delay_ms then
     park(jobs, payloads, id, record, payload)
-    -- One that is out of time before it is due ends then.
+    -- One that is out of time before it is due ends then; but one at the end of a window keeps its place for who comes later.
     local ends_ms = math.min(options.expires_ms or math.huge, options.deadline_ms or math.huge)
-    schedule(scheduled, wake, id, us, math.min(options.delay_ms, ends_ms))
+    schedule(scheduled, wake, id, us, options.at_window_end and options.delay_ms or math.min(options.delay_ms, ends_ms))
   else
     place_in_turn(nil, IN_LINE, id, record, payload, true)
     if since then redis.call('ZREM', scheduled, id) end
@@ -197,7 +197,7 @@ local function store(name, payload, meta, options)
     -- In moments and not in times from now: time goes on between two questions.
     local now = next_moment(us)
     local due = math.max(redis.call('PEXPIRETIME', key), now + (options.delay_ms or 0))
-    options.delay_ms = due - now
+    options.delay_ms, options.at_window_end = due - now, true
     window_ends = math.ceil(due) + options.unique_ms
   elseif holder then
     duplicates = duplicates + 1

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::broker::{Caller, Lane};
+use millstream::broker::{Caller, Lane, Promotion};
 use millstream::job::state::State;
 use millstream::{Context, Enqueued, JobError, NewJob, OnConflict};
 use tokio::sync::Semaphore;
@@ -186,6 +186,37 @@ async fn one_throttled_job_starts_per_window_and_the_last_payload_is_never_lost(
     let window = i64::try_from(LATER.as_millis()).unwrap();
     let until = t.scan().unique_until["k"];
     assert!((end + window..=end + window + 1).contains(&until));
+    t.assert_every_job_has_one_home();
+}
+
+/// Were it dead before, the key would still be its own, and who comes later would wait for another window.
+#[tokio::test]
+async fn a_job_that_is_out_of_time_before_its_window_ends_keeps_its_place_for_who_comes_later() {
+    let t = Fixture::new().await;
+    t.put(throttled("one")).await;
+    t.expect_window("k");
+    let end = t.scan().unique_until["k"];
+    let brief = |payload| throttled(payload).expires(Duration::from_millis(1));
+
+    // The first for the end of the window, and one that takes its place.
+    let second = t.put(brief("two")).await;
+    let third = t.put(brief("three")).await;
+    let put = t.now_us();
+    while t.now_us() < put + 2_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        t.promote().await,
+        Promotion::Promoted { count: 0, .. }
+    ));
+    let last = t.put(throttled("four")).await;
+
+    assert_eq!((&third.id, &last.id), (&second.id, &second.id));
+    let due = t.home_of(&last.id).unwrap().score;
+    assert!((end..=end + 1).contains(&due), "{due} for {end}");
+    t.make_due(&last.id);
+    t.promote().await;
+    assert_eq!(t.state_of(&last.id), Some(State::Ready));
     t.assert_every_job_has_one_home();
 }
 

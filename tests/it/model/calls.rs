@@ -164,6 +164,7 @@ impl Model {
         let mut hold = key.as_ref().map_or(0, |(_, until)| {
             translate::hold(*until, order.delayed).as_millis() as i64
         });
+        let mut at_window_end = false;
         if let Some(holder) = self.in_the_way(order) {
             let (key, _) = key.as_ref().expect("something is in the way");
             let (at, state) = (self.jobs[holder].id.clone(), self.jobs[holder].state);
@@ -171,12 +172,14 @@ impl Model {
             match translate::conflict(order) {
                 Conflict::Throttle if state == Some(State::Scheduled) => {
                     self.replace(holder, order, None, left);
+                    self.jobs[holder].at_window_end = true;
                     return (at, Stored::Replaced);
                 }
                 Conflict::Throttle => {
                     let rest = self.uniques[key].1.ms - self.now_ms;
                     wait = wait.max(Some(rest));
                     hold += wait.unwrap_or_default();
+                    at_window_end = true;
                 }
                 Conflict::Replace if waits => {
                     let until = Moment::later(self.now_ms, hold);
@@ -190,7 +193,9 @@ impl Model {
         }
         let number = self.jobs.len();
         let mut job = self.job(order, id.clone());
-        job.since = Moment::later(self.now_ms, wait.unwrap_or_default().min(ends));
+        let wait_at_most = if at_window_end { i64::MAX } else { ends };
+        job.since = Moment::later(self.now_ms, wait.unwrap_or_default().min(wait_at_most));
+        job.at_window_end = at_window_end;
         job.left = wait.is_some();
         self.jobs.push(job);
         if wait.is_some() {
@@ -236,6 +241,7 @@ impl Model {
             errors: Vec::new(),
             reason: None,
             since: Moment::at(0),
+            at_window_end: false,
         }
     }
 

@@ -60,6 +60,14 @@ impl Model {
         }
     }
 
+    /// Whether a job is due so soon that it depends on the moment of the next step.
+    pub(super) fn is_about_due(&self) -> bool {
+        let about_now = self.now_ms - 1..=self.now_ms + 1;
+        let is_about =
+            |job: &Job| job.state == Some(State::Scheduled) && about_now.contains(&job.since.ms);
+        self.jobs.iter().any(is_about)
+    }
+
     pub(super) fn promote(&mut self, worker: &str, limit: usize) -> Reply {
         if !self.leads(worker) {
             return Reply::Standby;
@@ -68,7 +76,8 @@ impl Model {
         let due = self.jobs.iter().enumerate().filter(scheduled);
         // What is out of time is due by the next step at the latest.
         let is_due = |(at, job): &(usize, &Job)| {
-            job.since.ms < self.now_ms || self.out_of_time(*at).is_some()
+            let ends_sooner = !job.at_window_end && self.out_of_time(*at).is_some();
+            job.since.ms <= self.now_ms + 1 || ends_sooner
         };
         let due = due.filter(is_due);
         let mut due: Vec<_> = due

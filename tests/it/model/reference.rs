@@ -81,6 +81,8 @@ pub(super) struct Job {
     pub(super) reason: Option<&'static str>,
     /// Due, or died at.
     pub(super) since: Moment,
+    /// It is scheduled for the end of a window, and waits for that even if it is out of time before.
+    pub(super) at_window_end: bool,
 }
 
 /// An entry of a lane.

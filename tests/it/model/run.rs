@@ -69,6 +69,10 @@ impl<'a> World<'a> {
         for (step, operation) in operations.iter().enumerate() {
             let verdict = self.step(operation).await;
             verdict.map_err(|fault| format!("step {}, {operation:?}:\n{fault}", step + 1))?;
+            if self.model.is_about_due() {
+                // What is due soon is due before the next step.
+                self.pass_a_moment();
+            }
         }
         Ok(())
     }
