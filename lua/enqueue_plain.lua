@@ -1,8 +1,9 @@
 -- enqueue: new -> ready
 -- The short way, for a call of nothing but jobs that go to the lane at once, as most do: without group, priority and delay, with no
--- unique key but one that is held for a time, whatever becomes of the job. It is what a lone caller waits for, so it takes the keys that
--- it needs and no other, asks for no clock, formats no number, and makes hardly a function: Lua makes those of a script anew in each
--- call. A caller may go both ways by turns, for both remember his calls in the same place.
+-- unique key but one that is held for a time, whatever becomes of the job. It is what a lone caller waits for, and Redis has slept since
+-- the last one: what it touches and runs has to be fetched first, and costs several times what it costs in a row. So it takes the keys
+-- that it needs and no other, and for a job by itself it asks for no clock, reads and prints no number and calls no function but Redis's.
+-- A caller may go both ways by turns, for both remember his calls in the same place.
 --
 -- KEYS[1] lane       millstream:{Q}:ready      stream
 -- KEYS[2] stats      millstream:{Q}:stats      hash, lifetime counters
@@ -10,7 +11,7 @@
 -- KEYS[4] limits     millstream:{Q}:limits     hash, `max_depth` is looked at
 -- KEYS[5..] more     millstream:{Q}:unique:*   strings, id of the job that holds the key; in the order of the jobs that have one
 -- ARGV[1] caller     who numbers its calls
--- ARGV[2] number     of this call, counting up
+-- ARGV[2] number     of this call, counting up; all have one length
 -- ARGV[3..] jobs     name and payload of a single one that has nothing else to say; else run by run as for `enqueue.lua`, where
 --                    options is '' or '!' and the time in ms for which the unique key is held
 --
@@ -22,11 +23,18 @@ local caller, number = ARGV[1], ARGV[2]
 local FIRST, FIRST_UNIQUE, LAST = 3, 5, #ARGV
 -- Arguments of a job that has nothing to say but its name and payload; and what is in front of the id of a holder.
 local ALONE, HELD = 4, string.byte('=')
+-- An error is a table, which no answer here is.
+local ask = redis.pcall
 
-if looked_at(limits, redis.pcall('HGET', limits, 'max_depth')) then return { BOUNDED } end
-local again, answer = replayed(producers, caller, number)
-if again == OK then return answer end
-if again then return { again } end
+local last = ask('HGET', producers, caller)
+-- Numbers of one length are in the order of their texts, and what is behind the last one makes it no smaller.
+if last and (type(last) == 'table' or number <= last) then
+  local again, first_answer = replayed(producers, caller, number)
+  if again == OK then return first_answer end
+  if again then return { again } end
+end
+local max_depth = ask('HGET', limits, 'max_depth')
+if max_depth and looked_at(limits, max_depth) then return { BOUNDED } end
 
 -- Jobs in all: as text where one argument says it, for Redis prints a number with 17 digits.
 local told = '1'
@@ -45,22 +53,19 @@ if KEYS[FIRST_UNIQUE] then
   holders = {}
   if redis.call('EXISTS', unpack(KEYS, FIRST_UNIQUE)) > 0 then
     for i = FIRST_UNIQUE, #KEYS do
-      holders[KEYS[i]] = looked_at(KEYS[i], redis.pcall('GET', KEYS[i])) or nil
+      holders[KEYS[i]] = looked_at(KEYS[i], ask('GET', KEYS[i])) or nil
     end
   end
 end
--- The first two writes ask by themselves whether their keys hold what they should, where an error is a table: a call that fails
--- changes nothing.
-local counted = redis.pcall('HINCRBY', stats, 'enqueued', told)
-if type(counted) == 'table' then
-  looked_at(stats, counted)
+-- The first two writes ask by themselves whether their keys hold what they should: a call that fails changes nothing.
+if type(ask('HINCRBY', stats, 'enqueued', told)) == 'table' then
   check('XLEN', lane)
-  -- What somebody edited into something that is no number begins anew.
-  redis.call('HSET', stats, 'enqueued', told)
+  -- What somebody edited into something that is no number begins anew; what else is wrong this says.
+  looked_at(stats, ask('HSET', stats, 'enqueued', told))
 end
 
 if LAST == ALONE then
-  local id = redis.pcall('XADD', lane, '*', 'name', ARGV[3], 'payload', ARGV[4], 'attempt', '1', 'meta', '')
+  local id = ask('XADD', lane, '*', 'name', ARGV[3], 'payload', ARGV[4], 'attempt', '1', 'meta', '')
   if type(id) == 'table' then
     redis.call('HINCRBY', stats, 'enqueued', '-1')
     looked_at(lane, id)
@@ -74,9 +79,9 @@ while run <= LAST do
   local name, meta, options = ARGV[run + 1], ARGV[run + 2], ARGV[run + 3]
   local own_meta = meta == '*'
   local step = own_meta and 2 or 1
-  local last = run + 3 + ARGV[run] * step
+  local last_of_run = run + 3 + ARGV[run] * step
   local window = options ~= '' and string.sub(options, 2)
-  for i = run + 3 + step, last, step do
+  for i = run + 3 + step, last_of_run, step do
     local key, holder
     count = count + 1
     if window then
@@ -87,7 +92,7 @@ while run <= LAST do
       ids[count] = '=' .. holder
       duplicates = duplicates + 1
     else
-      local id = redis.pcall('XADD', lane, '*',
+      local id = ask('XADD', lane, '*',
         'name', name, 'payload', ARGV[i], 'attempt', '1', 'meta', own_meta and ARGV[i - 1] or meta)
       if type(id) == 'table' then
         if count == duplicates + 1 then redis.call('HINCRBY', stats, 'enqueued', -told) end
@@ -100,15 +105,11 @@ while run <= LAST do
       ids[count] = id
     end
   end
-  run = last + 1
+  run = last_of_run + 1
 end
 if duplicates > 0 then redis.call('HINCRBY', stats, 'enqueued', -duplicates) end
-answer = table.concat(ids, ' ')
-if string.byte(answer) == HELD then
-  local time = redis.call('TIME')
-  remember(producers, caller, number, time[1] * 1000 + math.floor(time[2] / 1000), answer)
-else
-  -- The id of a new entry begins with the time.
-  redis.call('HSET', producers, caller, number .. ' ' .. answer)
-end
+local answer = table.concat(ids, ' ')
+-- The id of a new entry begins with the time, which `prune` looks at.
+local at = string.byte(answer) == HELD and redis.call('TIME')[1] .. '000 ' or ''
+redis.call('HSET', producers, caller, number .. ' ' .. at .. answer)
 return answer

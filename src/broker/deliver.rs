@@ -38,6 +38,16 @@ impl<'a> Done<'a> {
         }
     }
 
+    /// Neither a record nor anything that others may see.
+    fn leaves_nothing(&self) -> bool {
+        let delivery = self.delivery;
+        delivery.slot_of().is_none()
+            && delivery.meta.id.is_none()
+            && delivery.unique().is_none()
+            && self.result.is_none()
+            && !self.told
+    }
+
     fn leaves_only_a_slot(&self) -> bool {
         let delivery = self.delivery;
         delivery.slot_of().is_some()
@@ -271,6 +281,38 @@ impl Broker {
         history: usize,
         patience: Patience,
     ) -> Result<Vec<EntryId>> {
+        let call = match history == 0 && done.iter().all(Done::leaves_nothing) {
+            true => self.plain_completion(caller, lane, done),
+            false => self.full_completion(caller, lane, done, history),
+        };
+        let reply = self.redis.call(call, patience).await?;
+        entry_ids(reply.done()?.text(1)?)
+    }
+
+    /// The short way, for deliveries that leave nothing; see `lua/complete_plain.lua`.
+    fn plain_completion(&self, caller: &mut Caller, lane: Lane, done: &[Done<'_>]) -> Call {
+        let keys = &self.keys;
+        let call = Call::new(&script::COMPLETE_PLAIN)
+            .reserve(done.len())
+            .key("lane", keys.lane(lane))
+            .key("stats", &keys.stats)
+            .key("producers", &keys.producers)
+            .text("group", GROUP);
+        let mut call = caller.sign(call).number("count", done.len() as i64);
+        for done in done {
+            call.push("entries", done.delivery.entry_text.clone());
+        }
+        call
+    }
+
+    /// For whatever deliveries; see `lua/complete.lua`.
+    fn full_completion(
+        &self,
+        caller: &mut Caller,
+        lane: Lane,
+        done: &[Done<'_>],
+        history: usize,
+    ) -> Call {
         let keys = &self.keys;
         let call = Call::new(&script::COMPLETE)
             .reserve(6 + done.len())
@@ -325,14 +367,12 @@ impl Broker {
                 delivery,
                 took,
                 result,
-                told,
+                ..
             } = done;
-            let slot_of = delivery.slot_of();
-            let leaves_nothing = delivery.meta.id.is_none() && delivery.unique().is_none();
-            let is_plain = leaves_nothing && slot_of.is_none() && result.is_none() && !told;
-            if is_plain && history == 0 {
+            if history == 0 && done.leaves_nothing() {
                 continue;
             }
+            let slot_of = delivery.slot_of();
             let mut string = |key: &Key| {
                 strings += 1;
                 call.push_key("more", key);
@@ -368,8 +408,7 @@ impl Broker {
             ];
             row.into_iter().for_each(|item| call.push("entries", item));
         }
-        let reply = self.redis.call(call, patience).await?;
-        entry_ids(reply.done()?.text(1)?)
+        call
     }
 
     /// Running -> scheduled, after a failed attempt, or with `error` `None` because the handler asked to be called later.

@@ -181,8 +181,13 @@ impl Delivery {
 #[derive(Debug)]
 pub struct Caller {
     id: Bytes,
+    /// Of the last call, from 1.
     number: i64,
 }
+
+/// What is added to the number of a call for Redis: then all have the same length, and scripts compare them as they come. A double, which
+/// is what Lua has for a number, is exact up to nine times this.
+const NUMBERED_FROM: i64 = 1_000_000_000_000_000;
 
 impl Caller {
     pub fn new(id: impl Into<String>) -> Self {
@@ -203,7 +208,7 @@ impl Caller {
     fn sign(&mut self, call: Call) -> Call {
         self.number += 1;
         call.bytes("caller", self.id.clone())
-            .number("number", self.number)
+            .number("number", NUMBERED_FROM + self.number)
     }
 
     /// The last call was refused and changed nothing: the next one has its number.

@@ -30,19 +30,37 @@ async fn a_completed_job_leaves_nothing_behind_but_a_count() {
     t.assert_stats_agree().await;
 }
 
+/// With a history a completion goes the long way, and with none the short one.
+const WAYS: [usize; 2] = [0, 100];
+
 #[tokio::test]
 async fn a_completion_by_a_stale_worker_settles_nothing() {
+    for history in WAYS {
+        let t = Fixture::new().await;
+        let first = t.running(plain()).await;
+        let second = t.take_over(&first).await;
+        let before = t.state_hash();
+
+        assert_eq!(t.complete_keeping(&[&first], history).await, [first.entry]);
+
+        // That a lease was lost is counted, and the call is remembered; of the jobs nothing has changed.
+        let books = ["stats", "producers"];
+        assert_eq!(t.state_hash().without(&books), before.without(&books));
+        assert_eq!((t.counter("completed"), t.counter("lease_lost")), (0, 1));
+        assert_eq!(t.complete(&[&second]).await, []);
+        t.assert_every_job_has_one_home();
+    }
+}
+
+#[tokio::test]
+async fn a_stale_completion_of_a_unique_job_leaves_the_key_to_who_has_the_job() {
     let t = Fixture::new().await;
     let first = t.running(plain().unique("k")).await;
     let second = t.take_over(&first).await;
-    let before = t.state_hash();
 
-    assert_eq!(t.complete_keeping(&[&first], 100).await, [first.entry]);
+    assert_eq!(t.complete(&[&first]).await, [first.entry]);
 
-    // That a lease was lost is counted, and the call is remembered; of the jobs nothing has changed.
-    let books = ["stats", "producers"];
-    assert_eq!(t.state_hash().without(&books), before.without(&books));
-    assert_eq!((t.counter("completed"), t.counter("lease_lost")), (0, 1));
+    assert_eq!(t.unique_holder("k").as_deref(), Some(first.id.as_str()));
     assert_eq!(t.complete(&[&second]).await, []);
     assert_eq!(t.unique_holder("k"), None);
     t.assert_every_job_has_one_home();
@@ -50,31 +68,52 @@ async fn a_completion_by_a_stale_worker_settles_nothing() {
 
 #[tokio::test]
 async fn a_completion_sent_again_counts_once_and_answers_the_same() {
-    let t = Fixture::new().await;
-    t.enqueue_many(3).await;
-    let deliveries = t.claim(3).await;
-    t.complete(&[&deliveries[1]]).await;
-    let (mut first, mut again) = (Caller::new("w"), Caller::new("w"));
-    let (lane, done) = (deliveries[0].lane, done(&deliveries));
-    let answer = t
-        .broker
-        .complete(&mut first, lane, &done, 100, PATIENCE)
-        .await;
-    let before = t.state_hash();
+    for history in WAYS {
+        let t = Fixture::new().await;
+        t.enqueue_many(3).await;
+        let deliveries = t.claim(3).await;
+        t.complete(&[&deliveries[1]]).await;
+        let (mut first, mut again) = (Caller::new("w"), Caller::new("w"));
+        let (lane, done) = (deliveries[0].lane, done(&deliveries));
+        let complete =
+            async |by: &mut Caller| t.broker.complete(by, lane, &done, history, PATIENCE).await;
+        let answer = complete(&mut first).await;
+        let before = t.state_hash();
 
-    let second = t
-        .broker
-        .complete(&mut again, lane, &done, 100, PATIENCE)
-        .await;
+        let second = complete(&mut again).await;
 
-    assert_eq!(answer.unwrap(), [deliveries[1].entry]);
-    assert_eq!(
-        second.unwrap(),
-        [deliveries[1].entry],
-        "told that its own settlement was lost"
-    );
-    assert_eq!(t.state_hash(), before);
-    assert_eq!(t.counter("completed"), 3);
+        assert_eq!(answer.unwrap(), [deliveries[1].entry]);
+        assert_eq!(
+            second.unwrap(),
+            [deliveries[1].entry],
+            "told that its own settlement was lost"
+        );
+        assert_eq!(t.state_hash(), before);
+        assert_eq!(t.counter("completed"), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_completion_that_was_overtaken_settles_nothing() {
+    for history in WAYS {
+        let t = Fixture::new().await;
+        t.enqueue_many(2).await;
+        let deliveries = t.claim(2).await;
+        let (mut current, mut late) = (Caller::new("w"), Caller::new("w"));
+        let done = done(&deliveries);
+        let complete = async |by: &mut Caller, done: &[Done<'_>]| {
+            let lane = deliveries[0].lane;
+            t.broker.complete(by, lane, done, history, PATIENCE).await
+        };
+        for _ in 0..2 {
+            complete(&mut current, &done[..1]).await.unwrap();
+        }
+        let before = t.state_hash();
+
+        assert!(complete(&mut late, &done[1..]).await.is_err());
+
+        assert_eq!(t.state_hash(), before);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millstream::broker::doctor::Part;
 use millstream::broker::{
-    Author, Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Lane, Note, Promotion,
+    Author, Broker, Caller, CircuitEvent, DeathReason, Delivery, Done, Kept, Lane, Note, Promotion,
 };
 use millstream::job::state::State;
 use millstream::private_redis::{Options, PrivateRedis};
@@ -100,11 +100,20 @@ fn tick(payload: &'static str) -> Schedule {
 
 impl Stage {
     async fn set_for(script: &str) -> Self {
-        let stage = Self::set().await;
-        if script == "enqueue_plain" {
-            // Else the call takes the long way.
-            let limits = stage.t.key("limits");
-            stage.t.redis(&["HDEL", &limits, "max_depth"]);
+        let mut stage = Self::set().await;
+        let t = &mut stage.t;
+        match script {
+            "enqueue_plain" => {
+                // With a maximum depth the call takes the long way, also for a while after.
+                t.redis(&["HDEL", &t.key("limits"), "max_depth"]);
+                let broker = Broker::connect(&t.url, "millstream", &t.queue).await;
+                t.broker = broker.unwrap();
+            }
+            "complete_plain" => {
+                t.wipe().await;
+                stage.running = t.running(plain()).await;
+            }
+            _ => {}
         }
         stage
     }
@@ -192,6 +201,13 @@ impl Stage {
                 }];
                 broker
                     .complete(&mut caller, running.lane, &done, 100, PATIENCE)
+                    .await
+                    .map(drop)
+            }
+            "complete_plain" => {
+                let done = [Done::new(running, Duration::ZERO)];
+                broker
+                    .complete(&mut caller, running.lane, &done, 0, PATIENCE)
                     .await
                     .map(drop)
             }

@@ -78,7 +78,8 @@ scripts! {
     ENQUEUE_PLAIN = enqueue_plain as enqueue: replay;
     CLAIM = claim: clock rate;
     EXTEND = extend;
-    COMPLETE = complete: clock replay tally ended meta record place rate groups unique;
+    COMPLETE = complete: clock replay tally take_out ended meta record place rate groups unique;
+    COMPLETE_PLAIN = complete_plain as complete: replay tally take_out;
     RETRY = retry: clock replay meta record place rate groups schedule settle event tally;
     RELEASE = release: clock replay meta record place settle tally;
     DEAD_LETTER = dead_letter: clock replay meta record place rate groups settle unique event tally expiry;

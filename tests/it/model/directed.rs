@@ -205,7 +205,7 @@ const BROKEN: &[&[&str]] = &[
 const MOVED: &[&[&str]] = &[
     &["HINCRBY", "stats", "retried", "1"],
     &["HDEL", "producers", "caller-0"],
-    &["HSET", "producers", "caller-0", "100 1 answer"],
+    &["HSET", "producers", "caller-0", "1000000000000100 1 answer"],
     &["PEXPIRE", "unique:key 0", "1000000"],
     &["ZINCRBY", "scheduled", "1000", "JOB"],
     &["DEL", "completed"],

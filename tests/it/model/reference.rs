@@ -53,6 +53,16 @@ impl Moment {
             *self = Self::at(read);
         }
     }
+
+    /// The same for a moment that is kept to the second.
+    pub(super) fn learn_second(&mut self, read: Option<i64>, now_ms: i64) {
+        let since = self.ms / 1000;
+        if let (Some(_), Some(read)) = (self.after, read)
+            && (since..=now_ms / 1000).contains(&read)
+        {
+            *self = Self::at(read * 1000);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,9 @@ use super::picture::{Entry, Picture, Record};
 use super::reference::{Answer, Job, Model, lane_name, lane_number};
 use super::translate;
 
+/// What Redis holds as the number of a call that has none before it: all have the same length.
+const NUMBERED_FROM: i64 = 1_000_000_000_000_000;
+
 impl Model {
     /// Takes over the times that Redis chose, where they can be right.
     pub(super) fn learn(&mut self, seen: &Picture, now_ms: i64) {
@@ -58,7 +61,8 @@ impl Model {
                 .callers
                 .get(caller)
                 .and_then(|last| last.split(' ').nth(1));
-            last.at.learn(read.and_then(|ms| ms.parse().ok()), now_ms);
+            last.at
+                .learn_second(read.and_then(|second| second.parse().ok()), now_ms);
             if let Answer::Moment(job) = last.answer {
                 last.answer = Answer::Text(self.jobs[job].since.ms.to_string());
             }
@@ -185,7 +189,11 @@ impl Model {
             };
             (
                 caller.clone(),
-                format!("{} {} {answer}", last.number, last.at.ms),
+                format!(
+                    "{} {} {answer}",
+                    NUMBERED_FROM + last.number,
+                    last.at.ms / 1000
+                ),
             )
         });
         picture.callers = callers.collect();

@@ -37,7 +37,7 @@ pub(crate) struct Scan {
     pub(crate) events: Vec<BTreeMap<String, String>>,
     /// The fields of each job in the history, oldest first.
     pub(crate) history: Vec<BTreeMap<String, String>>,
-    /// Caller -> number, time and answer of its last call.
+    /// Caller -> number, second and answer of its last call.
     pub(crate) callers: BTreeMap<String, String>,
     pub(crate) limits: BTreeMap<String, String>,
     /// Groups whose next held job has a time to come.
@@ -168,7 +168,7 @@ impl Scan {
             ("producers", StoredKey::Pairs(callers)) => {
                 let callers = texts(callers).into_iter();
                 self.callers = callers
-                    .map(|(caller, last)| (caller, with_time(last)))
+                    .map(|(caller, last)| (caller, with_second(last)))
                     .collect();
             }
             ("events", StoredKey::Stream { entries, .. }) => self.events = named(entries),
@@ -326,15 +326,19 @@ fn texts(pairs: BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A caller's last call in its long form, `<number> <unix ms> <answer>`: where the answer begins with the id of a new entry, the time
-/// is left to that.
-fn with_time(last: String) -> String {
-    let entry = last.split_once(' ').and_then(|(number, answer)| {
-        let (ms, _) = answer.split(' ').next()?.split_once('-')?;
-        ms.parse::<u64>().ok()?;
-        Some(format!("{number} {ms} {answer}"))
+/// A caller's last call as `<number> <unix seconds> <answer>`: where the answer begins with the id of a new entry, the time is left to
+/// that, and elsewhere it is kept in milliseconds, though some scripts know no more than the second.
+fn with_second(last: String) -> String {
+    let told = last.split_once(' ').and_then(|(number, rest)| {
+        let (first, answer) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (ms, answer) = match first.split_once('-') {
+            Some((ms, _)) => (ms, rest),
+            None => (first, answer),
+        };
+        let ms: u64 = ms.parse().ok()?;
+        Some(format!("{number} {} {answer}", ms / 1000))
     });
-    entry.unwrap_or(last)
+    told.unwrap_or(last)
 }
 
 fn text(bytes: &[u8]) -> String {
