@@ -260,6 +260,7 @@ mod tests {
             "events q --follow",
             "bench --jobs 1000 --producers 8 --concurrency 10 --payload 2KiB --queue-depth 100 --persistence everysec --json",
             "bench groups --jobs 300 --groups 20 --group-concurrency 2 --batch 10 --payload 64B --turns 1 --json",
+            "bench limits --jobs 1000 --payload 2KiB --turns 1 --json",
             "bench gateway --connections 8 --body 2KiB --turn 1s --turns 1 --idle 100 --access-log --json",
             "bench --only enqueue,bulk,drain,both,call,latency,delayed --turns 5 --workers 2",
             "completions bash",
@@ -471,6 +472,7 @@ mod tests {
             ("bench", Looks),
             ("bench gateway", Looks),
             ("bench groups", Looks),
+            ("bench limits", Looks),
             ("completions", Looks),
             ("man", Looks),
         ];

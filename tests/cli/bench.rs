@@ -189,3 +189,42 @@ fn jobs_of_groups_are_measured_beside_others_and_every_one_runs_once() {
     }
     assert_eq!(report["problems"], Value::Array(vec![]));
 }
+
+#[test]
+fn the_limits_of_redis_are_measured_by_hand_on_a_redis_of_their_own() {
+    let args = "bench limits --jobs 1000 --turns 1 --json";
+    let args: Vec<&str> = args.split(' ').collect();
+    let output = bare(&args).stdin(Stdio::null()).output().unwrap();
+
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let limits = report["limits"].as_array().unwrap();
+    let names: Vec<_> = limits.iter().map(|row| &row["limit"]).collect();
+    assert_eq!(
+        names,
+        [
+            "xadd_alone",
+            "xadd_together",
+            "evalsha_together",
+            "evalsha_of_100",
+            "drain_by_100"
+        ]
+    );
+    for row in limits {
+        assert!(row["jobs_per_second"].as_f64() > Some(0.0), "{row}");
+        assert!(row["redis_cpu_us_per_job"].as_f64() > Some(0.0), "{row}");
+    }
+    let starts = report["starts"].as_array().unwrap();
+    let rates: Vec<_> = starts.iter().map(|row| &row["jobs_per_second"]).collect();
+    assert_eq!(rates, [200, 2_000]);
+    for row in starts {
+        assert!(row["us"]["p50"].as_f64() > Some(0.0), "{row}");
+    }
+
+    let elsewhere = bare(&["bench", "limits", "--redis-url", "redis://127.0.0.1:1"]);
+    let refused = { elsewhere }.stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("leave --redis-url out"), "{told}");
+    assert_eq!(refused.status.code(), Some(2));
+}

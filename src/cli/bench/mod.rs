@@ -3,8 +3,8 @@
 //!
 //! [`arena`] is the server and both ways to talk to it, [`engine`] and [`bare`] do the same work each in its way, [`crew`] is the
 //! engine's workers, here or in processes of their own ([`child`]), [`latency`] sends at a fixed rate and takes times, [`monitor`]
-//! counts what reaches the server, [`report`] tells. [`gateway`] does the same for webhooks over HTTP, and [`groups`] compares jobs of groups
-//! with others.
+//! counts what reaches the server, [`report`] tells. [`gateway`] does the same for webhooks over HTTP, [`groups`] compares jobs of groups
+//! with others, and [`limits`] tells what Redis itself does on this machine.
 
 mod arena;
 mod bare;
@@ -14,6 +14,7 @@ mod engine;
 mod gateway;
 mod groups;
 mod latency;
+mod limits;
 mod monitor;
 mod report;
 
@@ -98,6 +99,7 @@ pub(crate) struct Bench {
 enum Other {
     Gateway(gateway::GatewayBench),
     Groups(groups::GroupsBench),
+    Limits(limits::LimitsBench),
     Crew(crew::CrewProcess),
 }
 
@@ -184,6 +186,7 @@ impl Bench {
         match self.other.take() {
             Some(Other::Gateway(bench)) => return bench.run(globals).await,
             Some(Other::Groups(bench)) => return bench.run(globals).await,
+            Some(Other::Limits(bench)) => return bench.run(globals).await,
             Some(Other::Crew(crew)) => return crew.run(globals).await,
             None => {}
         }

@@ -282,13 +282,8 @@ impl Report {
             for (timing, histograms) in &self.timings {
                 for (side, histogram) in Side::ALL.into_iter().zip(histograms) {
                     let Some(histogram) = histogram else { continue };
-                    let Quantiles {
-                        p50,
-                        p90,
-                        p99,
-                        p99_9,
-                    } = Quantiles::of(histogram);
-                    let numbers = [p50, p90, p99, p99_9].map(|us| format!("{us:.0}"));
+                    let numbers = Quantiles::of(histogram).in_order();
+                    let numbers = numbers.map(|us| format!("{us:.0}"));
                     let mut cells = row(timing.title(), numbers);
                     cells.insert(1, Cell::new(side.name()));
                     table.add_row(cells);
@@ -388,6 +383,10 @@ pub(super) struct Quantiles {
 }
 
 impl Quantiles {
+    pub(super) fn in_order(&self) -> [f64; 4] {
+        [self.p50, self.p90, self.p99, self.p99_9]
+    }
+
     pub(super) fn of(histogram: &Histogram<u64>) -> Self {
         let us = |share| histogram.value_at_quantile(share) as f64 / 1e3;
         Self {
@@ -411,11 +410,11 @@ fn name(scenario: Scenario) -> String {
     value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn rate(costs: &[Cost]) -> Option<f64> {
+pub(super) fn rate(costs: &[Cost]) -> Option<f64> {
     median(costs.iter().map(|cost| cost.jobs_per_second))
 }
 
-fn cpu(costs: &[Cost]) -> Option<f64> {
+pub(super) fn cpu(costs: &[Cost]) -> Option<f64> {
     median(costs.iter().map(|cost| cost.redis_us_per_job))
 }
 
