@@ -49,8 +49,16 @@ const BATCH_STEPS: [Step; 7] = [
     Step::Release,
 ];
 const SINGLE_STEPS: [Step; 2] = [Step::Retry, Step::DeadLetter];
-/// The hot path, whose price must not grow with the queue.
-const LIFE: [Step; 3] = [Step::Enqueue, Step::Claim, Step::Complete];
+/// What must not grow with the queue: the hot path with the jobs that are ready, and delayed jobs with those that are scheduled.
+const LIFE: [Step; 5] = [
+    Step::Enqueue,
+    Step::Claim,
+    Step::Complete,
+    Step::Schedule,
+    Step::Promote,
+];
+/// Longer than any bench takes.
+const LATER: Duration = Duration::from_secs(3600);
 
 impl Step {
     fn name(self) -> &'static str {
@@ -75,8 +83,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// An empty server, and a queue with `waiting` jobs on it.
-    async fn set(arena: &Arena, waiting: usize) -> Self {
+    /// An empty server, and a queue with `waiting` jobs on it, of the kind that `step` has to do with.
+    async fn set(arena: &Arena, step: Step, waiting: usize) -> Self {
         arena.clear().await;
         let url = arena.redis.url();
         let broker = Broker::connect(&url, "millstream", "scripts").await;
@@ -85,7 +93,9 @@ impl Stage {
         let caller = Caller::new("bench");
         let mut stage = Self { broker, caller };
         for from in (0..waiting).step_by(1_000) {
-            stage.enqueue(waiting.min(from + 1_000) - from, None).await;
+            let scheduled = matches!(step, Step::Schedule | Step::Promote);
+            let count = waiting.min(from + 1_000) - from;
+            stage.enqueue(count, scheduled.then_some(LATER)).await;
         }
         stage
     }
@@ -125,7 +135,7 @@ impl Stage {
     async fn time(&mut self, step: Step, count: usize) -> Duration {
         match step {
             Step::Enqueue | Step::Schedule => {
-                let delay = (step == Step::Schedule).then_some(Duration::from_secs(3600));
+                let delay = (step == Step::Schedule).then_some(LATER);
                 let began = Instant::now();
                 self.enqueue(count, delay).await;
                 return began.elapsed();
@@ -178,8 +188,7 @@ impl Stage {
             }
             Step::Retry => {
                 for delivery in &deliveries {
-                    let hour = Duration::from_secs(3600);
-                    let retried = broker.retry(caller, delivery, hour, Some("no"), PATIENCE);
+                    let retried = broker.retry(caller, delivery, LATER, Some("no"), PATIENCE);
                     retried.await.expect("retries");
                 }
             }
@@ -208,7 +217,7 @@ fn bench(
     for (id, step, count, waiting) in rows {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(id, |bencher| {
-            let mut stage = runtime.block_on(Stage::set(arena, waiting));
+            let mut stage = runtime.block_on(Stage::set(arena, step, waiting));
             bencher.iter_custom(|turns| {
                 runtime.block_on(async {
                     let mut elapsed = Duration::ZERO;
