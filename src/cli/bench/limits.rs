@@ -2,8 +2,9 @@
 //! socket that blocks, one thread, and no more read of a reply than where it ends. No client of any kind does better, so this is what
 //! figures of two machines are to be compared by.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+mod hand;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use super::{Load, RATES};
 use crate::cli::args::Globals;
 use crate::cli::failure::usage;
 use crate::cli::output;
+use hand::Hand;
 
 /// Commands that are written together before their replies are read.
 const IN_FLIGHT: u64 = 50;
@@ -28,8 +30,6 @@ const BATCH: u64 = 100;
 const FEWER: u64 = 20;
 /// Jobs of each start-latency measurement: three seconds' worth at most.
 const LATENCY_SECONDS: u64 = 3;
-/// How long a reply may take.
-const PATIENCE: Duration = Duration::from_secs(30);
 const GROUP: &str = "workers";
 
 const ONE: &str = "return redis.call('XADD', KEYS[1], '*', 'name', ARGV[1], 'payload', ARGV[2], 'attempt', '1', 'meta', '')";
@@ -92,6 +92,43 @@ impl Case {
         match self {
             Self::Alone => jobs / FEWER,
             _ => jobs,
+        }
+    }
+
+    /// Does it `jobs` times.
+    fn work(self, hand: &mut Hand, jobs: u64) -> anyhow::Result<()> {
+        match self {
+            Self::Alone => {
+                for _ in 0..jobs {
+                    hand.add();
+                    hand.exchange(1)?;
+                }
+                Ok(())
+            }
+            Self::Together => hand.pipelined(jobs, |hand| hand.add()),
+            Self::Scripts => {
+                let sha = hand.load(ONE)?;
+                hand.pipelined(jobs, |hand| hand.run(&sha, 1))
+            }
+            Self::Batches => {
+                let sha = hand.load(MANY)?;
+                for from in (0..jobs).step_by(BATCH as usize) {
+                    hand.run(&sha, BATCH.min(jobs - from));
+                    hand.exchange(1)?;
+                }
+                Ok(())
+            }
+            Self::Drain => {
+                hand.read(None);
+                hand.exchange(1)?;
+                while hand.settled < jobs {
+                    let last = jobs.min(hand.settled + BATCH);
+                    hand.settle(last);
+                    hand.read(None);
+                    hand.exchange(3)?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -169,7 +206,7 @@ impl LimitsBench {
             })
             .await??;
         }
-        let work = tokio::task::spawn_blocking(move || hand.work(case, jobs));
+        let work = tokio::task::spawn_blocking(move || case.work(&mut hand, jobs));
         Cost::of(arena, jobs, async { work.await? }).await
     }
 
@@ -234,227 +271,13 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are constant and good")
 }
 
-/// A connection, and what goes out and comes in by it.
-struct Hand {
-    socket: TcpStream,
-    out: Vec<u8>,
-    come: Vec<u8>,
-    /// Of `come`, what was taken.
-    taken: usize,
-    stream: String,
-    payload: Vec<u8>,
-    /// Entries that were settled.
-    settled: u64,
-    /// Entries that were added, whose ids count from 1.
-    added: u64,
-}
-
-impl Hand {
-    fn reach(address: &str, stream: String, payload_bytes: usize) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address).context("cannot connect")?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            socket,
-            out: Vec::new(),
-            come: Vec::new(),
-            taken: 0,
-            stream,
-            payload: vec![b'x'; payload_bytes],
-            settled: 0,
-            added: 0,
-        })
-    }
-
-    fn work(&mut self, case: Case, jobs: u64) -> anyhow::Result<()> {
-        match case {
-            Case::Alone => {
-                for _ in 0..jobs {
-                    self.add();
-                    self.exchange(1)?;
-                }
-                Ok(())
-            }
-            Case::Together => self.pipelined(jobs, |hand| hand.add()),
-            Case::Scripts => {
-                let sha = self.load(ONE)?;
-                self.pipelined(jobs, |hand| hand.run(&sha, 1))
-            }
-            Case::Batches => {
-                let sha = self.load(MANY)?;
-                for from in (0..jobs).step_by(BATCH as usize) {
-                    self.run(&sha, BATCH.min(jobs - from));
-                    self.exchange(1)?;
-                }
-                Ok(())
-            }
-            Case::Drain => {
-                self.read(None);
-                self.exchange(1)?;
-                while self.settled < jobs {
-                    let last = jobs.min(self.settled + BATCH);
-                    self.settle(last);
-                    self.read(None);
-                    self.exchange(3)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Commands that `each` writes, so many at once.
-    fn pipelined(&mut self, jobs: u64, each: impl Fn(&mut Self)) -> anyhow::Result<()> {
-        for from in (0..jobs).step_by(IN_FLIGHT as usize) {
-            let count = IN_FLIGHT.min(jobs - from);
-            (0..count).for_each(|_| each(self));
-            self.exchange(count)?;
-        }
-        Ok(())
-    }
-
-    fn make_group(&mut self) -> anyhow::Result<()> {
-        let stream = self.stream.clone();
-        let words = ["XGROUP", "CREATE", &stream, GROUP, "0", "MKSTREAM"];
-        command(&mut self.out, words.map(str::as_bytes));
-        self.exchange(1).map(drop)
-    }
-
-    /// The digest under which Redis keeps the script.
-    fn load(&mut self, script: &str) -> anyhow::Result<String> {
-        let words = ["SCRIPT", "LOAD", script];
-        command(&mut self.out, words.map(str::as_bytes));
-        let reply = self.exchange(1)?;
-        let sha = reply.split(|byte| *byte == b'\n').nth(1);
-        let sha = sha.context("SCRIPT LOAD gives no digest")?;
-        Ok(String::from_utf8_lossy(sha).trim().to_owned())
-    }
-
-    /// An entry like one of the engine's, under an id that is known then.
-    fn add(&mut self) {
-        self.added += 1;
-        let id = format!("1-{}", self.added);
-        let words = [
-            &b"XADD"[..],
-            self.stream.as_bytes(),
-            id.as_bytes(),
-            b"name",
-            b"noop",
-            b"payload",
-            &self.payload,
-            b"attempt",
-            b"1",
-            b"meta",
-            b"",
-        ];
-        command(&mut self.out, words);
-    }
-
-    fn run(&mut self, sha: &str, jobs: u64) {
-        let mut words = vec![
-            &b"EVALSHA"[..],
-            sha.as_bytes(),
-            b"1",
-            self.stream.as_bytes(),
-        ];
-        (0..jobs).for_each(|_| words.extend([&b"noop"[..], &self.payload]));
-        command(&mut self.out, words);
-    }
-
-    fn read(&mut self, block_ms: Option<&str>) {
-        let count = BATCH.to_string();
-        let mut words = vec!["XREADGROUP", "GROUP", GROUP, "by hand", "COUNT", &count];
-        words.extend(block_ms.into_iter().flat_map(|ms| ["BLOCK", ms]));
-        words.extend(["STREAMS", &self.stream, ">"]);
-        command(&mut self.out, words.into_iter().map(str::as_bytes));
-    }
-
-    /// Everything up to entry `last`.
-    fn settle(&mut self, last: u64) {
-        let ids: Vec<String> = (self.settled + 1..=last)
-            .map(|id| format!("1-{id}"))
-            .collect();
-        let ids = || ids.iter().map(String::as_bytes);
-        let ack = [&b"XACK"[..], self.stream.as_bytes(), GROUP.as_bytes()];
-        command(&mut self.out, ack.into_iter().chain(ids()));
-        let delete = [&b"XDEL"[..], self.stream.as_bytes()];
-        command(&mut self.out, delete.into_iter().chain(ids()));
-        self.settled = last;
-    }
-
-    /// Writes what has been made, and reads so many replies.
-    fn exchange(&mut self, replies: u64) -> anyhow::Result<&[u8]> {
-        self.socket.write_all(&self.out).context("cannot write")?;
-        self.out.clear();
-        self.come.drain(..self.taken);
-        self.taken = 0;
-        for _ in 0..replies {
-            self.taken = loop {
-                match end_of_reply(&self.come, self.taken)? {
-                    Some(end) => break end,
-                    None => {
-                        let mut more = [0; 64 << 10];
-                        let came = self.socket.read(&mut more).context("no reply")?;
-                        anyhow::ensure!(came > 0, "Redis closed the connection");
-                        self.come.extend_from_slice(&more[..came]);
-                    }
-                }
-            };
-        }
-        Ok(&self.come[..self.taken])
-    }
-}
-
-/// Writes a command in Redis's protocol: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
-fn command<'a>(out: &mut Vec<u8>, words: impl IntoIterator<Item = &'a [u8]>) {
-    let words: Vec<&[u8]> = words.into_iter().collect();
-    out.extend(format!("*{}\r\n", words.len()).bytes());
-    for word in words {
-        out.extend(format!("${}\r\n", word.len()).bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// Where the reply that begins at `at` ends; `None` when not all of it has come. One that says an error is an error.
-fn end_of_reply(come: &[u8], at: usize) -> anyhow::Result<Option<usize>> {
-    let rest = &come[at..];
-    let Some(length) = rest.windows(2).position(|two| two == b"\r\n") else {
-        return Ok(None);
-    };
-    let (line, after) = (&rest[..length], at + length + 2);
-    let text = String::from_utf8_lossy(&line[1..]);
-    let count = || text.parse::<i64>().context("a reply of no known kind");
-    match line[0] {
-        b'-' => anyhow::bail!("Redis says: {text}"),
-        b'$' => {
-            let end = match usize::try_from(count()?) {
-                Ok(bytes) => after + bytes + 2,
-                Err(_) => after,
-            };
-            Ok((come.len() >= end).then_some(end))
-        }
-        b'*' => {
-            let mut end = after;
-            for _ in 0..count()?.max(0) {
-                match end_of_reply(come, end)? {
-                    Some(next) => end = next,
-                    None => return Ok(None),
-                }
-            }
-            Ok(Some(end))
-        }
-        _ => Ok(Some(after)),
-    }
-}
-
 /// How long after the write of its XADD each job was in the answer of a blocked read, ns. `to` writes at this rate, and does not wait for
 /// anything but its reply; `from` reads and settles.
 fn starts(to: &mut Hand, from: &mut Hand, rate: u32, jobs: u64) -> anyhow::Result<Histogram<u64>> {
     from.make_group()?;
     let began = Instant::now();
-    let sent: Vec<std::sync::atomic::AtomicU64> = (0..jobs).map(|_| 0.into()).collect();
+    let sent: Vec<AtomicU64> = (0..jobs).map(|_| 0.into()).collect();
     let ns = || u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let order = std::sync::atomic::Ordering::Relaxed;
     let mut took = histogram();
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
@@ -462,7 +285,7 @@ fn starts(to: &mut Hand, from: &mut Hand, rate: u32, jobs: u64) -> anyhow::Resul
                 let due = Duration::from_secs(1) * index / rate;
                 std::thread::sleep(due.saturating_sub(began.elapsed()));
                 to.add();
-                sent.store(ns(), order);
+                sent.store(ns(), Ordering::Relaxed);
                 to.exchange(1)?;
             }
             anyhow::Ok(())
@@ -476,7 +299,9 @@ fn starts(to: &mut Hand, from: &mut Hand, rate: u32, jobs: u64) -> anyhow::Resul
             anyhow::ensure!(came > 0, "no job came for five seconds");
             let last = from.settled + came;
             for index in from.settled..last {
-                took.saturating_record(now.saturating_sub(sent[index as usize].load(order)));
+                took.saturating_record(
+                    now.saturating_sub(sent[index as usize].load(Ordering::Relaxed)),
+                );
             }
             from.settle(last);
             from.exchange(2)?;
@@ -486,30 +311,4 @@ fn starts(to: &mut Hand, from: &mut Hand, rate: u32, jobs: u64) -> anyhow::Resul
             .map_err(|_| anyhow::anyhow!("the sender panicked"))?
     })?;
     Ok(took)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reply_ends_where_all_of_it_has_come() {
-        let replies: [&[u8]; 6] = [
-            b"+OK\r\n",
-            b":-5\r\n",
-            b"$-1\r\n",
-            b"$4\r\n\r\n\r\n\r\n",
-            b"*0\r\n",
-            b"*2\r\n*1\r\n$1\r\nx\r\n*-1\r\n",
-        ];
-        for reply in replies {
-            let two = [reply, reply].concat();
-            assert_eq!(end_of_reply(&two, 0).unwrap(), Some(reply.len()));
-            assert_eq!(end_of_reply(&two, reply.len()).unwrap(), Some(two.len()));
-            for short in 0..reply.len() {
-                assert_eq!(end_of_reply(&reply[..short], 0).unwrap(), None, "{short}");
-            }
-        }
-        assert!(end_of_reply(b"-ERR no\r\n", 0).is_err());
-    }
 }
