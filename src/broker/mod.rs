@@ -4,6 +4,7 @@
 //! [`crate::inspect`]. It may change in any release.
 
 mod circuit;
+mod complete;
 mod cron;
 mod deliver;
 pub mod doctor;
@@ -31,9 +32,10 @@ use crate::redis::{Node, Redis};
 pub use crate::results::Kept;
 use crate::seal::Seal;
 pub use circuit::CircuitEvent;
+pub use complete::Done;
 pub use cron::{CronDue, CronPage, CronSet, Fired};
 pub(crate) use cron::{Firing, due_of};
-pub use deliver::{DeathReason, Done, Expiry, InTheWay};
+pub use deliver::{DeathReason, Expiry, InTheWay};
 pub use groups::GroupOrder;
 pub use operate::{Counts, Gates, Look};
 use produce::ShortWay;
