@@ -1,7 +1,7 @@
 -- replay: a call that is sent again, because its answer was lost, gets the answer that it got the first time.
 -- A caller numbers its calls and has one under way at a time, so its last number and answer are enough.
 -- producers: hash, caller -> "<number> <unix ms> <answer>"; without the time where the answer begins with the id of a new entry, which
--- begins with it. `prune` looks at the time, for which the second would do: the short ways keep it to that.
+-- begins with it. `prune` looks at the time, for which the second would do: completions and the short ways keep it to that.
 
 -- nil for a new call, 'old' for a call that was overtaken, else the remembered answer.
 local function replayed(producers, caller, number)

@@ -19,7 +19,7 @@ const BATCH: u64 = 100;
 /// How long a read that waits for a job waits at most, ms.
 const BLOCK_MS: u64 = 500;
 
-const ONE: &str = "return redis.call('XADD', KEYS[1], '*', 'name', ARGV[1], 'payload', ARGV[2], 'attempt', '1', 'meta', '')";
+pub(super) const ONE: &str = "return redis.call('XADD', KEYS[1], '*', 'name', ARGV[1], 'payload', ARGV[2], 'attempt', '1', 'meta', '')";
 const MANY: &str = "local ids = {}
 for i = 1, #ARGV, 2 do
   ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', 'name', ARGV[i], 'payload', ARGV[i + 1], 'attempt', '1', 'meta', '')

@@ -59,12 +59,8 @@ impl GatewayBench {
         let load = Load {
             jobs: 0,
             producers: self.connections.into(),
-            concurrency: 1,
-            workers: 1,
-            processes: 0,
-            queues: 1,
             payload_bytes: self.body,
-            depth: 0,
+            ..Load::ONE
         };
         let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
         let report = arena::measured(globals, Persistence::None, load, measure).await?;

@@ -91,13 +91,9 @@ impl GroupsBench {
     pub(crate) async fn run(self, globals: &Globals) -> anyhow::Result<()> {
         let load = Load {
             jobs: self.jobs.into(),
-            producers: 1,
             concurrency: self.batch.into(),
-            workers: 1,
-            processes: 0,
-            queues: 1,
             payload_bytes: self.payload,
-            depth: 0,
+            ..Load::ONE
         };
         let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
         let report = arena::measured(globals, Persistence::None, load, measure).await?;

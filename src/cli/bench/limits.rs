@@ -1,6 +1,7 @@
 //! `millstream bench limits`: what Redis and this machine do for a client that is nothing but its bytes: commands made by hand, a
-//! socket that blocks, one thread, and no more read of a reply than where it ends. No client of any kind does better, so this is what
-//! figures of two machines are to be compared by.
+//! socket that blocks, one thread, and no more read of a reply than where it ends. Redis's processor time per job is what the command
+//! costs there whoever sends it, so figures of two machines are to be compared by that. The rates are those of one thread that waits for its
+//! replies, while Redis waits for it by turns: clients that overlap their calls do better.
 
 mod hand;
 
@@ -15,6 +16,7 @@ use millstream::private_redis::Persistence;
 use serde_json::json;
 
 use super::arena::{self, Arena, Circumstances};
+use super::bare::ONE;
 use super::report::{Cost, LONGEST, Quantiles, cpu, rate, rounded, row};
 use super::{Load, RATES};
 use crate::cli::args::Globals;
@@ -32,13 +34,12 @@ const FEWER: u64 = 20;
 const LATENCY_SECONDS: u64 = 3;
 const GROUP: &str = "workers";
 
-const ONE: &str = "return redis.call('XADD', KEYS[1], '*', 'name', ARGV[1], 'payload', ARGV[2], 'attempt', '1', 'meta', '')";
 const MANY: &str = "for i = 1, #ARGV, 2 do
   redis.call('XADD', KEYS[1], '*', 'name', ARGV[i], 'payload', ARGV[i + 1], 'attempt', '1', 'meta', '')
 end";
 
-/// Measure what Redis itself does on this machine for a client of plain bytes, with no library and no promise: the yardstick for figures
-/// of two machines. Always on a Redis of its own.
+/// Measure what Redis's own work costs on this machine, for a client of plain bytes in one thread, with no library and no promise: by its
+/// processor time per job the figures of two machines can be compared. Always on a Redis of its own.
 #[derive(Debug, Args)]
 pub(crate) struct LimitsBench {
     /// Jobs of each measurement, 1000 to 10000000; one at a time a twentieth of them
@@ -149,13 +150,8 @@ impl LimitsBench {
         }
         let load = Load {
             jobs: self.jobs.into(),
-            producers: 1,
-            concurrency: 1,
-            workers: 1,
-            processes: 0,
-            queues: 1,
             payload_bytes: self.payload,
-            depth: 0,
+            ..Load::ONE
         };
         let measure = async |arena: &Arena, bar: &ProgressBar| self.measure(arena, bar).await;
         let report = arena::measured(globals, Persistence::None, load, measure).await?;

@@ -171,6 +171,20 @@ pub(super) struct Load {
     pub(super) depth: u64,
 }
 
+impl Load {
+    /// One of everything.
+    pub(super) const ONE: Self = Self {
+        jobs: 1,
+        producers: 1,
+        concurrency: 1,
+        workers: 1,
+        processes: 0,
+        queues: 1,
+        payload_bytes: 8,
+        depth: 0,
+    };
+}
+
 impl Bench {
     /// Whether nobody but the command line may say where Redis is; a process of workers was told by the bench that started it.
     pub(crate) fn picks_its_server(&self) -> bool {

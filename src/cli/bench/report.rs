@@ -383,10 +383,6 @@ pub(super) struct Quantiles {
 }
 
 impl Quantiles {
-    pub(super) fn in_order(&self) -> [f64; 4] {
-        [self.p50, self.p90, self.p99, self.p99_9]
-    }
-
     pub(super) fn of(histogram: &Histogram<u64>) -> Self {
         let us = |share| histogram.value_at_quantile(share) as f64 / 1e3;
         Self {
@@ -395,6 +391,10 @@ impl Quantiles {
             p99: us(0.99),
             p99_9: us(0.999),
         }
+    }
+
+    pub(super) fn in_order(&self) -> [f64; 4] {
+        [self.p50, self.p90, self.p99, self.p99_9]
     }
 }
 
